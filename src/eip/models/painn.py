@@ -1,0 +1,114 @@
+"""PaiNN, the polarizable atom interaction network (Schütt, Unke and Gastegger 2021)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eip.graph import AtomGraph
+from eip.models.backbone import AtomFeatures, Backbone, norm
+from eip.models.radial import cosine_cutoff, sine_basis
+
+
+class PaiNN(Backbone):
+    """Scalars and vectors of each atom, exactly invariant and equivariant.
+
+    Vectors meet nothing but products with scalars and linear maps over channels without bias: any
+    bias, or nonlinearity on a component, would single out the coordinate axes.
+
+    Args:
+        n_elements: how many different elements there are.
+        channels: width F of scalars and vectors.
+        interactions: message and update blocks.
+        radial_functions: size of the radial basis.
+        cutoff: Å.
+    """
+
+    def __init__(
+        self,
+        n_elements: int,
+        channels: int = 128,
+        interactions: int = 3,
+        radial_functions: int = 20,
+        cutoff: float = 5.0,
+    ) -> None:
+        super().__init__()
+        self.channels, self.cutoff, self.radial_functions = channels, cutoff, radial_functions
+        self.embedding = nn.Embedding(n_elements, channels)
+        self.messages = nn.ModuleList(
+            Message(channels, radial_functions) for _ in range(interactions)
+        )
+        self.updates = nn.ModuleList(Update(channels) for _ in range(interactions))
+
+    def forward(
+        self, graph: AtomGraph, species: Tensor, edge_vectors: Float[Tensor, "edges 3"]
+    ) -> AtomFeatures:
+        distance = edge_vectors.square().sum(dim=1).sqrt()
+        direction = edge_vectors / distance[:, None]
+        envelope = cosine_cutoff(distance, self.cutoff)
+        # The envelope multiplies the basis here and the filter's bias in the message, so that the
+        # filters of all layers come from one array.
+        basis = sine_basis(distance, self.cutoff, self.radial_functions) * envelope[:, None]
+
+        scalars = self.embedding(species)
+        vectors = scalars.new_zeros(scalars.shape[0], 3, self.channels)
+        for message, update in zip(self.messages, self.updates, strict=True):
+            scalars, vectors = message(graph, scalars, vectors, basis, envelope, direction)
+            scalars, vectors = update(scalars, vectors)
+        return AtomFeatures(scalars, vectors)
+
+
+class Message(nn.Module):
+    """What the neighbors say (eq. 7 and 8 of the PaiNN paper)."""
+
+    def __init__(self, channels: int, radial_functions: int) -> None:
+        super().__init__()
+        self.context = nn.Sequential(
+            nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, 3 * channels)
+        )
+        self.filter = nn.Linear(radial_functions, 3 * channels)
+
+    def forward(
+        self,
+        graph: AtomGraph,
+        scalars: Float[Tensor, "atoms channels"],
+        vectors: Float[Tensor, "atoms 3 channels"],
+        basis: Float[Tensor, "edges radial"],
+        envelope: Float[Tensor, "edges"],
+        direction: Float[Tensor, "edges 3"],
+    ) -> tuple[Float[Tensor, "atoms channels"], Float[Tensor, "atoms 3 channels"]]:
+        weights = basis @ self.filter.weight.T + envelope[:, None] * self.filter.bias
+        passed = self.context(scalars)[graph.neighbors] * weights
+        to_scalars, from_direction, from_vectors = passed.chunk(3, dim=1)
+        to_vectors = from_direction[:, None, :] * direction[:, :, None]
+        to_vectors = to_vectors + from_vectors[:, None, :] * vectors[graph.neighbors]
+        return (
+            scalars.index_add(0, graph.centers, to_scalars),
+            vectors.index_add(0, graph.centers, to_vectors),
+        )
+
+
+class Update(nn.Module):
+    """What an atom makes of it (eq. 9 and 10 of the PaiNN paper)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mix = nn.Linear(channels, 2 * channels, bias=False)
+        self.context = nn.Sequential(
+            nn.Linear(2 * channels, channels), nn.SiLU(), nn.Linear(channels, 3 * channels)
+        )
+
+    def forward(
+        self,
+        scalars: Float[Tensor, "atoms channels"],
+        vectors: Float[Tensor, "atoms 3 channels"],
+    ) -> tuple[Float[Tensor, "atoms channels"], Float[Tensor, "atoms 3 channels"]]:
+        left, right = self.mix(vectors).chunk(2, dim=2)
+        context = self.context(torch.cat([scalars, norm(right)], dim=1))
+        to_scalars, scale_product, scale_vectors = context.chunk(3, dim=1)
+        product = (left * right).sum(dim=1)
+        return (
+            scalars + to_scalars + scale_product * product,
+            vectors + scale_vectors[:, None, :] * left,
+        )

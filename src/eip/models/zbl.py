@@ -1,0 +1,49 @@
+"""Screened nuclear repulsion at short range (Ziegler, Biersack and Littmark 1985)."""
+
+from __future__ import annotations
+
+import torch
+from ase.data import covalent_radii
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eip import units
+from eip.graph import AtomGraph
+
+_COEFFICIENTS = (0.18175, 0.50986, 0.28022, 0.02817)
+_EXPONENTS = (3.19980, 0.94229, 0.40290, 0.20162)
+#: Screening length in Å is this times the Bohr radius over (Z_i^0.23 + Z_j^0.23).
+_SCREENING = 0.88534 * units.LENGTH_IN_ANGSTROM["Bohr"]
+
+
+class ZBL(nn.Module):
+    """Universal ZBL repulsion, switched off well inside a chemical bond.
+
+    Where no training frame ever was, a network may find two nuclei attractive; uncertainty-driven
+    dynamics goes and looks. The repulsion ends smoothly at ``reach`` times the sum of covalent
+    radii, so that what the data do show is left to the network.
+    """
+
+    def __init__(self, reach: float = 0.75) -> None:
+        super().__init__()
+        self.reach = reach
+        radii = torch.tensor(covalent_radii, dtype=torch.float64)
+        self.register_buffer("radii", radii, persistent=False)
+
+    def forward(
+        self, graph: AtomGraph, edge_vectors: Float[Tensor, "edges 3"]
+    ) -> Float[Tensor, "atoms"]:
+        """Energy of each atom, half of each of its pairs, eV."""
+        z_i, z_j = graph.numbers[graph.centers], graph.numbers[graph.neighbors]
+        distance = edge_vectors.square().sum(dim=1).sqrt()
+        reach = self.reach * (self.radii[z_i] + self.radii[z_j]).to(distance.dtype)
+        charges = z_i.to(distance.dtype), z_j.to(distance.dtype)
+        reduced = distance * (charges[0] ** 0.23 + charges[1] ** 0.23) / _SCREENING
+        screening = sum(
+            c * torch.exp(-e * reduced) for c, e in zip(_COEFFICIENTS, _EXPONENTS, strict=True)
+        )
+        x = (distance / reach).clamp(max=1.0)
+        # 1 at contact, 0 at the end with two continuous derivatives.
+        switch = 1.0 - x**3 * (10.0 - 15.0 * x + 6.0 * x**2)
+        pair = units.COULOMB * charges[0] * charges[1] / distance * screening * switch
+        return pair.new_zeros(graph.n_atoms).index_add(0, graph.centers, 0.5 * pair)

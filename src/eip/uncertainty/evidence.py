@@ -1,0 +1,185 @@
+"""What a head says of a batch, and what the labels make of it: moments and loss in eV and Å."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eip.graph import AtomGraph
+from eip.uncertainty import distributions as dist
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Uncertainties in the units of `eip.potential.Prediction`, whose fields they fill."""
+
+    force_covariance: Float[Tensor, "atoms 3 3"] | None = None
+    force_uncertainty: Float[Tensor, "atoms"] | None = None
+    force_aleatoric: Float[Tensor, "atoms"] | None = None
+    energy_uncertainty: Float[Tensor, "frames"] | None = None
+
+
+class Evidence(ABC):
+    """A predicted distribution over the labels of a batch.
+
+    ``scale`` is the force, eV/Å, by which labels are divided before they meet the evidence.
+    """
+
+    scale: float
+
+    @abstractmethod
+    def moments(self) -> Moments:
+        """Standard deviations and covariances, differentiable."""
+
+    @abstractmethod
+    def loss(
+        self,
+        graph: AtomGraph,
+        energy_error: Float[Tensor, "frames"],
+        force_error: Float[Tensor, "atoms 3"],
+        *,
+        quantile: float | None,
+        regularization: float,
+    ) -> Float[Tensor, ""]:
+        """The second term of eq. 10 without its weight w; errors are true − predicted."""
+
+
+@dataclass(frozen=True)
+class NoEvidence(Evidence):
+    """A plain potential: mean absolute error of the force components."""
+
+    scale: float
+
+    def moments(self) -> Moments:
+        return Moments()
+
+    def loss(
+        self,
+        graph: AtomGraph,
+        energy_error: Float[Tensor, "frames"],
+        force_error: Float[Tensor, "atoms 3"],
+        *,
+        quantile: float | None,
+        regularization: float,
+    ) -> Float[Tensor, ""]:
+        return force_error.abs().mean() / self.scale
+
+
+@dataclass(frozen=True)
+class TensorEvidence(Evidence):
+    """One ν and α for an atom and an SPD matrix B over the directions; rotates with the atoms."""
+
+    scale: float
+    nu: Float[Tensor, "atoms"]
+    alpha: Float[Tensor, "atoms"]
+    beta: Float[Tensor, "atoms 3 3"]
+
+    def moments(self) -> Moments:
+        aleatoric = self.beta / (self.alpha - 1.0)[:, None, None]
+        epistemic = aleatoric / self.nu[:, None, None]
+        return Moments(
+            force_covariance=self.scale**2 * epistemic,
+            force_uncertainty=self.scale * frobenius(epistemic).sqrt(),
+            force_aleatoric=self.scale * frobenius(aleatoric).sqrt(),
+        )
+
+    def loss(
+        self,
+        graph: AtomGraph,
+        energy_error: Float[Tensor, "frames"],
+        force_error: Float[Tensor, "atoms 3"],
+        *,
+        quantile: float | None,
+        regularization: float,
+    ) -> Float[Tensor, ""]:
+        # float64: the determinant of a narrow 3 × 3 matrix is a difference of large products.
+        residual = force_error.double() / self.scale
+        nu, alpha, beta = self.nu.double(), self.alpha.double(), self.beta.double()
+        nll = dist.tensor_nll(residual, nu, alpha, beta, quantile)
+        regularizer = dist.tensor_regularizer(residual, nu, alpha, beta)
+        return (nll + regularization * regularizer).mean() / 3.0
+
+
+@dataclass(frozen=True)
+class ComponentEvidence(Evidence):
+    """ν, α, β for each Cartesian component (the paper's), or one for all three (isotropic)."""
+
+    scale: float
+    nu: Float[Tensor, "atoms 3"]
+    alpha: Float[Tensor, "atoms 3"]
+    beta: Float[Tensor, "atoms 3"]
+
+    def moments(self) -> Moments:
+        epistemic = torch.diag_embed(dist.epistemic_variance(self.nu, self.alpha, self.beta))
+        aleatoric = torch.diag_embed(dist.aleatoric_variance(self.alpha, self.beta))
+        return Moments(
+            force_covariance=self.scale**2 * epistemic,
+            force_uncertainty=self.scale * frobenius(epistemic).sqrt(),
+            force_aleatoric=self.scale * frobenius(aleatoric).sqrt(),
+        )
+
+    def loss(
+        self,
+        graph: AtomGraph,
+        energy_error: Float[Tensor, "frames"],
+        force_error: Float[Tensor, "atoms 3"],
+        *,
+        quantile: float | None,
+        regularization: float,
+    ) -> Float[Tensor, ""]:
+        return _component_loss(
+            force_error / self.scale, self.nu, self.alpha, self.beta, quantile, regularization
+        )
+
+
+@dataclass(frozen=True)
+class EnergyEvidence(Evidence):
+    """One ν, α, β for a structure, on its energy per atom: the "no locality" ablation."""
+
+    scale: float
+    atoms_per_frame: Float[Tensor, "frames"]
+    nu: Float[Tensor, "frames"]
+    alpha: Float[Tensor, "frames"]
+    beta: Float[Tensor, "frames"]
+
+    def moments(self) -> Moments:
+        variance = dist.epistemic_variance(self.nu, self.alpha, self.beta)
+        return Moments(energy_uncertainty=self.scale * self.atoms_per_frame * variance.sqrt())
+
+    def loss(
+        self,
+        graph: AtomGraph,
+        energy_error: Float[Tensor, "frames"],
+        force_error: Float[Tensor, "atoms 3"],
+        *,
+        quantile: float | None,
+        regularization: float,
+    ) -> Float[Tensor, ""]:
+        residual = energy_error / (self.scale * self.atoms_per_frame)
+        evidence = _component_loss(
+            residual, self.nu, self.alpha, self.beta, quantile, regularization
+        )
+        return force_error.abs().mean() / self.scale + evidence
+
+
+def _component_loss(
+    residual: Float[Tensor, "*dims"],
+    nu: Float[Tensor, "*dims"],
+    alpha: Float[Tensor, "*dims"],
+    beta: Float[Tensor, "*dims"],
+    quantile: float | None,
+    regularization: float,
+) -> Float[Tensor, ""]:
+    """Mean of eq. 8 + λ · eq. 9."""
+    residual, nu, alpha, beta = residual.double(), nu.double(), alpha.double(), beta.double()
+    nll = dist.nig_nll(residual, nu, alpha, beta, quantile)
+    return (nll + regularization * dist.nig_regularizer(residual, nu, alpha, beta, quantile)).mean()
+
+
+def frobenius(matrix: Float[Tensor, "atoms 3 3"]) -> Float[Tensor, "atoms"]:
+    """‖U‖_F; with its root, σ_i of eq. 6 in a form that knows no axes (SPEC §2)."""
+    return matrix.square().sum(dim=(1, 2)).sqrt()

@@ -1,0 +1,57 @@
+"""Potentials as data: what must be written down to build one again.
+
+A potential that can be kept has a ``kind``, JSON-able ``settings()`` and a classmethod
+``from_settings``; weights travel apart from them. Building from a description runs no code that
+the description brings, so a file from a stranger is safe to open.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
+
+from eip.errors import InputError, did_you_mean
+from eip.potential import Potential
+
+P = TypeVar("P", bound=Potential)
+
+_KINDS: dict[str, type[Potential]] = {}
+
+
+@runtime_checkable
+class Describable(Protocol):
+    """What a potential needs to be kept in a file."""
+
+    kind: ClassVar[str]
+
+    def settings(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self: ...
+
+
+def register(cls: type[P]) -> type[P]:
+    """Class decorator: makes a kind of potential known by its name."""
+    _KINDS[cls.kind] = cls  # type: ignore[attr-defined]
+    return cls
+
+
+def describe_potential(potential: Potential) -> dict[str, Any]:
+    """``{"kind": …, "settings": …}``, enough to build the potential again but for its weights.
+
+    Raises:
+        TypeError: if this kind of potential cannot be kept.
+    """
+    if not isinstance(potential, Describable) or potential.kind not in _KINDS:
+        raise TypeError(f"a {type(potential).__name__} cannot be kept in a file")
+    return {"kind": potential.kind, "settings": potential.settings()}
+
+
+def build_potential(kind: str, settings: dict[str, Any]) -> Potential:
+    """A potential with fresh weights.
+
+    Raises:
+        InputError: if the kind is unknown.
+    """
+    if kind not in _KINDS:
+        raise InputError(f"unknown kind of potential '{kind}': {did_you_mean(kind, _KINDS)}")
+    return _KINDS[kind].from_settings(settings)  # type: ignore[attr-defined,no-any-return]
