@@ -8,7 +8,7 @@ Method   GFN1-xTB, tblite 0.8.0, accuracy 0.01, electronic temperature 300 K, Ga
 Units    eV, Å, eV/Å, eV/Å^3 (ASE's sign of stress: negative when the box wants to expand).
 Runs     Langevin NVT, 0.5 fs, friction 0.01/fs, centre of mass held; see ``JOBS`` for the rest.
 Needs    ``pip install "ase>=3.29" tblite==0.8.0 rich``.
-Time     about half an hour on one core: 0.14 s a step for the box, 3 ms for the molecule.
+Time     about 35 minutes on one core: 0.15 s a step for the box, 3 ms for the molecule.
 
     python make_demo_data.py                  # every file that is not there yet
     python make_demo_data.py water_300K       # that one only
@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 METHOD = "GFN1-xTB (tblite 0.8.0)"
-ACCURACY = 0.01  # on the scale of tblite, whose default is 1: forces come out clean to 1e-6 eV/Å
+ACCURACY = 0.01  # on the scale of tblite, whose default is 1: forces repeat to 2e-6 eV/Å
 TIMESTEP_FS = 0.5
 FRICTION_PER_FS = 0.01
 MELT_K = 600.0  # each run first forgets its artificial start at this temperature (or at its own)
@@ -190,17 +190,18 @@ def make(job: Job, folder: Path, progress: Progress) -> None:
     part.replace(target)
 
 
-def force_error(atoms: Atoms, h: float = 1e-4) -> float:
-    """Return the largest deviation of the forces from central differences of the energy."""
-    forces, worst = atoms.get_forces(), 0.0
+def force_errors(atoms: Atoms, h: float = 1e-4) -> np.ndarray:
+    """Return how far each force component is from a central difference of the energy."""
+    forces = atoms.get_forces()
+    errors = np.zeros_like(forces)
     for index in np.ndindex(forces.shape):
         start, energy = atoms.positions[index], []
         for step in (h, -h):
             atoms.positions[index] = start + step
             energy.append(atoms.get_potential_energy())
         atoms.positions[index] = start
-        worst = max(worst, abs((energy[1] - energy[0]) / (2 * h) - forces[index]))
-    return worst
+        errors[index] = abs((energy[1] - energy[0]) / (2 * h) - forces[index])
+    return errors
 
 
 def stress_error(atoms: Atoms, h: float = 1e-4) -> float:
@@ -242,7 +243,11 @@ def check(job: Job, folder: Path, console: Console) -> None:
     worst_f = max(abs(a.get_forces() - b.get_forces()).max() for a, b in again)
     console.print(f"  labelled anew: energy off {worst_e:.1e} eV, forces off {worst_f:.1e} eV/Å")
     fresh = again[-1][1]
-    console.print(f"  forces off finite differences by {force_error(fresh):.1e} eV/Å")
+    # In the box a pair that crosses a cutoff of tblite steps the energy by some 3e-8 eV. Divided by
+    # 2 h that shows in the few components whose difference straddles it: hence the median too.
+    errors = force_errors(fresh)
+    middle, worst = np.median(errors), errors.max()
+    console.print(f"  forces off finite differences: median {middle:.1e}, largest {worst:.1e} eV/Å")
     if fresh.pbc.all():
         worst_s = max(abs(a.get_stress() - b.get_stress()).max() for a, b in again)
         console.print(f"  stress labelled anew: off {worst_s:.1e} eV/Å^3")

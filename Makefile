@@ -1,0 +1,63 @@
+# Everything runs in $(VENV), made on first need with nothing but Python >= 3.11 and a C++ compiler.
+#   make env     the environment         make test      the tests, without the slow ones
+#   make demo    train to dynamics       make test-all  all of them
+#   make lint types imports format clean
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := torch==2.13.0
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+DEMO_EPOCHS ?=
+DEMO_STEPS ?=
+
+.PHONY: env demo test test-all lint types imports format clean
+
+env: $(STAMP)
+
+# torch comes first and alone. Without an NVIDIA GPU its CPU build is asked for, or gigabytes of CUDA
+# packages would come along; where that index cannot be reached (hence no retries and a short
+# timeout) pip goes on with the sources it has, and if that fails, without the index.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "eIP needs Python >= 3.11; $(PYTHON) is $$($(PYTHON) --version). Try: make env PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if $(BIN)/python -c 'import importlib.metadata as m, sys; sys.exit(m.version("torch").split("+")[0] != "$(TORCH)".split("==")[1])' 2>/dev/null; then \
+	  echo "$(TORCH) is there"; \
+	elif nvidia-smi >/dev/null 2>&1; then \
+	  $(BIN)/python -m pip install --quiet $(TORCH) -c constraints.txt; \
+	else \
+	  $(BIN)/python -m pip install --quiet --no-deps --retries 0 --timeout 5 --extra-index-url $(CPU_INDEX) $(TORCH) || \
+	  $(BIN)/python -m pip install --quiet --no-deps $(TORCH); \
+	fi
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: env
+	$(BIN)/python examples/demo/run.py $(if $(DEMO_EPOCHS),--epochs $(DEMO_EPOCHS)) $(if $(DEMO_STEPS),--steps $(DEMO_STEPS))
+
+test: env
+	@echo "Tests marked slow are left out (make test-all runs them); skipped ones say why below."
+	$(BIN)/python -m pytest -q -rs -m "not slow"
+
+test-all: env
+	$(BIN)/python -m pytest -q -rs
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: env
+	$(BIN)/mypy
+
+imports: env
+	$(BIN)/lint-imports
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,68 @@
+"""eIP: machine-learning interatomic potentials that know their own error.
+
+    atoms.calc = eip.Calculator("model.eip")
+    potential = eip.load("model.eip")
+    prediction = potential.predict(list_of_atoms)
+
+Names are imported on first use, so that ``import eip`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eip.data.readers import read_frames as read_frames
+    from eip.errors import InputError as InputError
+    from eip.graph import AtomGraph as AtomGraph
+    from eip.model_file import load_model as load
+    from eip.model_file import save_model as save
+    from eip.neighbors import build_graph as build_graph
+    from eip.potential import Potential as Potential
+    from eip.potential import Prediction as Prediction
+    from eip.simulation.bias import UDDPotential as UDDPotential
+    from eip.simulation.calculator import Calculator as Calculator
+
+__version__ = "0.1.0"
+
+#: Public name → where it lives, and under what name there.
+_HOMES = {
+    "AtomGraph": ("eip.graph", "AtomGraph"),
+    "Calculator": ("eip.simulation.calculator", "Calculator"),
+    "InputError": ("eip.errors", "InputError"),
+    "Potential": ("eip.potential", "Potential"),
+    "Prediction": ("eip.potential", "Prediction"),
+    "UDDPotential": ("eip.simulation.bias", "UDDPotential"),
+    "build_graph": ("eip.neighbors", "build_graph"),
+    "load": ("eip.model_file", "load_model"),
+    "read_frames": ("eip.data.readers", "read_frames"),
+    "save": ("eip.model_file", "save_model"),
+}
+
+__all__ = [
+    "AtomGraph",
+    "Calculator",
+    "InputError",
+    "Potential",
+    "Prediction",
+    "UDDPotential",
+    "__version__",
+    "build_graph",
+    "load",
+    "read_frames",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'eip' has no attribute '{name}'")
+    module, attribute = _HOMES[name]
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,444 @@
+"""config.yaml → validated settings → the objects that training is made of.
+
+Every key has its default and its meaning here and nowhere else: `default_config_yaml` writes them
+into the file that ``eip init`` makes, and errors quote file, line and key.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic_core import ErrorDetails
+
+from eip.errors import InputError, did_you_mean
+from eip.units import ENERGY_IN_EV, LENGTH_IN_ANGSTROM
+
+if TYPE_CHECKING:
+    from eip.data.readers import Labels
+    from eip.training.trainer import TrainingSettings
+
+# --- kinds of values -----------------------------------------------------------------------------
+
+
+def _below_config(path: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base")
+    return path.expanduser() if base is None else Path(base) / path.expanduser()
+
+
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, str | Path) else value
+
+
+def _validation(value: Any) -> Any:
+    if isinstance(value, str | Path):
+        return [value]
+    if isinstance(value, bool) or not isinstance(value, int | float | list):
+        raise ValueError("should be a fraction (0.1), a number of frames (50) or files")
+    if isinstance(value, int | float):
+        if not value > 0 or (value >= 1 and value != int(value)):
+            raise ValueError("should be a fraction between 0 and 1 or a whole number of frames")
+        return int(value) if value >= 1 else value
+    return value
+
+
+def _known_unit(table: Mapping[str, float]) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if value not in table:
+            raise ValueError(f"unknown unit: {did_you_mean(str(value), table)}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _by_symbol(value: Any) -> Any:
+    from ase.data import atomic_numbers, chemical_symbols
+
+    if not isinstance(value, dict):
+        return value
+    out = {}
+    for key, energy in value.items():
+        if isinstance(key, int) and not isinstance(key, bool) and 0 < key < len(chemical_symbols):
+            key = chemical_symbols[key]
+        if key not in atomic_numbers or key == "X":
+            raise ValueError(
+                f"'{key}' is no chemical symbol"
+                + (" (put No, nobelium, in quotes)" if key is False else "")
+            )
+        out[key] = energy
+    return out
+
+
+ConfigPath = Annotated[Path, AfterValidator(_below_config)]
+Files = Annotated[list[ConfigPath], BeforeValidator(_one_or_more)]
+Validation = Annotated[int | float | list[ConfigPath], BeforeValidator(_validation)]
+EnergyUnit = Annotated[str, _known_unit(ENERGY_IN_EV)]
+LengthUnit = Annotated[str, _known_unit(LENGTH_IN_ANGSTROM)]
+ElementEnergies = Annotated[dict[str, float], BeforeValidator(_by_symbol)]
+
+
+# --- sections ------------------------------------------------------------------------------------
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class LabelsConfig(Section):
+    """Under which keys the labels are, and in which units. Empty: the usual names are looked for."""
+
+    energy: str | None = Field(None, description="total energy, for example REF_energy")
+    forces: str | None = Field(None, description="forces")
+    stress: str | None = Field(None, description="stress")
+    energy_unit: EnergyUnit = Field(
+        "eV", description=f"of energies and forces: {', '.join(ENERGY_IN_EV)}"
+    )
+    length_unit: LengthUnit = Field(
+        "Ang", description=f"of positions, cells and forces: {', '.join(LENGTH_IN_ANGSTROM)}"
+    )
+
+
+class DataConfig(Section):
+    """Labelled frames: extended XYZ, anything ASE reads, npz, DeePMD folders."""
+
+    train: Files = Field(
+        description="file or files to train on", examples=[["train.xyz"]], min_length=1
+    )
+    validation: Validation = Field(
+        0.1,
+        description="frames that choose the best epoch and fit the calibration: a fraction of the "
+        "training frames (0.1), a number of them (50), or files",
+    )
+    split_seed: int = Field(0, description="which frames the fraction or number draws")
+    test: Files = Field([], description="file or files to report on after training")
+    ood: Files = Field(
+        [], description="file or files unlike the training frames, to see whether σ notices"
+    )
+    labels: LabelsConfig = Field(default_factory=LabelsConfig)
+    element_energies: ElementEnergies | None = Field(
+        None,
+        description="energies of isolated atoms, eV, as {H: -13.6, O: -432.1}; empty: fitted",
+    )
+
+
+class ModelConfig(Section):
+    """The network, a PaiNN, and its evidence head."""
+
+    head: Literal["tensor", "componentwise", "isotropic", "global", "none"] = Field(
+        "tensor",
+        description="tensor; componentwise (the paper's, breaks rotation); isotropic; global; none",
+    )
+    channels: int = Field(64, ge=1, description="features of an atom: 64 is quick, 128 the paper's")
+    interactions: int = Field(3, ge=1, description="rounds of message passing")
+    radial_functions: int = Field(20, ge=1, description="basis functions of a distance")
+    cutoff: float = Field(5.0, gt=0, description="Å; how far an atom sees in one round")
+    zbl: bool = Field(False, description="screened nuclear repulsion at short range")
+    dtype: Literal["float32", "float64"] = Field("float32", description="float32 or float64")
+
+
+class TrainingConfig(Section):
+    """How the weights are found."""
+
+    epochs: int = Field(200, ge=1, description="passes over the training frames")
+    batch_size: int = Field(5, ge=1, description="frames of a step")
+    max_atoms: int | None = Field(
+        None, ge=1, description="atoms of a step, in place of batch_size, for frames of mixed sizes"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, after the warm-up")
+    minimum_learning_rate: float = Field(1e-6, gt=0, description="where the cosine decay ends")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    warmup_epochs: float = Field(1.0, ge=0, description="epochs over which the rate rises")
+    ema_decay: float = Field(
+        0.999, ge=0, lt=1, description="of the running average of the weights, which is kept"
+    )
+    gradient_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
+    patience: int = Field(
+        0, ge=0, description="epochs without a better validation loss before the end; 0: never"
+    )
+    energy_weight: float = Field(1.0, ge=0, description="of the energy's error in the loss")
+    force_weight: float = Field(1.0, ge=0, description="of the evidential loss of the forces")
+    stress_weight: float = Field(0.0, ge=0, description="of the stress; needs stress labels")
+    energy_per_atom: bool = Field(
+        True, description="count the energy's error per atom, not per frame"
+    )
+    quantile: float | None = Field(
+        0.5, gt=0, lt=1, description="q of the loss; any but 0.5 breaks rotation; empty: without"
+    )
+    regularization: float = Field(0.1, ge=0, description="λ: how much errors count against evidence")
+    seed: int = Field(0, description="of initial weights and the order of frames")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
+    devices: int = Field(1, ge=1, description="how many of them")
+    num_workers: int = Field(0, ge=0, description="processes that prepare batches; 0: none beside")
+
+
+class Config(Section):
+    """All of a training run."""
+
+    run_dir: ConfigPath = Field(Path("runs/eip"), description="folder for everything that comes out")
+    data: DataConfig
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; `load_config` reads it back from YAML."""
+        return self.model_dump(mode="json")
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads and checks a YAML file.
+
+    Args:
+        path: paths inside the file are relative to its folder.
+        overrides: ``"training.epochs=20"``, each on top of the file.
+
+    Raises:
+        InputError: naming file, line and key of everything that is wrong, and the right key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. 'eip init {path}' writes one to start from.")
+    text = path.read_text(encoding="utf-8")
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise InputError(f"{path}{line}: not valid YAML ({problem})") from error
+    if not isinstance(values, dict):
+        raise InputError(
+            f"{path}: expected sections {', '.join(Config.model_fields)}, found "
+            f"{'nothing' if values is None else type(values).__name__}"
+        )
+    lines: dict[tuple[str, ...], int] = {}
+    for key, line in _lines(node):
+        if key in lines:
+            raise InputError(
+                f"{path}, line {line}: '{'.'.join(key)}' is given twice, first in line {lines[key]}"
+            )
+        lines[key] = line
+    for override in overrides:
+        lines.pop(_override(values, override), None)
+    return parse_config(values, base=path.parent, name=str(path), lines=lines)
+
+
+def parse_config(
+    values: Mapping[str, Any],
+    *,
+    base: str | Path = ".",
+    name: str = "config",
+    lines: Mapping[tuple[str, ...], int] | None = None,
+) -> Config:
+    """Checks settings that are a mapping already; ``name`` and ``lines`` are for the errors.
+
+    Raises:
+        InputError: if anything is wrong.
+    """
+    try:
+        return Config.model_validate(values, context={"base": Path(base)})
+    except ValidationError as error:
+        found = [_explain(e, name, lines or {}) for e in error.errors()]
+        raise InputError("\n".join(dict.fromkeys(found))) from None
+
+
+def _override(values: dict[str, Any], override: str) -> tuple[str, ...]:
+    """Sets ``a.b=value`` in nested mappings; returns its path."""
+    key, equals, text = override.partition("=")
+    parts = tuple(key.strip().split("."))
+    if not equals or not all(parts):
+        raise InputError(f"--set expects section.key=value, got '{override}'")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {override}: the value is not valid YAML") from error
+    target = values
+    for part in parts[:-1]:
+        if not isinstance(target.get(part), dict):
+            target[part] = {}
+        target = target[part]
+    target[parts[-1]] = value
+    return parts
+
+
+def _lines(node: yaml.Node | None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The line of each key."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, str(key.value))
+            yield here, key.start_mark.line + 1
+            yield from _lines(value, here)
+
+
+def _explain(error: ErrorDetails, name: str, lines: Mapping[tuple[str, ...], int]) -> str:
+    """One error of pydantic's as a sentence."""
+    path = _keys_only(error["loc"])
+    where = name
+    for end in range(len(path), 0, -1):
+        if path[:end] in lines:
+            where = f"{name}, line {lines[path[:end]]}"
+            break
+    key, kind, context = ".".join(path), error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{where}: unknown key '{key}': {_proposal(path)}"
+    if kind == "missing":
+        return f"{where}: '{key}' is missing; {_description(path)}"
+    given = error["input"]
+    shown = f"got {given if isinstance(given, dict | list) else json.dumps(given, default=str)}"
+    if len(shown) > 80:
+        shown = f"{shown[:77]}…"
+    if kind == "literal_error":
+        choice = [word.strip(" '") for word in context["expected"].replace(" or ", ",").split(",")]
+        return f"{where}: '{key}': {did_you_mean(str(given), choice)} ({shown})"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"{where}: '{key}' should be a section with keys of its own, {shown}"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message.removeprefix("Input ")
+    return f"{where}: '{key}' {message[0].lower()}{message[1:]}, {shown}"
+
+
+def _keys_only(loc: tuple[int | str, ...]) -> tuple[str, ...]:
+    """A pydantic location without list indices and names of union members."""
+    section: type[BaseModel] | None = Config
+    path: list[str] = []
+    for part in loc:
+        if section is None:
+            break
+        path.append(str(part))
+        section = _section(section, str(part))
+    return tuple(path)
+
+
+def _section(section: type[BaseModel], key: str) -> type[BaseModel] | None:
+    field = section.model_fields.get(key)
+    kind = field.annotation if field else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _all_keys(section: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> Iterator[str]:
+    for key in section.model_fields:
+        yield ".".join((*path, key))
+        if inner := _section(section, key):
+            yield from _all_keys(inner, (*path, key))
+
+
+def _proposal(path: tuple[str, ...]) -> str:
+    """The key that was meant: by its name in another section, or by likeness in its own."""
+    section: type[BaseModel] = Config
+    for part in path[:-1]:
+        section = _section(section, part) or section
+    siblings = list(section.model_fields)
+    near = did_you_mean(path[-1], siblings)
+    if near.startswith("did you mean"):
+        return near
+    everywhere = list(_all_keys())
+    same = [key for key in everywhere if key.split(".")[-1] == path[-1]]
+    if same:
+        return f"it belongs to another section: did you mean '{same[0]}'?"
+    last = {key.split(".")[-1]: key for key in everywhere}
+    far = did_you_mean(path[-1], last)
+    if far.startswith("did you mean"):
+        return f"did you mean '{last[far.split(chr(39))[1]]}'?"
+    return near
+
+
+def _description(path: tuple[str, ...]) -> str:
+    section: type[BaseModel] = Config
+    for part in path[:-1]:
+        section = _section(section, part) or section
+    inner = _section(section, path[-1])
+    if inner is not None:
+        return f"it is the section of {', '.join(inner.model_fields)}"
+    return f"it is: {section.model_fields[path[-1]].description}"
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def default_config_yaml(train: Sequence[str] = ()) -> str:
+    """A commented config.yaml with every key and its default; ``train`` fills ``data.train``."""
+    lines = [
+        "# eIP configuration. Paths are relative to this file; units are eV, Å, fs, K.",
+        "# What is shown is the default and may be left out; data.train alone is needed.",
+        "",
+        *_section_yaml(Config, "", {"data.train": list(train)} if train else {}),
+    ]
+    return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
+
+
+def _section_yaml(
+    section: type[BaseModel], indent: str, given: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    for key, field in section.model_fields.items():
+        inner = _section(section, key)
+        if inner is not None:
+            yield ""
+            yield from _comment(inner.__doc__ or "", indent)
+            yield f"{indent}{key}:"
+            yield from _section_yaml(inner, indent + "  ", given, f"{prefix}{key}.")
+            continue
+        yield from _comment(field.description or "", indent)
+        default = (field.examples or [None])[0] if field.is_required() else field.default
+        value = given.get(prefix + key, default)
+        yield f"{indent}{key}: {_scalar(value)}".rstrip()
+
+
+def _comment(text: str, indent: str) -> list[str]:
+    prefix = f"{indent}# "
+    return textwrap.wrap(text, 100, initial_indent=prefix, subsequent_indent=prefix)
+
+
+def _scalar(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Path):
+        value = str(value)
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def config_yaml(config: Config) -> str:
+    """A configuration as YAML, with absolute paths, to be kept beside what it made."""
+    values = config.to_dict()
+    values["run_dir"] = str(config.run_dir.resolve())
+    for key in ("train", "validation", "test", "ood"):
+        paths = getattr(config.data, key)
+        if isinstance(paths, list):
+            values["data"][key] = [str(path.resolve()) for path in paths]
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+# --- objects -------------------------------------------------------------------------------------
+
+
+def build_labels(config: DataConfig) -> Labels:
+    """Keys and units for the readers."""
+    from eip.data.readers import Labels
+
+    return Labels(**config.labels.model_dump())
+
+
+def build_training(config: TrainingConfig) -> TrainingSettings:
+    """Settings of the trainer."""
+    # Not at the top: torch and Lightning would be loaded to write or check a file.
+    from eip.training.trainer import TrainingSettings
+
+    known = {field.name for field in fields(TrainingSettings)}
+    return TrainingSettings(**{k: v for k, v in config.model_dump().items() if k in known})

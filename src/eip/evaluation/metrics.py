@@ -1,0 +1,382 @@
+"""How good a potential is, and how far its σ can be trusted (SPEC §5).
+
+Errors. A force component's error is Δf = f_true − f_pred; an atom's is mean_a |Δf_a|; a
+structure's error and σ are means over its atoms. Everything is in eV and Å.
+
+Ranking (Spearman, ROC-AUC) asks whether σ is larger where the error is; no unit enters, and any
+increasing function of σ does equally well.
+
+Measuring asks whether σ is the size of the error. It needs a distribution, and one convention is
+kept throughout: **each Cartesian component of Δf_i has standard deviation σ_i**.
+  - nll, crps: the component is Gaussian, N(0, σ_i²).
+  - energy_score: Δf_i is Gaussian in three dimensions, N(0, Σ_i), with Σ_i = σ_i² 1, or
+    Σ_i = √3 σ_i² U_i/‖U_i‖_F where the potential gives a covariance (the same size, with the
+    covariance's directions; of a calibrated potential Σ_i is its covariance).
+  - coverage and miscalibration area: the share of components with |Δf| ≤ k(p) σ_i, k(p) from the
+    calibration's conformal table where the potential is calibrated, a Gaussian's otherwise.
+A raw σ is for ranking; its nll, crps and coverage are reported to show what calibration changes.
+
+A measure that is not defined for the data (no labels, no σ, all σ or errors equal, a single atom
+or frame, σ = 0 in nll) is NaN, and null in JSON.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase.data import chemical_symbols
+from jaxtyping import Bool, Float
+from scipy import special, stats
+from sklearn import metrics as sklearn_metrics
+
+from eip.errors import InputError
+from eip.evaluation.predictions import Evaluation
+
+_COVERAGES = (50, 80, 95)
+
+_ID_KEYS: dict[str, str] = {
+    "n_frames": "number of frames",
+    "n_atoms": "number of atoms, all frames together",
+    "force_mae": "mean |f_true - f_pred| of a force component, eV/Å",
+    "force_rmse": "root mean square of f_true - f_pred of a force component, eV/Å",
+    "energy_mae_per_atom": "mean |E_true - E_pred| / atoms of the frame, eV/atom",
+    "spearman_atom": "Spearman's rank correlation of an atom's error and its σ, -1 to 1",
+    "roc_auc_atom": "area under the ROC curve: σ finds the atoms with the largest errors, 0 to 1",
+    "spearman_structure": "Spearman's rank correlation of a structure's error and its σ, -1 to 1",
+    "roc_auc_structure": "area under the ROC curve: σ finds the structures with the largest "
+    "errors, 0 to 1",
+    "miscalibration_area": "area between expected and observed coverage of force components, "
+    "0 (right) to 0.5",
+    "coverage_50": "share of force components inside their 50 % interval, 0 to 1; 0.5 is right",
+    "coverage_80": "share of force components inside their 80 % interval, 0 to 1; 0.8 is right",
+    "coverage_95": "share of force components inside their 95 % interval, 0 to 1; 0.95 is right",
+    "nll": "mean negative log-likelihood of a force component under N(f_pred, σ²), natural "
+    "logarithm, forces in eV/Å; lower is better",
+    "crps": "mean continuous ranked probability score of a force component under N(f_pred, σ²), "
+    "eV/Å; lower is better",
+    "energy_score": "mean energy score of the force vector under a Gaussian of σ or of the "
+    "covariance, eV/Å; lower is better",
+    "mean_error": "mean over atoms of the atom's error mean_a |f_true - f_pred|, eV/Å "
+    "(the same number as force_mae)",
+    "mean_uncertainty": "mean over atoms of σ, eV/Å",
+}
+
+_OOD_KEYS: dict[str, str] = {
+    "ood_ratio": "(mean σ out of distribution / mean σ in distribution) / (force MAE out / force "
+    "MAE in); 1 is right, 0 is blind",
+    "ood_auc": "area under the ROC curve: a structure's σ tells the second data set from the "
+    "first, 0 to 1",
+}
+
+#: What each key of `compute_metrics` means, with its unit.
+METRIC_KEYS: dict[str, str] = {
+    **_ID_KEYS,
+    **_OOD_KEYS,
+    **{
+        f"{key}_ood": f"{text}; second (out-of-distribution) data set"
+        for key, text in _ID_KEYS.items()
+    },
+}
+
+
+class CalibrationCurve(NamedTuple):
+    """Expected against observed coverage of force components, from (0, 0) to (1, 1)."""
+
+    expected: Float[np.ndarray, "levels"]
+    observed: Float[np.ndarray, "levels"]
+    area: float
+
+
+class RetentionCurve(NamedTuple):
+    """Mean error (eV/Å) of the share of atoms that is kept when the most uncertain are dropped."""
+
+    fraction: Float[np.ndarray, "points"]
+    by_uncertainty: Float[np.ndarray, "points"]
+    oracle: Float[np.ndarray, "points"]
+
+
+class RocCurve(NamedTuple):
+    false_positive_rate: Float[np.ndarray, "points"]
+    true_positive_rate: Float[np.ndarray, "points"]
+    auc: float
+
+
+def compute_metrics(
+    evaluation: Evaluation, ood: Evaluation | None = None, *, percentile: float = 80.0
+) -> dict[str, float]:
+    """Every measure of SPEC §5 under the keys of `METRIC_KEYS`.
+
+    Args:
+        ood: an evaluation of frames unlike those of training; adds ``ood_ratio``, ``ood_auc`` and
+            each measure again with the suffix ``_ood``.
+        percentile: errors above it are the positives of the ROC curves.
+
+    Raises:
+        InputError: if the percentile is not in (0, 100).
+    """
+    out = _of_one(evaluation, percentile)
+    if ood is None:
+        return out
+    second = _of_one(ood, percentile)
+    growth_of_error = _divide(second["force_mae"], out["force_mae"])
+    growth_of_sigma = _divide(second["mean_uncertainty"], out["mean_uncertainty"])
+    out["ood_ratio"] = _divide(growth_of_sigma, growth_of_error)
+    out["ood_auc"] = float("nan")
+    inside, outside = evaluation.structure_uncertainty, ood.structure_uncertainty
+    if inside is not None and outside is not None:
+        is_outside = np.repeat([False, True], [len(inside), len(outside)])
+        out["ood_auc"] = roc(is_outside, np.concatenate([inside, outside])).auc
+    return out | {f"{key}_ood": value for key, value in second.items()}
+
+
+def element_table(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """By chemical symbol: n_atoms, force_mae, force_rmse, mean_uncertainty, spearman_atom,
+    coverage_80; defined as in `METRIC_KEYS`, over the atoms of the element."""
+    table = {}
+    for number in np.unique(evaluation.numbers):
+        of_element = evaluation.numbers == number
+        error = evaluation.force_error[of_element]
+        sigma = evaluation.force_uncertainty
+        sigma = None if sigma is None else sigma[of_element]
+        table[chemical_symbols[number]] = {
+            "n_atoms": float(of_element.sum()),
+            "force_mae": _mean(np.abs(error)),
+            "force_rmse": _mean(error**2) ** 0.5,
+            "mean_uncertainty": float("nan") if sigma is None else _mean(sigma),
+            "spearman_atom": spearman(np.abs(error).mean(axis=1), sigma),
+            "coverage_80": coverage(error, sigma, interval_width(0.8, evaluation.interval)),
+        }
+    return table
+
+
+def _of_one(evaluation: Evaluation, percentile: float) -> dict[str, float]:
+    error, sigma = evaluation.force_error, evaluation.force_uncertainty
+    atom_error, structure_error = evaluation.atom_error, evaluation.structure_error
+    structure_sigma = evaluation.structure_uncertainty
+    energy_error = (evaluation.energy_true - evaluation.energy_pred) / evaluation.n_atoms
+    out = {
+        "n_frames": float(evaluation.n_frames),
+        "n_atoms": float(len(evaluation.numbers)),
+        "force_mae": _mean(np.abs(error)),
+        "force_rmse": _mean(error**2) ** 0.5,
+        "energy_mae_per_atom": _mean(np.abs(energy_error)),
+        "spearman_atom": spearman(atom_error, sigma),
+        "roc_auc_atom": error_roc(atom_error, sigma, percentile).auc,
+        "spearman_structure": spearman(structure_error, structure_sigma),
+        "roc_auc_structure": error_roc(structure_error, structure_sigma, percentile).auc,
+        "miscalibration_area": calibration_curve(error, sigma, evaluation.interval).area,
+    }
+    for level in _COVERAGES:
+        width = interval_width(level / 100, evaluation.interval)
+        out[f"coverage_{level}"] = coverage(error, sigma, width)
+    out["nll"] = gaussian_nll(error, sigma)
+    out["crps"] = gaussian_crps(error, sigma)
+    out["energy_score"] = energy_score(error, sigma, evaluation.force_covariance)
+    out["mean_error"] = _mean(atom_error)
+    out["mean_uncertainty"] = float("nan") if sigma is None else _mean(sigma)
+    return out
+
+
+# Ranking
+
+
+def spearman(
+    error: Float[np.ndarray, "things"], sigma: Float[np.ndarray, "things"] | None
+) -> float:
+    """Spearman's ρ; NaN for fewer than two things or where either is constant."""
+    error, sigma = _labelled(error, sigma)
+    if len(error) < 2:
+        return float("nan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        return float(stats.spearmanr(error, sigma).statistic)
+
+
+def error_roc(
+    error: Float[np.ndarray, "things"],
+    sigma: Float[np.ndarray, "things"] | None,
+    percentile: float = 80.0,
+) -> RocCurve:
+    """σ as a detector of the errors above a percentile of all errors.
+
+    Raises:
+        InputError: if the percentile is not in (0, 100).
+    """
+    if not 0 < percentile < 100:
+        raise InputError(f"percentile must lie between 0 and 100, got {percentile}")
+    error, sigma = _labelled(error, sigma)
+    if not len(error):
+        return roc(np.zeros(0, dtype=bool), np.zeros(0))
+    return roc(error > np.percentile(error, percentile), sigma)
+
+
+def roc(positive: Bool[np.ndarray, "things"], score: Float[np.ndarray, "things"]) -> RocCurve:
+    """The ROC curve; a diagonal of area NaN where there are only positives or only negatives."""
+    if positive.all() or not positive.any():
+        return RocCurve(np.array([0.0, 1.0]), np.array([0.0, 1.0]), float("nan"))
+    false_rate, true_rate, _ = sklearn_metrics.roc_curve(positive, score)
+    return RocCurve(false_rate, true_rate, float(sklearn_metrics.auc(false_rate, true_rate)))
+
+
+def retention_curve(
+    error: Float[np.ndarray, "things"],
+    sigma: Float[np.ndarray, "things"] | None,
+    points: int = 101,
+) -> RetentionCurve:
+    """Mean error of the most certain share, and of the share with the smallest errors (oracle)."""
+    error, sigma = _labelled(error, sigma)
+    if not len(error):
+        nothing = np.full(points, np.nan)
+        return RetentionCurve(np.linspace(0.01, 1.0, points), nothing, nothing)
+    fraction = np.linspace(max(0.01, 1 / len(error)), 1.0, points)
+    kept = np.maximum(1, np.round(fraction * len(error)).astype(int))
+    running_count = np.arange(1, len(error) + 1)
+    by_sigma = np.cumsum(error[np.argsort(sigma, kind="stable")]) / running_count
+    oracle = np.cumsum(np.sort(error)) / running_count
+    return RetentionCurve(fraction, by_sigma[kept - 1], oracle[kept - 1])
+
+
+# Measuring
+
+
+def interval_width(level: float, interval: Mapping[float, float] | None) -> float:
+    """k(p): half-width, in σ, of the interval with coverage p; NaN where the table ends below p."""
+    if interval is None:
+        return float(stats.norm.ppf(0.5 + 0.5 * level))
+    levels = np.array(sorted(interval))
+    if not len(levels) or level > levels[-1] + 1e-12:
+        return float("nan")
+    widths = np.array([interval[p] for p in levels])
+    return float(np.interp(level, np.append(0.0, levels), np.append(0.0, widths)))
+
+
+def coverage(
+    error: Float[np.ndarray, "atoms 3"], sigma: Float[np.ndarray, "atoms"] | None, width: float
+) -> float:
+    """Share of components with |Δf| ≤ width·σ; NaN without labels, σ or width."""
+    error, sigma = _labelled(error, sigma)
+    if not len(error) or np.isnan(width):
+        return float("nan")
+    return float(np.mean(np.abs(error) <= width * sigma[:, None]))
+
+
+def calibration_curve(
+    error: Float[np.ndarray, "atoms 3"],
+    sigma: Float[np.ndarray, "atoms"] | None,
+    interval: Mapping[float, float] | None = None,
+) -> CalibrationCurve:
+    """Observed coverage at 99 levels, and the area between it and the diagonal."""
+    levels = np.linspace(0.01, 0.99, 99)
+    widths = np.array([interval_width(p, interval) for p in levels])
+    levels, widths = levels[np.isfinite(widths)], widths[np.isfinite(widths)]
+    expected = np.concatenate([[0.0], levels, [1.0]])
+    error, sigma = _labelled(error, sigma)
+    if not len(error):
+        return CalibrationCurve(expected, np.full_like(expected, np.nan), float("nan"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.abs(error) / sigma[:, None]
+    z[np.isnan(z)] = 0.0  # no error where none was foretold
+    ranked = np.sort(z.ravel())
+    inside = np.searchsorted(ranked, widths, side="right") / ranked.size
+    observed = np.concatenate([[0.0], inside, [1.0]])
+    area = float(np.trapezoid(np.abs(observed - expected), expected))
+    return CalibrationCurve(expected, observed, area)
+
+
+def gaussian_nll(
+    error: Float[np.ndarray, "atoms 3"], sigma: Float[np.ndarray, "atoms"] | None
+) -> float:
+    """Mean of ½ log(2πσ²) + Δf²/(2σ²) over components; NaN where a σ is zero."""
+    error, sigma = _labelled(error, sigma)
+    if not len(error) or not (sigma > 0).all():
+        return float("nan")
+    z = error / sigma[:, None]
+    return float(np.mean(0.5 * np.log(2 * np.pi) + np.log(sigma)[:, None] + 0.5 * z**2))
+
+
+def gaussian_crps(
+    error: Float[np.ndarray, "atoms 3"], sigma: Float[np.ndarray, "atoms"] | None
+) -> float:
+    """Mean of σ[z(2Φ(z) − 1) + 2φ(z) − 1/√π], z = Δf/σ (Gneiting and Raftery 2007, eq. 21)."""
+    error, sigma = _labelled(error, sigma)
+    if not len(error):
+        return float("nan")
+    scale = np.maximum(sigma, np.finfo(float).tiny)[:, None]
+    z = error / scale
+    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    score = scale * (z * special.erf(z / np.sqrt(2)) + 2 * density - 1 / np.sqrt(np.pi))
+    return float(np.mean(score))
+
+
+def energy_score(
+    error: Float[np.ndarray, "atoms 3"],
+    sigma: Float[np.ndarray, "atoms"] | None,
+    covariance: Float[np.ndarray, "atoms 3 3"] | None = None,
+) -> float:
+    """Mean of E‖Y − Δf‖ − ½ E‖Y − Y'‖ over atoms, Y and Y' ~ N(0, Σ_i) (see the module's head).
+
+    Isotropic: closed form, with the mean of a noncentral χ of three degrees of freedom. With a
+    covariance: 512 Sobol points, the same for every atom, good to about 0.3 %.
+    """
+    has_covariance = covariance is not None and sigma is not None
+    shape = covariance if has_covariance else None
+    error, sigma, shape = _labelled(error, sigma, shape)
+    if not len(error):
+        return float("nan")
+    if shape is None:
+        return float(np.mean(_isotropic_energy_score(np.linalg.norm(error, axis=1), sigma)))
+    # Cell centres of an unscrambled Sobol set and their mirror images: no seed, and odd moments
+    # vanish exactly.
+    half = special.ndtri(stats.qmc.Sobol(3, scramble=False).random(256) + 0.5 / 256)
+    normals = np.concatenate([half, -half])
+    total, atoms_at_once = 0.0, 4096  # 50 MB of samples
+    for start in range(0, len(error), atoms_at_once):
+        part = slice(start, start + atoms_at_once)
+        norm = np.linalg.norm(shape[part], axis=(1, 2))
+        values, axes = np.linalg.eigh(shape[part])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = np.where(norm > 0, np.sqrt(3.0) * sigma[part] ** 2 / norm, 0.0)
+        root = axes * np.sqrt(np.maximum(values, 0.0) * scale[:, None])[:, None, :]
+        samples = np.einsum("nab,mb->nma", root, normals)
+        to_error = np.linalg.norm(samples - error[part, None], axis=2).mean(axis=1)
+        # Y − Y' is √2 times Y in distribution.
+        to_itself = np.linalg.norm(samples, axis=2).mean(axis=1) / np.sqrt(2.0)
+        total += float(np.sum(to_error - to_itself))
+    return total / len(error)
+
+
+def _isotropic_energy_score(
+    length: Float[np.ndarray, "atoms"], sigma: Float[np.ndarray, "atoms"]
+) -> Float[np.ndarray, "atoms"]:
+    """σ[√(2/π) e^{−λ²/2} + (λ + 1/λ) erf(λ/√2) − 2/√π], λ = ‖Δf‖/σ."""
+    scale = np.maximum(sigma, np.finfo(float).tiny)
+    ratio = length / scale
+    # erf(λ/√2)/λ tends to √(2/π); below 1e-6 the quotient would lose digits.
+    small = ratio < 1e-6
+    safe = np.where(small, 1.0, ratio)
+    limit = np.sqrt(2 / np.pi)
+    quotient = np.where(small, limit, special.erf(safe / np.sqrt(2)) / safe)
+    mean = limit * np.exp(-0.5 * ratio**2) + ratio * special.erf(ratio / np.sqrt(2)) + quotient
+    return scale * (mean - 2 / np.sqrt(np.pi))
+
+
+def _labelled(
+    error: np.ndarray, sigma: np.ndarray | None, *others: np.ndarray | None
+) -> tuple[Any, ...]:
+    """Without the rows that have no label; nothing at all where there is no σ."""
+    if sigma is None:
+        return (error[:0], np.zeros(0), *others)
+    known = np.isfinite(error).reshape(len(error), -1).all(axis=1)
+    return (error[known], sigma[known], *(o if o is None else o[known] for o in others))
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _divide(a: float, b: float) -> float:
+    return a / b if b else float("nan")

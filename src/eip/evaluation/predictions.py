@@ -1,0 +1,239 @@
+"""A potential's predictions beside the labels: the arrays that every measure is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from eip.errors import InputError
+from eip.graph import AtomGraph
+from eip.potential import Potential
+from eip.uncertainty.calibration import CalibratedPotential, Calibration, Method, fit_calibration
+
+
+class LabelledBatch(Protocol):
+    """What `evaluate` reads of a batch; `eip.data.dataset.Batch` is one."""
+
+    @property
+    def graph(self) -> AtomGraph: ...
+
+    @property
+    def energy(self) -> Tensor | None: ...
+
+    @property
+    def forces(self) -> Tensor | None: ...
+
+    @property
+    def sources(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Labels and predictions of a set of frames; read-only arrays in eV and Å.
+
+    A label that a frame lacks is NaN; a field that the potential does not give is None.
+
+    Attributes:
+        numbers: atomic numbers.
+        frame: the frame of each atom, ascending from 0.
+        positions, cell, pbc: the structures, so that predictions can be written with them.
+        energy_true, energy_pred: total energies, eV.
+        forces_true, forces_pred: eV/Å.
+        force_uncertainty: σ_i, eV/Å.
+        force_covariance: (eV/Å)².
+        force_aleatoric: eV/Å.
+        uncertainty: σ of each frame, the mean of its σ_i, eV/Å.
+        energy_uncertainty: eV.
+        sources: where each frame came from.
+        interval: coverage → half-width in σ_i, of a calibrated potential (`Calibration.interval`);
+            None where σ is not calibrated.
+    """
+
+    numbers: Int[np.ndarray, "atoms"]
+    frame: Int[np.ndarray, "atoms"]
+    positions: Float[np.ndarray, "atoms 3"]
+    cell: Float[np.ndarray, "frames 3 3"]
+    pbc: Bool[np.ndarray, "frames 3"]
+    energy_true: Float[np.ndarray, "frames"]
+    energy_pred: Float[np.ndarray, "frames"]
+    forces_true: Float[np.ndarray, "atoms 3"]
+    forces_pred: Float[np.ndarray, "atoms 3"]
+    force_uncertainty: Float[np.ndarray, "atoms"] | None = None
+    force_covariance: Float[np.ndarray, "atoms 3 3"] | None = None
+    force_aleatoric: Float[np.ndarray, "atoms"] | None = None
+    uncertainty: Float[np.ndarray, "frames"] | None = None
+    energy_uncertainty: Float[np.ndarray, "frames"] | None = None
+    sources: tuple[str, ...] = ()
+    interval: Mapping[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                view = value.view()
+                view.flags.writeable = False
+                object.__setattr__(self, field.name, view)
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.energy_pred)
+
+    @property
+    def n_atoms(self) -> Int[np.ndarray, "frames"]:
+        """Atoms of each frame."""
+        return np.bincount(self.frame, minlength=self.n_frames)
+
+    @property
+    def force_error(self) -> Float[np.ndarray, "atoms 3"]:
+        """f_true − f_pred, eV/Å; NaN where there is no label."""
+        return self.forces_true - self.forces_pred
+
+    @property
+    def atom_error(self) -> Float[np.ndarray, "atoms"]:
+        """An atom's error, mean_a |f_true − f_pred|, eV/Å (SPEC §5)."""
+        return np.abs(self.force_error).mean(axis=1)
+
+    @property
+    def structure_error(self) -> Float[np.ndarray, "frames"]:
+        """The mean of a frame's atoms' errors, eV/Å."""
+        return np.bincount(self.frame, self.atom_error, minlength=self.n_frames) / self.n_atoms
+
+    @property
+    def structure_uncertainty(self) -> Float[np.ndarray, "frames"] | None:
+        """σ of a frame, eV/Å; σ of its energy (eV) where a potential has that alone."""
+        return self.uncertainty if self.uncertainty is not None else self.energy_uncertainty
+
+
+#: Fields of `Prediction` that are kept under their own names.
+_KEPT = (
+    "force_uncertainty",
+    "force_covariance",
+    "force_aleatoric",
+    "uncertainty",
+    "energy_uncertainty",
+)
+
+
+def evaluate(
+    potential: Potential, batches: Iterable[LabelledBatch], *, progress: bool = True
+) -> Evaluation:
+    """Predicts every frame once and keeps predictions and labels together.
+
+    Frames follow each other in the order of ``batches``. Memory grows with the number of atoms
+    (about 0.3 kB each), never with the number of edges.
+
+    Raises:
+        InputError: if there is no frame, or a prediction is not finite (the frame is named).
+    """
+    was_training = potential.training
+    potential.eval()
+    columns: dict[str, list[np.ndarray | None]] = {}
+    sources: list[str] = []
+    n_frames = 0
+    try:
+        for batch in _with_progress(batches) if progress else batches:
+            graph = batch.graph.to(device=potential.device, dtype=potential.dtype)
+            prediction = potential(graph, forces=True).detach()
+            found: dict[str, np.ndarray | None] = {
+                "numbers": _numpy(graph.numbers),
+                "frame": _numpy(graph.frame) + n_frames,
+                # From the batch, which may hold them to more digits than the network uses.
+                "positions": _float64(batch.graph.positions),
+                "cell": _float64(batch.graph.cell),
+                "pbc": _numpy(graph.pbc),
+                "energy_true": _label(batch.energy, (graph.n_frames,)),
+                "energy_pred": _float64(prediction.energy),
+                "forces_true": _label(batch.forces, (graph.n_atoms, 3)),
+                "forces_pred": _float64(prediction.forces),
+            }
+            for name in _KEPT:
+                value = getattr(prediction, name)
+                found[name] = None if value is None else _float64(value)
+            _check_finite(found, batch.sources)
+            for name, array in found.items():
+                columns.setdefault(name, []).append(array)
+            sources += batch.sources
+            n_frames += graph.n_frames
+    finally:
+        potential.train(was_training)
+    if not n_frames:
+        raise InputError("an evaluation needs at least one frame, got none")
+    arrays: dict[str, Any] = {}
+    for name, parts in columns.items():
+        given = [part for part in parts if part is not None]
+        arrays[name] = np.concatenate(given) if len(given) == len(parts) else None
+    return Evaluation(**arrays, sources=tuple(sources), interval=_interval_of(potential))
+
+
+def calibrate(
+    potential: Potential, evaluation: Evaluation, *, method: Method = "per_element"
+) -> CalibratedPotential:
+    """The potential with a calibration fitted on an evaluation of validation frames.
+
+    Raises:
+        InputError: if the evaluation is of a calibrated potential, or `fit_calibration` refuses.
+    """
+    if evaluation.interval is not None or isinstance(potential, CalibratedPotential):
+        raise InputError(
+            "the potential is calibrated already: evaluate and calibrate the one inside "
+            "(calibrated.potential)"
+        )
+    calibration = fit_calibration(
+        evaluation.force_error,
+        evaluation.force_uncertainty,
+        evaluation.numbers,
+        frames=evaluation.frame,
+        method=method,
+    )
+    return CalibratedPotential(potential, calibration)
+
+
+def _interval_of(potential: Potential) -> dict[float, float] | None:
+    calibration = getattr(potential, "calibration", None)
+    if not isinstance(calibration, Calibration):
+        return None
+    return dict(zip(calibration.interval_levels, calibration.interval_widths, strict=True))
+
+
+def _with_progress(batches: Iterable[LabelledBatch]) -> Iterable[LabelledBatch]:
+    from rich.console import Console
+    from rich.progress import track
+
+    total = len(batches) if isinstance(batches, Sized) else None
+    # On stderr, so that what a command prints as its result stays clean.
+    return track(batches, "Evaluating", total=total, console=Console(stderr=True), transient=True)
+
+
+def _check_finite(found: Mapping[str, np.ndarray | None], sources: Sequence[str]) -> None:
+    # Labels may be NaN (missing); a prediction that is not finite would drop out of every mean.
+    for name in ("energy_pred", "forces_pred", *_KEPT):
+        array = found[name]
+        if array is None or np.isfinite(array).all():
+            continue
+        row = int(np.argwhere(~np.isfinite(array))[0, 0])
+        frames = found["frame"]
+        assert frames is not None
+        is_by_frame = name in ("energy_pred", "uncertainty", "energy_uncertainty")
+        index = row if is_by_frame else int(frames[row] - frames[0])
+        where = sources[index] if index < len(sources) else f"frame {index} of the batch"
+        raise InputError(
+            f"the potential's {name.removesuffix('_pred')} is not finite for {where}; "
+            f"the model is damaged or the structure is far outside what it knows"
+        )
+
+
+def _label(label: Tensor | None, shape: tuple[int, ...]) -> np.ndarray:
+    return np.full(shape, np.nan) if label is None else _float64(label)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+def _float64(tensor: Tensor) -> np.ndarray:
+    return _numpy(tensor).astype(np.float64)

@@ -1,0 +1,352 @@
+"""An evaluation as files: metrics.json, predictions.xyz, plots, and a report.html with all of it.
+
+Each file is written beside its place and moved there when whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from eip import plots
+from eip.evaluation.metrics import (
+    METRIC_KEYS,
+    calibration_curve,
+    element_table,
+    error_roc,
+    retention_curve,
+)
+from eip.evaluation.predictions import Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: What the per-atom columns and per-frame keys of predictions.xyz hold.
+PREDICTION_KEYS: dict[str, str] = {
+    "energy": "reference total energy, eV (absent without a label)",
+    "forces": "reference forces, eV/Å (absent without labels)",
+    "eip_energy": "predicted total energy, eV",
+    "eip_forces": "predicted forces, eV/Å",
+    "force_error": "mean_a |f_true - f_pred| of the atom, eV/Å (absent without labels)",
+    "force_uncertainty": "σ of the atom's force, eV/Å",
+    "force_covariance": "its covariance, rows of the 3×3 matrix, (eV/Å)²",
+    "force_aleatoric": "standard deviation of the noise in the labels, eV/Å",
+    "uncertainty": "mean of the frame's σ, eV/Å",
+    "energy_uncertainty": "σ of the energy, eV, of potentials that give one",
+    "source": "where the frame was read",
+}
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where the parts of a report are."""
+
+    metrics: Path
+    predictions: Path
+    html: Path
+    plots: tuple[Path, ...]
+
+
+def write_report(
+    evaluation: Evaluation,
+    metrics: Mapping[str, float],
+    out_dir: str | os.PathLike[str],
+    *,
+    ood: Evaluation | None = None,
+    model_info: Mapping[str, Any] | None = None,
+    percentile: float = 80.0,
+) -> ReportFiles:
+    """Writes all files of a report into ``out_dir``, which is made where missing.
+
+    Args:
+        metrics: what `compute_metrics` gave for the same evaluations.
+        ood: drawn beside the first, and written to predictions_ood.xyz.
+        model_info: shown in the report as a table; nested values as JSON.
+        percentile: of the ROC curves drawn; the one that ``metrics`` was computed with.
+    """
+    folder = Path(out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = ReportFiles(
+        metrics=folder / "metrics.json",
+        predictions=folder / "predictions.xyz",
+        html=folder / "report.html",
+        plots=tuple(folder / f"{name}.png" for name in _CAPTIONS),
+    )
+    elements = element_table(evaluation)
+    write_metrics(metrics, files.metrics, elements=elements)
+    write_predictions(evaluation, files.predictions)
+    if ood is not None:
+        write_predictions(ood, folder / "predictions_ood.xyz")
+    images = {}
+    for path, figure in zip(
+        files.plots, _figures(evaluation, metrics, ood, percentile), strict=True
+    ):
+        plots.save_figure(figure, path)
+        images[path.stem] = plots.figure_png(figure)
+    with _whole_file(files.html) as file:
+        file.write(_html(evaluation, metrics, elements, images, model_info or {}))
+    return files
+
+
+def write_metrics(
+    metrics: Mapping[str, float],
+    path: str | os.PathLike[str],
+    *,
+    elements: Mapping[str, Mapping[str, float]] | None = None,
+) -> None:
+    """Metrics as JSON, with the meaning and unit of each key under ``_keys``; NaN becomes null."""
+    content: dict[str, Any] = dict(metrics)
+    if elements:
+        content["elements"] = elements
+    known = {**METRIC_KEYS, "elements": "the measures of each element's atoms, by chemical symbol"}
+    content["_keys"] = {key: known[key] for key in content if key in known}
+    content["_note"] = "energies in eV, lengths in Å; null: not defined for this data"
+    text = json.dumps(_json_able(content), indent=2, ensure_ascii=False, allow_nan=False)
+    with _whole_file(Path(path)) as file:
+        file.write(text + "\n")
+
+
+def write_predictions(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
+    """Structures with labels and predictions as extended XYZ, one frame after another.
+
+    The columns are those of `PREDICTION_KEYS`; ``energy`` and ``forces`` are always the labels.
+    """
+    with _whole_file(Path(path)) as file:
+        for atoms in prediction_frames(evaluation):
+            write(file, atoms, format="extxyz")
+
+
+def prediction_frames(evaluation: Evaluation) -> Iterator[Atoms]:
+    """The frames of `write_predictions` as ASE structures, labels in their calculator."""
+    starts = np.concatenate([[0], np.cumsum(evaluation.n_atoms)])
+    per_atom = {
+        "force_uncertainty": evaluation.force_uncertainty,
+        "force_aleatoric": evaluation.force_aleatoric,
+    }
+    per_frame = {
+        "uncertainty": evaluation.uncertainty,
+        "energy_uncertainty": evaluation.energy_uncertainty,
+    }
+    for index in range(evaluation.n_frames):
+        part = slice(int(starts[index]), int(starts[index + 1]))
+        atoms = Atoms(
+            numbers=evaluation.numbers[part],
+            positions=evaluation.positions[part],
+            cell=evaluation.cell[index],
+            pbc=evaluation.pbc[index],
+        )
+        labels: dict[str, Any] = {}
+        if np.isfinite(evaluation.energy_true[index]):
+            labels["energy"] = float(evaluation.energy_true[index])
+        forces = evaluation.forces_true[part]
+        if np.isfinite(forces).all():
+            labels["forces"] = np.array(forces)
+            atoms.set_array("force_error", evaluation.atom_error[part])
+        if labels:
+            atoms.calc = SinglePointCalculator(atoms, **labels)
+        atoms.info["eip_energy"] = float(evaluation.energy_pred[index])
+        atoms.set_array("eip_forces", np.array(evaluation.forces_pred[part]))
+        for name, values in per_atom.items():
+            if values is not None:
+                atoms.set_array(name, np.array(values[part]))
+        if evaluation.force_covariance is not None:
+            rows = evaluation.force_covariance[part].reshape(-1, 9)
+            atoms.set_array("force_covariance", np.array(rows))
+        for name, values in per_frame.items():
+            if values is not None:
+                atoms.info[name] = float(values[index])
+        if evaluation.sources:
+            atoms.info["source"] = evaluation.sources[index]
+        yield atoms
+
+
+_CAPTIONS: dict[str, str] = {
+    "parity": "Predicted against reference values. Energies are per atom, less the mean of the "
+    "reference.",
+    "uncertainty": "Error against σ, by atom and by structure. A σ that ranks well rises from "
+    "left to right; one of the right size lies along the diagonal, a little below it (the mean "
+    "|error| of a Gaussian is 0.8 σ).",
+    "trust": "Left: how well σ finds the largest errors. Middle: the share of force components "
+    "inside intervals of a given coverage. Right: the error of the atoms that remain when the "
+    "most uncertain are set aside.",
+}
+
+
+def _figures(
+    evaluation: Evaluation, metrics: Mapping[str, float], ood: Evaluation | None, percentile: float
+) -> Iterator[Figure]:
+    """The figures of `_CAPTIONS`, in that order."""
+    error = evaluation.force_error
+    sigma, atom_error = evaluation.force_uncertainty, evaluation.atom_error
+    structure_sigma, structure_error = evaluation.structure_uncertainty, evaluation.structure_error
+
+    figure = plots.new_figure(1, 2, size=(10.0, 4.4))
+    true = evaluation.energy_true / evaluation.n_atoms
+    shift = np.nanmean(true) if np.isfinite(true).any() else 0.0
+    plots.parity(
+        figure.axes[0],
+        evaluation.forces_true,
+        evaluation.forces_pred,
+        quantity="force component",
+        unit="eV/Å",
+    )
+    plots.parity(
+        figure.axes[1],
+        true - shift,
+        evaluation.energy_pred / evaluation.n_atoms - shift,
+        quantity="energy per atom",
+        unit="eV/atom",
+    )
+    yield figure
+
+    figure = plots.new_figure(1, 2, size=(10.0, 4.2))
+    nothing = np.zeros(0)
+    for ax, of, s, e in (
+        (figure.axes[0], "atom", sigma, atom_error),
+        (figure.axes[1], "structure", evaluation.uncertainty, structure_error),
+    ):
+        rho = metrics.get(f"spearman_{of}", math.nan)
+        plots.uncertainty_against_error(
+            ax,
+            nothing if s is None else s,
+            nothing if s is None else e,
+            of=of,
+            note=f"Spearman {rho:.3f}" if math.isfinite(rho) else "",
+        )
+    yield figure
+
+    figure = plots.new_figure(1, 3, size=(14.0, 4.2))
+    rocs = {
+        "atoms": error_roc(atom_error, sigma, percentile),
+        "structures": error_roc(structure_error, structure_sigma, percentile),
+    }
+    curves = {"this data": calibration_curve(error, sigma, evaluation.interval)}
+    if ood is not None:
+        rocs["atoms, OOD"] = error_roc(ood.atom_error, ood.force_uncertainty, percentile)
+        curves["OOD"] = calibration_curve(ood.force_error, ood.force_uncertainty, ood.interval)
+    plots.roc_curves(figure.axes[0], rocs)
+    plots.calibration_curves(figure.axes[1], curves)
+    plots.retention(figure.axes[2], *retention_curve(atom_error, sigma))
+    yield figure
+
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 64rem; margin: 2rem auto;
+       padding: 0 1rem; }
+h1, h2 { font-weight: 600; line-height: 1.2; } h2 { margin-top: 2.2rem; }
+table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .8rem; border-bottom: 1px solid #e4e4e4; text-align: left;
+         vertical-align: top; }
+th { font-weight: 600; } td.number { text-align: right; white-space: nowrap; }
+td.meaning { color: #666; font-size: .9rem; }
+figure { margin: 1.2rem 0; } img { max-width: 100%; }
+figcaption { color: #555; font-size: .9rem; } code { font-size: .9em; }
+"""
+
+
+def _html(
+    evaluation: Evaluation,
+    metrics: Mapping[str, float],
+    elements: Mapping[str, Mapping[str, float]],
+    images: Mapping[str, bytes],
+    model_info: Mapping[str, Any],
+) -> str:
+    has_ood = any(key.endswith("_ood") for key in metrics)
+    rows = []
+    for key, value in metrics.items():
+        if key.endswith("_ood"):
+            continue
+        second = f"<td class=number>{_figure(metrics.get(key + '_ood'))}</td>" if has_ood else ""
+        rows.append(
+            f"<tr><td><code>{escape(key)}</code></td><td class=number>{_figure(value)}"
+            f"</td>{second}<td class=meaning>{escape(METRIC_KEYS.get(key, ''))}</td></tr>"
+        )
+    second = "<th>OOD</th>" if has_ood else ""
+    element_keys = list(next(iter(elements.values()))) if elements else []
+    element_rows = "".join(
+        f"<tr><td>{escape(symbol)}</td>"
+        + "".join(f"<td class=number>{_figure(values[key])}</td>" for key in element_keys)
+        + "</tr>"
+        for symbol, values in elements.items()
+    )
+    figures = "".join(
+        f'<figure><img alt="{escape(name)}" src="data:image/png;base64,'
+        f'{base64.b64encode(png).decode()}"><figcaption>{escape(_CAPTIONS[name])}</figcaption>'
+        f"</figure>"
+        for name, png in images.items()
+    )
+    info = "".join(
+        f"<tr><td>{escape(str(key))}</td><td><code>"
+        f"{escape(value if isinstance(value, str) else json.dumps(_json_able(value)))}</code>"
+        f"</td></tr>"
+        for key, value in model_info.items()
+    )
+    scale = (
+        "σ is calibrated: the standard deviation of a force component's error; intervals are "
+        "conformal."
+        if evaluation.interval is not None
+        else "σ is not calibrated: it ranks atoms, its size means little."
+    )
+    model = f"<h2>Model</h2><table>{info}</table>" if info else ""
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>eIP evaluation</title><style>{_STYLE}</style>
+<h1>Evaluation</h1>
+<p>{evaluation.n_frames:,} frames, {len(evaluation.numbers):,} atoms; energies in eV, lengths in Å.
+{scale}</p>
+{figures}
+<h2>Measures</h2>
+<table><tr><th>key</th><th>value</th>{second}<th>meaning</th></tr>{"".join(rows)}</table>
+<h2>By element</h2>
+<table><tr><th></th>{"".join(f"<th>{escape(key)}</th>" for key in element_keys)}</tr>
+{element_rows}</table>
+{model}
+</html>
+"""
+
+
+def _figure(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if value == int(value) and abs(value) >= 1 else f"{value:.4g}"
+
+
+def _json_able(value: Any) -> Any:
+    """Without NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(key): _json_able(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_able(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _json_able(value.tolist())
+    if isinstance(value, np.generic):
+        return _json_able(value.item())
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return int(value) if value.is_integer() and abs(value) < 1e15 else value
+    return value if isinstance(value, str | int | bool | None) else str(value)
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[IO[str]]:
+    """A text file that takes its name only when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

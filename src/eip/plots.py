@@ -1,0 +1,437 @@
+"""Arrays to Axes. The only importer of matplotlib; imports nothing of eIP.
+
+Figures are built on their own Agg canvas: no pyplot, no global backend, style or open-figure list
+is touched, so a figure can be made in a library call, a thread or a notebook alike. Each drawing
+function takes an Axes and plain arrays; NaNs are left out.
+
+    figure = new_figure(1, 2)
+    parity(figure.axes[0], true, predicted, quantity="force component", unit="eV/Å")
+    save_figure(figure, "parity.png")
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito's colours: told apart by colour-blind eyes and in print.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_Corner = Literal["upper left", "lower right", "best"]
+
+_INK = "#333333"
+_GUIDE = "#8A8A8A"
+
+#: Fewer points than this are drawn one by one: a hexbin of few points is mostly holes.
+_HEXBIN_FROM = 2000
+
+
+def new_figure(
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    size: tuple[float, float] | None = None,
+    share_x: bool = False,
+) -> Figure:
+    """A figure with a grid of Axes (``figure.axes``, row by row); ``size`` in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size or (4.6 * columns, 4.0 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for ax in np.atleast_1d(figure.subplots(rows, columns, sharex=share_x)).flat:
+        _style(ax)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:
+    """Writes a figure under its final name only once it is whole; the suffix says the format."""
+    path = Path(path)
+    with NamedTemporaryFile(dir=path.parent, prefix=".", suffix=path.suffix, delete=False) as file:
+        temporary = Path(file.name)
+    try:
+        figure.savefig(temporary, dpi=dpi, facecolor="white")
+        _readable_by_others(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def figure_png(figure: Figure, *, dpi: int = 110) -> bytes:
+    """The figure as the bytes of a PNG, for embedding."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    return buffer.getvalue()
+
+
+def parity(
+    ax: Axes,
+    true: ArrayLike,
+    predicted: ArrayLike,
+    *,
+    quantity: str,
+    unit: str,
+    error_scale: float = 1000.0,
+    error_unit: str | None = None,
+) -> None:
+    """Predicted against true values with the diagonal, MAE and RMSE.
+
+    Errors in the corner are multiplied by ``error_scale`` and named ``error_unit`` (m + unit).
+    """
+    x, y = _finite(true, predicted)
+    ax.set_xlabel(f"reference {quantity} ({unit})")
+    ax.set_ylabel(f"predicted {quantity} ({unit})")
+    if not _any(ax, x):
+        return
+    low, high = min(x.min(), y.min()), max(x.max(), y.max())
+    margin = 0.04 * (high - low) or 0.5
+    low, high = low - margin, high + margin
+    _cloud(ax, x, y, extent=(low, high, low, high))
+    ax.plot([low, high], [low, high], color=_GUIDE, lw=1.0, ls="--", zorder=3)
+    ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    error = (y - x) * error_scale
+    name = error_unit or f"m{unit}"
+    _note(
+        ax, f"MAE {np.abs(error).mean():.3g} {name}\nRMSE {np.sqrt((error**2).mean()):.3g} {name}"
+    )
+
+
+def uncertainty_against_error(
+    ax: Axes, sigma: ArrayLike, error: ArrayLike, *, note: str = "", of: str = "atom"
+) -> None:
+    """Log-log cloud of error over σ with the diagonal and the median error of each tenth of σ."""
+    x, y = _finite(sigma, error)
+    positive = (x > 0) & (y > 0)
+    x, y = x[positive], y[positive]
+    ax.set(xscale="log", yscale="log")
+    ax.set_xlabel(f"uncertainty σ of the {of} (eV/Å)")
+    ax.set_ylabel(f"force error of the {of} (eV/Å)")
+    if not _any(ax, x):
+        return
+    # A few errors near zero by chance would stretch the axis over decades without news.
+    x_limits = _log_limits(np.quantile(x, [0.001, 1.0]))
+    y_limits = _log_limits(np.quantile(y, [0.002, 1.0]))
+    _cloud(ax, x, y, extent=(*_log10(x_limits), *_log10(y_limits)), log=True)
+    both = np.array([min(x_limits[0], y_limits[0]), max(x_limits[1], y_limits[1])])
+    ax.plot(both, both, color=_GUIDE, lw=1.0, ls="--", zorder=3, label="error = σ")
+    if len(x) >= 50:
+        tenths = np.array_split(np.argsort(x, kind="stable"), 10)
+        ax.plot(
+            [np.median(x[t]) for t in tenths],
+            [np.median(y[t]) for t in tenths],
+            color=COLORS[1],
+            lw=1.6,
+            marker="o",
+            ms=4,
+            zorder=4,
+            label="median in each tenth of σ",
+        )
+    ax.set(xlim=x_limits, ylim=y_limits)
+    _plain_log_ticks(ax.xaxis)
+    _plain_log_ticks(ax.yaxis)
+    _legend(ax, "lower right")
+    if note:
+        _note(ax, note)
+
+
+def roc_curves(ax: Axes, curves: Mapping[str, tuple[ArrayLike, ArrayLike, float]]) -> None:
+    """ROC curves: label → (false positive rate, true positive rate, area)."""
+    ax.plot([0, 1], [0, 1], color=_GUIDE, lw=1.0, ls="--", label="chance")
+    for color, (label, (false_rate, true_rate, area)) in zip(
+        _cycle(len(curves)), curves.items(), strict=True
+    ):
+        if np.isfinite(area):
+            ax.plot(false_rate, true_rate, color=color, lw=1.8, label=f"{label}: {area:.3f}")
+    ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    ax.set_xlabel("false positive rate")
+    ax.set_ylabel("true positive rate")
+    _legend(ax, "lower right", title="area under curve")
+
+
+def calibration_curves(ax: Axes, curves: Mapping[str, tuple[ArrayLike, ArrayLike, float]]) -> None:
+    """Observed against expected coverage: label → (expected, observed, miscalibration area)."""
+    ax.plot([0, 1], [0, 1], color=_GUIDE, lw=1.0, ls="--")
+    for color, (label, (expected, observed, area)) in zip(
+        _cycle(len(curves)), curves.items(), strict=True
+    ):
+        if np.isfinite(area):
+            ax.plot(expected, observed, color=color, lw=1.8, label=f"{label}: {area:.3f}")
+            ax.fill_between(
+                np.asarray(expected, float),
+                np.asarray(expected, float),
+                np.asarray(observed, float),
+                color=color,
+                alpha=0.15,
+                lw=0,
+            )
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.set_xlabel("expected coverage of force components")
+    ax.set_ylabel("observed coverage")
+    ax.text(0.97, 0.55, "too sure", color=_GUIDE, ha="right", fontsize=9)
+    ax.text(0.03, 0.55, "too cautious", color=_GUIDE, ha="left", fontsize=9)
+    _legend(ax, "upper left", title="miscalibration area")
+
+
+def retention(ax: Axes, fraction: ArrayLike, by_uncertainty: ArrayLike, oracle: ArrayLike) -> None:
+    """Mean error (eV/Å) of the atoms that stay when the most uncertain are set aside."""
+    share, kept, best = (np.asarray(a, float) for a in (fraction, by_uncertainty, oracle))
+    ax.set_xlabel("fraction of atoms kept, most certain first")
+    ax.set_ylabel("force error of those kept (meV/Å)")
+    if not _any(ax, kept[np.isfinite(kept)]):
+        return
+    scale = 1000.0
+    ax.axhline(kept[-1] * scale, color=_GUIDE, lw=1.0, ls="--", label="in random order")
+    ax.fill_between(share, best * scale, kept * scale, color=COLORS[0], alpha=0.12, lw=0)
+    ax.plot(share, kept * scale, color=COLORS[0], lw=1.8, label="by σ")
+    ax.plot(share, best * scale, color=COLORS[2], lw=1.8, label="by the error itself (bound)")
+    ax.set_xlim(0, 1)
+    ax.set_ylim(bottom=0)
+    _legend(ax, "lower right")
+
+
+def training_curves(columns: Mapping[str, ArrayLike], *, x: str = "epoch") -> Figure:
+    """One panel for each kind of column of a training log, over the epochs.
+
+    ``columns`` is the log by column; those whose names hold "loss", "force", "energy",
+    "spearman"/"auc"/"coverage", or "lr"/"learning_rate" are drawn, others ignored. Rows in which
+    a column is NaN or empty are left out for that column alone.
+    """
+    kinds = {
+        "loss": ("loss",),
+        "force error (eV/Å)": ("force",),
+        "energy error (eV/atom)": ("energy",),
+        "quality of σ": ("spearman", "auc", "coverage"),
+        "learning rate": ("learning_rate", "lr"),
+    }
+    groups: dict[str, list[str]] = {}
+    for name in columns:
+        kind = next((k for k, words in kinds.items() if any(w in name for w in words)), None)
+        if name != x and kind is not None:
+            groups.setdefault(kind, []).append(name)
+    groups = {kind: groups[kind] for kind in kinds if kind in groups}
+    panels = max(1, len(groups))
+    columns_of_panels = min(3, panels)
+    figure = new_figure(math.ceil(panels / columns_of_panels), columns_of_panels)
+    for ax in figure.axes[panels:]:
+        ax.remove()
+    epochs = np.asarray(columns[x], float) if x in columns else None
+    for ax, (kind, names) in zip(figure.axes, groups.items(), strict=False):
+        all_positive = True
+        for color, name in zip(_cycle(len(names)), names, strict=True):
+            values = np.asarray(columns[name], float)
+            at, values = _finite(np.arange(len(values)) if epochs is None else epochs, values)
+            all_positive &= bool((values > 0).all())
+            ax.plot(
+                at,
+                values,
+                color=color,
+                lw=1.6,
+                label=name.replace("_", " "),
+                marker="o" if len(at) < 3 else None,
+                ms=3,
+            )
+        ax.set_xlabel(x)
+        ax.set_ylabel(kind)
+        if all_positive and "σ" not in kind:
+            ax.set_yscale("log")
+            _plain_log_ticks(ax.yaxis)
+        _legend(ax, "best")
+    return figure
+
+
+def dynamics(
+    runs: Mapping[str, Mapping[str, ArrayLike]],
+    *,
+    threshold: float | None = None,
+    endings: Mapping[str, str] | None = None,
+) -> Figure:
+    """Energy, temperature and σ of runs (MD and UDD, say) over time, laid over each other.
+
+    Each run holds ``time`` (fs) and any of ``energy`` (eV), ``temperature`` (K) and
+    ``uncertainty`` (eV/Å); ``threshold`` is the σ at which a run is stopped, ``endings`` says in
+    words how each run ended, and is written where it did.
+    """
+    panels = (
+        ("energy", "energy (eV)"),
+        ("temperature", "temperature (K)"),
+        ("uncertainty", "σ (eV/Å)"),
+    )
+    figure = new_figure(3, 1, size=(7.0, 7.2), share_x=True)
+    for ax, (key, label) in zip(figure.axes, panels, strict=True):
+        ax.set_ylabel(label)
+        for color, (name, run) in zip(_cycle(len(runs)), runs.items(), strict=True):
+            if key not in run:
+                continue
+            time, values = _finite(np.asarray(run["time"], float) / 1000.0, run[key])
+            if not len(time):
+                continue
+            ending = (endings or {}).get(name)
+            ax.plot(
+                time,
+                values,
+                color=color,
+                lw=1.1,
+                alpha=0.9,
+                label=f"{name}: {ending}" if ending else name,
+            )
+            ax.plot(time[-1], values[-1], color=color, marker="o", ms=5, mec="white")
+            if ending:
+                ax.axvline(time[-1], color=color, lw=0.8, ls=":")
+    last = figure.axes[-1]
+    if threshold is not None:
+        last.axhline(threshold, color=_INK, lw=1.0, ls="--")
+        last.annotate(
+            f"threshold {threshold:.3g} eV/Å",
+            (0.01, threshold),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            fontsize=9,
+            color=_INK,
+        )
+        low, high = last.get_ylim()
+        last.set_ylim(low, max(high, threshold + 0.15 * (threshold - low)))
+    last.set_xlabel("time (ps)")
+    handles, labels = [], []
+    for ax in figure.axes:  # a run may lack one of the panels
+        for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
+            if text not in labels:
+                handles.append(handle)
+                labels.append(text)
+    if handles:
+        figure.legend(
+            handles,
+            labels,
+            loc="outside upper center",
+            ncols=1 if endings else 4,
+            frameon=False,
+            fontsize=9,
+        )
+    return figure
+
+
+def _style(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(_INK)
+    ax.tick_params(colors=_INK, labelsize=9)
+    ax.xaxis.label.set_color(_INK)
+    ax.yaxis.label.set_color(_INK)
+    ax.grid(color="#E6E6E6", lw=0.6)
+    ax.set_axisbelow(True)
+
+
+def _cloud(
+    ax: Axes,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    extent: tuple[float, float, float, float],
+    log: bool = False,
+) -> None:
+    """Points while they can be told apart, their density in hexagons where they cannot."""
+    if len(x) < _HEXBIN_FROM:
+        ax.scatter(x, y, s=9, alpha=0.45, color=COLORS[0], lw=0, zorder=2)
+        return
+    scale: Literal["log", "linear"] = "log" if log else "linear"
+    image = ax.hexbin(
+        x,
+        y,
+        gridsize=60,
+        bins="log",
+        mincnt=1,
+        cmap="viridis",
+        lw=0.2,
+        xscale=scale,
+        yscale=scale,
+        extent=extent,
+        zorder=2,
+    )
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.75, pad=0.02)
+    bar.set_label("number in hexagon", color=_INK, fontsize=9)
+    bar.ax.tick_params(labelsize=8, colors=_INK)
+    bar.outline.set_visible(False)
+
+
+def _note(ax: Axes, text: str) -> None:
+    ax.text(
+        0.03,
+        0.97,
+        text,
+        transform=ax.transAxes,
+        va="top",
+        ha="left",
+        fontsize=9,
+        color=_INK,
+        zorder=5,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
+    )
+
+
+def _legend(ax: Axes, where: _Corner, title: str | None = None) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        ax.legend(
+            handles,
+            labels,
+            loc=where,
+            title=title,
+            fontsize=8.5,
+            title_fontsize=8.5,
+            framealpha=0.85,
+            edgecolor="none",
+        ).set_zorder(6)
+
+
+def _any(ax: Axes, values: np.ndarray) -> bool:
+    """Whether there is something to draw; says so on the Axes where not."""
+    if values.size:
+        return True
+    ax.text(0.5, 0.5, "no data", transform=ax.transAxes, ha="center", va="center", color=_GUIDE)
+    return False
+
+
+def _finite(*arrays: ArrayLike) -> list[np.ndarray]:
+    flat = [np.asarray(a, float).ravel() for a in arrays]
+    known = np.logical_and.reduce([np.isfinite(a) for a in flat])
+    return [a[known] for a in flat]
+
+
+def _log_limits(ends: np.ndarray) -> tuple[float, float]:
+    return float(ends[0]) / 1.3, float(ends[1]) * 1.3
+
+
+def _plain_log_ticks(axis: Axis) -> None:
+    """Numbers such as 0.02 in place of 2×10⁻², which collide on a short axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _log10(limits: tuple[float, float]) -> tuple[float, float]:
+    return math.log10(limits[0]), math.log10(limits[1])
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLORS[i % len(COLORS)] for i in range(count)]
+
+
+def _readable_by_others(path: Path) -> None:
+    """A temporary file is its owner's alone; a result has the permissions of any new file."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)

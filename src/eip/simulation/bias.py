@@ -1,0 +1,396 @@
+"""Uncertainty-driven dynamics (UDD): a bias that pushes a structure to where the potential errs.
+
+======================  =======  ===============================================================
+A                       eV       depth of the bias: E_bias falls from 0 to −A as σ grows
+B                       eV/Å     width: the push fades once σ passes B √N
+C                       eV/Å     bias force that the limiter lets through best
+D                       eV/Å     height of the limiter; the largest limited force is 0.242 D
+σ                       eV/Å     uncertainty of a structure, mean of its σ_i (SPEC eq. 7)
+======================  =======  ===============================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from ase import Atoms
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eip.errors import InputError, did_you_mean
+from eip.graph import AtomGraph
+from eip.neighbors import build_graph
+from eip.potential import Differentiable, Potential, Prediction
+from eip.units import BOLTZMANN
+
+#: What the limiter measures. "global": one factor for a structure, from its largest ‖F_bias‖:
+#: direction, zero net force and zero torque are kept. "atom": each atom's own norm, net force then
+#: removed. "component": each Cartesian component, as the authors' code does; it breaks rotation
+#: and pushes the whole structure, and is here for comparison.
+Limiter = Literal["global", "atom", "component"]
+
+#: Largest limited force over D: e^{−½}/√(2π), reached at ‖F_bias‖ = C.
+LARGEST_OVER_D = math.exp(-0.5) / math.sqrt(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class UDDParameters:
+    """A [eV], B, C, D [eV/Å] and the limiter; see the table at the top of the module.
+
+    Raises:
+        InputError: if one is not positive and finite, or the limiter is unknown.
+    """
+
+    A: float
+    B: float
+    C: float
+    D: float
+    limiter: Limiter = "global"
+
+    def __post_init__(self) -> None:
+        for name in "ABCD":
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                unit = "eV" if name == "A" else "eV/Å"
+                raise InputError(f"UDD needs {name} > 0 {unit}, got {value}")
+        if self.limiter not in get_args(Limiter):
+            raise InputError(
+                f"unknown limiter '{self.limiter}': "
+                f"{did_you_mean(str(self.limiter), get_args(Limiter))}"
+            )
+
+    @classmethod
+    def from_max_force(
+        cls, A: float, B: float, C: float, max_bias_force: float, limiter: Limiter = "global"
+    ) -> UDDParameters:
+        """With the largest limited force, eV/Å, in place of D."""
+        return cls(A, B, C, max_bias_force / LARGEST_OVER_D, limiter)
+
+    @property
+    def max_bias_force(self) -> float:
+        """Largest limited force, eV/Å: 0.242 D. With "atom", before the net force is removed."""
+        return LARGEST_OVER_D * self.D
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"max_bias_force": self.max_bias_force}
+
+
+def bias_energy(
+    sigma: Float[Tensor, "frames"], n_atoms: Int[Tensor, "frames"], A: float, B: float
+) -> Float[Tensor, "frames"]:
+    """E_bias = A [exp(−σ²/(N B²)) − 1], eV, float64 (eq. 12)."""
+    # Where σ is small exp(…) − 1 would cancel.
+    return A * torch.expm1(-(sigma.double() ** 2) / (n_atoms * B**2))
+
+
+def limit_bias(
+    forces_bias: Float[Tensor, "atoms 3"], graph: AtomGraph, C: float, D: float, limiter: Limiter
+) -> Float[Tensor, "atoms 3"]:
+    """F_lim = F_bias · D/(√(2π) C) · exp(−F²/(2C²)), eV/Å (eq. 14); `Limiter` says what F is."""
+    if limiter == "component":
+        force = forces_bias.abs()
+    else:
+        force = torch.linalg.vector_norm(forces_bias, dim=1, keepdim=True)
+    if limiter == "global":
+        largest = force.new_zeros(graph.n_frames).scatter_reduce(
+            0, graph.frame, force[:, 0], "amax"
+        )
+        force = largest[graph.frame][:, None]
+    gain = D / (math.sqrt(2 * math.pi) * C) * torch.exp(-(force**2) / (2 * C**2))
+    limited = forces_bias * gain
+    if limiter == "atom":
+        limited = limited - graph.mean_by_frame(limited)[graph.frame]
+    return limited
+
+
+class UDDPotential(Potential):
+    """A potential with the bias of UDD beside its predictions.
+
+    ``energy``, ``forces`` and ``stress`` stay the unbiased ones of the wrapped potential; the bias
+    is in ``energy_bias`` (eq. 12) and ``forces_bias`` (eq. 14, limited). The limited force is in
+    general the gradient of no energy, so energy + energy_bias is no conserved quantity.
+
+    Args:
+        potential: has to give ``uncertainty``.
+        A, B, C, D: see `UDDParameters`.
+        max_bias_force: instead of D, the largest limited force, eV/Å.
+
+    Raises:
+        InputError: if a parameter is not positive, or not exactly one of D and max_bias_force is
+            given; at the first prediction, if the potential gives no uncertainty.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        A: float,
+        B: float,
+        C: float,
+        D: float | None = None,
+        limiter: Limiter = "global",
+        *,
+        max_bias_force: float | None = None,
+    ) -> None:
+        super().__init__()
+        if (D is None) == (max_bias_force is None):
+            raise InputError(
+                f"UDD needs either D or max_bias_force, got D={D} and "
+                f"max_bias_force={max_bias_force}"
+            )
+        self.potential = potential
+        self.parameters_udd = (
+            UDDParameters(A, B, C, D, limiter)
+            if D is not None
+            else UDDParameters.from_max_force(A, B, C, max_bias_force or 0.0, limiter)
+        )
+
+    @property
+    def cutoff(self) -> float:
+        return self.potential.cutoff
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return self.potential.elements
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.potential.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.potential.device
+
+    def forward(
+        self,
+        graph: AtomGraph,
+        *,
+        forces: bool = True,
+        stress: bool = False,
+        differentiable: Differentiable = "nothing",
+    ) -> Prediction:
+        udd = self.parameters_udd
+        detached = differentiable == "nothing"
+        with torch.enable_grad():
+            if detached:
+                graph = graph.with_positions(graph.positions.detach().requires_grad_())
+            prediction = self.potential(
+                graph,
+                forces=forces,
+                stress=stress,
+                differentiable="uncertainty" if detached else differentiable,
+            )
+            energy = bias_energy(_sigma(prediction), graph.atoms_per_frame, udd.A, udd.B)
+            prediction = replace(prediction, energy_bias=energy)
+            if forces:
+                unlimited = bias_forces(
+                    energy, graph.positions, retain=not detached,
+                    create=differentiable == "everything",
+                )  # fmt: skip
+                limited = limit_bias(unlimited, graph, udd.C, udd.D, udd.limiter)
+                prediction = replace(prediction, forces_bias=limited)
+        return prediction.detach() if detached else prediction
+
+
+def bias_forces(
+    energy_bias: Float[Tensor, "frames"],
+    positions: Float[Tensor, "atoms 3"],
+    *,
+    retain: bool = False,
+    create: bool = False,
+) -> Float[Tensor, "atoms 3"]:
+    """F_bias = −∂E_bias/∂R before the limiter, eV/Å; zero where σ knows no positions.
+
+    A structure's σ depends on its own atoms alone, so the sum over structures has for gradient
+    the gradient of each.
+    """
+    if not energy_bias.requires_grad:
+        return torch.zeros_like(positions)
+    (gradient,) = torch.autograd.grad(
+        energy_bias.sum(),
+        positions,
+        retain_graph=retain or create,
+        create_graph=create,
+        allow_unused=True,
+    )
+    return torch.zeros_like(positions) if gradient is None else -gradient
+
+
+def _sigma(prediction: Prediction) -> Float[Tensor, "frames"]:
+    if prediction.uncertainty is None:
+        raise InputError(
+            "UDD follows the uncertainty of a potential, and this one gives none; train one with "
+            "an evidential head, or use an ensemble"
+        )
+    return prediction.uncertainty
+
+
+@dataclass(frozen=True)
+class UDDProposal:
+    """Parameters of UDD, with the figures that they were derived from; see `propose_udd`.
+
+    Attributes:
+        parameters: the proposal.
+        temperature: K.
+        n_frames, n_atoms: structures looked at, and the median of their atoms.
+        sigma: median σ, eV/Å.
+        force_rms: root mean square ‖F_i‖ in the structures, eV/Å.
+        force_thermal: the same at thermal equilibrium, eV/Å, from the curvature of the energy.
+        width: σ, in units of today's, at which the push fades.
+        fraction: largest bias force over the larger of the two forces above.
+        median_force, high_force: median and 95 % quantile of the structures' largest ‖F_bias‖
+            before the limiter, eV/Å.
+    """
+
+    parameters: UDDParameters
+    temperature: float
+    n_frames: int
+    n_atoms: float
+    sigma: float
+    force_rms: float
+    force_thermal: float
+    width: float
+    fraction: float
+    median_force: float
+    high_force: float
+
+    def explain(self) -> str:
+        """The reasoning with its figures, a few lines of text."""
+        p = self.parameters
+        typical = self.median_force / p.C
+        felt = typical * math.exp(0.5 * (1 - typical**2))
+        kelvin = p.A / BOLTZMANN
+        return "\n".join(
+            [
+                f"UDD parameters from {self.n_frames} structure(s) of {self.n_atoms:g} atoms at "
+                f"{self.temperature:g} K, where σ = {self.sigma:.4g} eV/Å and the RMS force is "
+                f"{self.force_rms:.3g} eV/Å ({self.force_thermal:.3g} expected at this temperature "
+                f"from the curvature of the energy).",
+                f"B = {p.B:.4g} eV/Å: the exponent σ²/(N B²) is 1 at {self.width:g} times today's σ, "
+                f"so the push fades once σ has grown {self.width:g}-fold.",
+                f"D = {p.D:.4g} eV/Å: no atom feels more bias than 0.242 D = "
+                f"{p.max_bias_force:.3g} eV/Å, {self.fraction:.0%} of the force scale.",
+                f"A = {p.A:.4g} eV ({kelvin:.3g} K): before the limiter the most biased atom of a "
+                f"typical structure then feels {self.median_force:.3g} eV/Å, as much as the limit.",
+                f"C = {p.C:.4g} eV/Å: twice that, or the 95 % quantile {self.high_force:.3g} eV/Å "
+                f"if larger; a typical structure is on the rising side of the limiter, where "
+                f"{felt:.0%} of the limit come through.",
+            ]
+        )
+
+
+def propose_udd(
+    potential: Potential,
+    frames: Atoms | Iterable[Any],
+    temperature: float,
+    *,
+    width: float = 3.0,
+    fraction: float = 0.3,
+    limiter: Limiter = "global",
+) -> UDDProposal:
+    """Proposes A, B, C, D from the model's own σ, its gradient, and the force scale.
+
+    Frames of a short run at the temperature are best; a single relaxed structure knows nothing of
+    thermal σ gradients. Only A/C and A/(N B²) matter for direction and size of the limited force,
+    so A is settled by convention: typical F_bias before the limiter = largest after it.
+
+    Args:
+        frames: ASE structures, or anything with ``to_atoms()``.
+        temperature: K.
+        width: the push fades where σ is this many times today's.
+        fraction: largest bias force, as part of the force scale: the larger of the RMS ‖F_i‖ of
+            the frames and the one expected at the temperature.
+
+    Raises:
+        InputError: if the potential gives no uncertainty, or one that knows no positions.
+    """
+    structures = [frames] if isinstance(frames, Atoms) else list(frames)
+    structures = [s if isinstance(s, Atoms) else s.to_atoms() for s in structures]
+    if not structures:
+        raise InputError("propose_udd needs at least one structure, got none")
+    for name, value in (("temperature", temperature), ("width", width), ("fraction", fraction)):
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"propose_udd needs {name} > 0, got {value}")
+
+    looked = [_look(potential, atoms) for atoms in structures]
+    n_atoms = np.array([len(atoms) for atoms in structures], dtype=np.float64)
+    sigma = np.array([s for s, _, _ in looked])
+    steepest = np.array([g for _, g, _ in looked])
+    force_rms = math.sqrt(np.average([f for _, _, f in looked], weights=n_atoms))
+    if not (steepest.max() > 0 and np.isfinite(steepest).all()):
+        raise InputError(
+            f"UDD cannot follow this σ: its gradient over {len(structures)} structure(s) is "
+            f"{'zero' if np.isfinite(steepest).all() else 'not finite'}"
+        )
+    force_thermal = _thermal_force(potential, structures[0], temperature)
+    force_scale = max(force_rms, force_thermal)
+
+    B = width * math.sqrt(float(np.median(sigma**2 / n_atoms)))
+    exponent = sigma**2 / (n_atoms * B**2)
+    by_unit_A = np.exp(-exponent) * steepest / (n_atoms * B**2)
+    largest = fraction * force_scale
+    A = largest / float(np.median(by_unit_A[by_unit_A > 0]))
+    median_force, high_force = np.quantile(A * by_unit_A, [0.5, 0.95]).tolist()
+    C = max(2 * median_force, high_force)
+    return UDDProposal(
+        parameters=UDDParameters.from_max_force(A, B, C, largest, limiter),
+        temperature=temperature,
+        n_frames=len(structures),
+        n_atoms=float(np.median(n_atoms)),
+        sigma=float(np.median(sigma)),
+        force_rms=force_rms,
+        force_thermal=force_thermal,
+        width=width,
+        fraction=fraction,
+        median_force=median_force,
+        high_force=high_force,
+    )
+
+
+def _look(potential: Potential, atoms: Atoms) -> tuple[float, float, float]:
+    """σ, largest ‖∂σ²/∂R_i‖ and mean ‖F_i‖² of a structure."""
+    graph = build_graph(atoms, potential.cutoff, dtype=potential.dtype, device=potential.device)
+    graph = graph.with_positions(graph.positions.requires_grad_())
+    with torch.enable_grad():
+        prediction = potential(graph, differentiable="uncertainty")
+        sigma = _sigma(prediction)
+        # The force of a bias −σ² is the gradient of σ².
+        gradient = bias_forces(-(sigma.double() ** 2), graph.positions)
+    assert prediction.forces is not None
+    return (
+        float(sigma.detach()[0]),
+        float(torch.linalg.vector_norm(gradient, dim=1).max()),
+        float((prediction.forces.detach() ** 2).sum(1).mean()),
+    )
+
+
+def _thermal_force(
+    potential: Potential, atoms: Atoms, temperature: float, probes: int = 4, step: float = 0.01
+) -> float:
+    """RMS ‖F_i‖ expected at a temperature, eV/Å.
+
+    By equipartition <F·F> = kT <∇²E>; the Laplacian by Hutchinson's estimate, vᵀHv over random
+    signs v, with Hv by central differences of forces. Zero where the curvature is negative.
+    """
+    rng = np.random.default_rng(0)
+    signs = rng.choice([-1.0, 1.0], size=(probes, len(atoms), 3))
+    moved: list[Atoms] = []
+    for v in signs:
+        for sign in (1, -1):
+            moved.append(atoms.copy())
+            moved[-1].positions += sign * step * v
+    forces = np.array([_forces(potential, [one]) for one in moved]).reshape(probes, 2, -1, 3)
+    laplacian = float((signs * (forces[:, 1] - forces[:, 0])).sum((1, 2)).mean() / (2 * step))
+    return math.sqrt(max(BOLTZMANN * temperature * laplacian, 0.0) / len(atoms))
+
+
+def _forces(potential: Potential, structures: Sequence[Atoms]) -> np.ndarray:
+    graph = build_graph(
+        structures, potential.cutoff, dtype=potential.dtype, device=potential.device
+    )
+    prediction = potential(graph)
+    return prediction.forces.detach().cpu().numpy().astype(np.float64)

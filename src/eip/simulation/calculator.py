@@ -1,0 +1,192 @@
+"""The ASE calculator: a potential, with its error bars, wherever ASE takes a calculator."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator as AseCalculator
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from ase.data import chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
+from jaxtyping import Float
+
+from eip.errors import InputError
+from eip.graph import AtomGraph
+from eip.neighbors import VerletList
+from eip.potential import Potential, Prediction
+
+#: Fields of a prediction that are one number for a structure, and those that are arrays by atom.
+_BY_STRUCTURE = ("energy", "energy_uncertainty", "uncertainty", "energy_bias")
+_BY_ATOM = ("forces", "force_uncertainty", "force_covariance", "force_aleatoric", "forces_bias")
+
+
+def as_potential(
+    model: str | Path | Potential,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Potential:
+    """A potential ready to predict, from a model file or from a potential.
+
+    A potential that must change device or dtype is copied: the caller's stays as it is.
+    """
+    if not isinstance(model, Potential):
+        # Not at the top: whoever brings a potential of his own needs no model file's reader.
+        from eip.model_file import load_model
+
+        return load_model(model, device=device, dtype=dtype).eval()
+    elsewhere = device is not None and torch.device(device) != model.device
+    if elsewhere or (dtype is not None and dtype != model.dtype):
+        model = copy.deepcopy(model).to(device=device, dtype=dtype)
+    return model.eval()
+
+
+def check_elements(potential: Potential, numbers: Sequence[int] | np.ndarray) -> None:
+    """Raises `InputError` naming the elements that the potential was not made for."""
+    known = potential.elements
+    strangers = sorted(set(np.asarray(numbers).tolist()) - set(known))
+    if strangers:
+        raise InputError(
+            f"the structure holds {', '.join(chemical_symbols[z] for z in strangers)}, which the "
+            f"potential was not made for; it knows {', '.join(chemical_symbols[z] for z in known)}"
+        )
+
+
+class Calculator(AseCalculator):
+    """Energy, forces and stress with their uncertainties, for ASE.
+
+    ``results`` holds, beside ASE's ``energy``, ``free_energy`` (the same), ``forces`` and ``stress``
+    (Voigt order), whichever the potential has of
+
+    ===================  ===========  =======================================================
+    force_uncertainty    [N]          σ_i, eV/Å, a standard deviation, epistemic
+    force_covariance     [N, 3, 3]    (eV/Å)², epistemic
+    force_aleatoric      [N]          eV/Å, noise in the labels
+    uncertainty          float        mean of σ_i, eV/Å
+    energy_uncertainty   float        eV
+    energy_bias          float        eV, of a biased potential (UDD)
+    forces_bias          [N, 3]       eV/Å, of a biased potential (UDD)
+    ===================  ===========  =======================================================
+
+    ``energy``, ``forces`` and ``stress`` never hold the bias: what ASE writes to a file are labels.
+    An integrator that is to feel the bias takes a `BiasedCalculator`.
+
+    Args:
+        model: path of a model.eip, or a potential (put into evaluation mode).
+        stress: True: always computed for a structure periodic in all directions (NPT asks for it
+            at every step); None: when asked for; False: never.
+        skin: Å beyond the cutoff; the neighbor list is rebuilt when an atom has moved by half.
+        device, dtype: where and in what precision to predict; None: as the model is.
+
+    Raises:
+        InputError: at the first structure with an element that the potential was not made for.
+        PropertyNotImplementedError: for the stress of a structure that is not fully periodic.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
+    implemented_properties += [name for name in _BY_STRUCTURE + _BY_ATOM if name not in ("energy", "forces")]
+
+    def __init__(
+        self,
+        model: str | Path | Potential,
+        *,
+        stress: bool | None = None,
+        skin: float = 0.5,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.potential = as_potential(model, device=device, dtype=dtype)
+        self._stress = stress
+        self._neighbors = VerletList(
+            self.potential.cutoff, skin, dtype=self.potential.dtype, device=self.potential.device
+        )
+        self._listed_at: np.ndarray | None = None
+        self._graph: AtomGraph | None = None
+
+    @property
+    def graph(self) -> AtomGraph:
+        """The graph of the structure last computed; its edges reach to cutoff + skin."""
+        if self._graph is None:
+            raise RuntimeError("the calculator has not computed a structure yet")
+        return self._graph
+
+    @property
+    def listed_at(self) -> Float[np.ndarray, "atoms 3"]:
+        """Positions that the neighbor list in use was built at, Å; what `relist` takes."""
+        if self._listed_at is None:
+            raise RuntimeError("the calculator has not computed a structure yet")
+        return self._listed_at
+
+    def relist(self, atoms: Atoms, positions: Float[np.ndarray, "atoms 3"]) -> None:
+        """Builds the neighbor list as it was for ``atoms`` at earlier positions.
+
+        The order of edges is the order of summation: only with the same list does a continued run
+        equal an uninterrupted one to the last bit.
+        """
+        earlier = Atoms(atoms.numbers, positions, cell=atoms.cell, pbc=atoms.pbc)
+        self._neighbors(earlier)
+        self._listed_at = np.array(positions)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        atoms = self.atoms
+        if "numbers" in system_changes:
+            check_elements(self.potential, atoms.numbers)
+        periodic = bool(atoms.pbc.all())
+        if "stress" in properties and (not periodic or self._stress is False):
+            raise PropertyNotImplementedError(
+                "stress was switched off for this calculator (stress=False)"
+                if periodic
+                else f"stress needs a structure periodic in all three directions, got pbc "
+                f"{atoms.pbc.tolist()}"
+            )
+        rebuilds = self._neighbors.rebuilds
+        self._graph = self._neighbors(atoms)
+        if self._neighbors.rebuilds != rebuilds:
+            self._listed_at = atoms.positions.copy()
+        prediction = self.potential(
+            self._graph, stress=periodic and ("stress" in properties or bool(self._stress))
+        )
+        self.results = _results(prediction)
+
+
+class BiasedCalculator(Calculator):
+    """What drives a biased run: ``get_forces`` is forces + bias, ``results`` stay labels.
+
+    Integrators ask ``get_forces``; writers read ``results``. So an integrator feels the bias, and
+    yet no file can take a biased force for a label. Without a bias it is the plain calculator.
+    """
+
+    def get_forces(self, atoms: Atoms | None = None) -> Float[np.ndarray, "atoms 3"]:
+        forces = super().get_forces(atoms)
+        bias = self.results.get("forces_bias")
+        return forces if bias is None else forces + bias
+
+
+def _results(prediction: Prediction) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    for name in _BY_STRUCTURE:
+        value = getattr(prediction, name)
+        if value is not None:
+            results[name] = float(value[0])
+    for name in _BY_ATOM:
+        value = getattr(prediction, name)
+        if value is not None:
+            results[name] = value.detach().cpu().numpy().astype(np.float64)
+    results["free_energy"] = results["energy"]
+    if prediction.stress is not None:
+        stress = prediction.stress[0].detach().cpu().numpy().astype(np.float64)
+        results["stress"] = full_3x3_to_voigt_6_stress(stress)
+    return results

@@ -1,0 +1,90 @@
+"""The training loss (SPEC eq. 10), made independent of the unit of force."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from eip.data.dataset import Batch
+from eip.errors import InputError
+from eip.potential import Prediction
+from eip.uncertainty.evidence import Evidence
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Weighted terms of one batch; dimensionless, because errors are divided by the force scale."""
+
+    energy: Float[Tensor, ""]
+    evidence: Float[Tensor, ""]
+    stress: Float[Tensor, ""]
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        return self.energy + self.evidence + self.stress
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Weights and hyperparameters of eq. 10.
+
+    Attributes:
+        energy_weight: of |E_true − E|, per atom or per structure, in units of force scale · 1 Å.
+        force_weight: w, of NLL + λ R.
+        stress_weight: of the mean absolute error of the virial per atom, in the same unit.
+        quantile: q, or None for the model without quantiles.
+        regularization: λ.
+        energy_per_atom: whether the energy's error is divided by the number of atoms.
+    """
+
+    energy_weight: float
+    force_weight: float
+    stress_weight: float
+    quantile: float | None
+    regularization: float
+    energy_per_atom: bool = True
+
+    def __call__(self, prediction: Prediction, batch: Batch) -> LossTerms:
+        """The terms of a batch that was predicted with ``differentiable="everything"``.
+
+        Raises:
+            InputError: if the batch lacks a label whose weight is not zero.
+        """
+        evidence, graph = prediction.evidence, batch.graph
+        assert isinstance(evidence, Evidence)
+        assert prediction.forces is not None
+        energy = required(batch.energy, "energy", batch)
+        forces = required(batch.forces, "forces", batch)
+        counts = graph.atoms_per_frame.to(prediction.energy.dtype)
+        energy_error = energy - prediction.energy
+        shares = counts if self.energy_per_atom else counts.new_ones(())
+        energy_term = (energy_error.abs() / shares).mean() / evidence.scale
+        evidence_term = evidence.loss(
+            graph,
+            energy_error,
+            forces - prediction.forces,
+            quantile=self.quantile,
+            regularization=self.regularization,
+        )
+        stress_term = energy_term.new_zeros(())
+        if self.stress_weight and prediction.stress is not None:
+            stress = required(batch.stress, "stress", batch)
+            volume = graph.cell.det().abs()[:, None, None]
+            virial_error = (stress - prediction.stress) * volume / counts[:, None, None]
+            stress_term = virial_error.abs().nanmean() / evidence.scale
+        return LossTerms(
+            self.energy_weight * energy_term,
+            self.force_weight * evidence_term,
+            self.stress_weight * stress_term,
+        )
+
+
+def required(label: Tensor | None, name: str, batch: Batch) -> Tensor:
+    """The label, or an error that names the frames."""
+    if label is None:
+        raise InputError(
+            f"training needs {name}, but frames {', '.join(batch.sources[:5])} have none"
+        )
+    return label

@@ -1,0 +1,383 @@
+"""The only training loop: a Lightning module, its callbacks, and a run folder that can resume."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+    WeightAveraging,
+)
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from eip.data.dataset import Batch, GraphDataset, make_loader
+from eip.errors import InputError
+from eip.potential import Potential
+from eip.training.loss import Loss
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train; the defaults are what did best on molecules and liquid water alike.
+
+    Attributes:
+        epochs: passes over the training frames.
+        batch_size: frames of a step; or give ``max_atoms`` instead, for frames of mixed sizes.
+        max_atoms: atoms of a step.
+        learning_rate: AdamW's, after the warm-up.
+        minimum_learning_rate: where the cosine decay ends.
+        weight_decay: AdamW's.
+        warmup_epochs: epochs over which the rate rises from zero; may be a fraction.
+        ema_decay: of the running average of the weights, which is what is validated and kept.
+        gradient_clip: largest norm of the gradient.
+        patience: epochs without a better validation loss before training stops; 0 never.
+        energy_weight, force_weight, stress_weight, energy_per_atom, quantile, regularization:
+            see `eip.training.loss.Loss`.
+        seed: of the order of the frames. (Initial weights are seeded where they are made.)
+        device: "auto", "cpu" or "cuda".
+        devices: how many.
+        num_workers: processes that build neighbor lists.
+    """
+
+    epochs: int = 200
+    batch_size: int | None = 5
+    max_atoms: int | None = None
+    learning_rate: float = 1e-3
+    minimum_learning_rate: float = 1e-6
+    weight_decay: float = 0.01
+    warmup_epochs: float = 1.0
+    ema_decay: float = 0.999
+    gradient_clip: float = 10.0
+    patience: int = 0
+    energy_weight: float = 1.0
+    force_weight: float = 1.0
+    stress_weight: float = 0.0
+    energy_per_atom: bool = True
+    quantile: float | None = 0.5
+    regularization: float = 0.1
+    seed: int = 0
+    device: str = "auto"
+    devices: int = 1
+    num_workers: int = 0
+
+    @property
+    def loss(self) -> Loss:
+        return Loss(
+            self.energy_weight,
+            self.force_weight,
+            self.stress_weight,
+            self.quantile,
+            self.regularization,
+            self.energy_per_atom,
+        )
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training came to; the potential holds the best averaged weights.
+
+    ``ending`` is "finished", "early" (patience) or "interrupted" (by the user; can be resumed).
+    """
+
+    ending: str
+    epochs: int
+    best_epoch: int
+    best_loss: float
+    seconds: float
+    history: list[dict[str, float]]
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A loss or gradient became NaN or infinite; the message names the step's frames."""
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers from a seed inside, the caller's stream untouched outside."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def train(
+    potential: Potential,
+    training_set: GraphDataset,
+    validation_set: GraphDataset,
+    settings: TrainingSettings,
+    run_dir: str | Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+) -> TrainingResult:
+    """Trains a potential in place and leaves a log of it.
+
+    The run folder gets ``checkpoints/last.ckpt`` and ``best.ckpt`` (weights, optimizer, averages:
+    what an exact resume needs), ``train.csv`` (a line an epoch, eV and Å) and ``tensorboard/``.
+
+    Args:
+        potential: with weights initialized; ends with the best averaged ones.
+        training_set, validation_set: with energies and forces.
+        settings: see there.
+        run_dir: made if need be.
+        resume: go on from ``last.ckpt`` if there is one; a run that was killed and resumed ends as
+            one that was not.
+        progress: shows a progress bar.
+
+    Raises:
+        InputError: if a needed label is missing or settings contradict each other.
+        NonFiniteLoss: if the loss or its gradient is NaN or infinite.
+    """
+    run_dir = Path(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    train_loader, validation_loader = (
+        make_loader(
+            dataset,
+            batch_size=None if settings.max_atoms else settings.batch_size,
+            max_atoms=settings.max_atoms,
+            shuffle=shuffle,
+            seed=settings.seed,
+            num_workers=settings.num_workers,
+        )
+        for dataset, shuffle in ((training_set, True), (validation_set, False))
+    )
+    potential.train().requires_grad_(True)
+    module = TrainingModule(potential, settings, steps_per_epoch=len(train_loader))
+    history = History(run_dir / "train.csv")
+    best = ModelCheckpoint(
+        run_dir / "checkpoints", "best", monitor="val_loss", save_last=True, save_top_k=1,
+        enable_version_counter=False,
+    )
+    callbacks: list[Callback] = [
+        best,
+        history,
+        Averaging(settings.ema_decay),
+        LearningRateMonitor("epoch"),
+    ]
+    if settings.patience:
+        callbacks.append(EarlyStopping("val_loss", patience=settings.patience, check_finite=False))
+    if progress:
+        callbacks.append(RichProgressBar())
+    trainer = quiet(
+        lambda: pl.Trainer(
+            accelerator={"cuda": "gpu"}.get(settings.device, settings.device),
+            devices=settings.devices,
+            max_epochs=settings.epochs,
+            callbacks=callbacks,
+            logger=TensorBoardLogger(run_dir, name="tensorboard", version=""),
+            inference_mode=False,  # forces are a gradient, in validation too
+            num_sanity_val_steps=0,
+            log_every_n_steps=max(1, min(50, len(train_loader))),
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    )
+    last = run_dir / "checkpoints" / "last.ckpt"
+    started = time.monotonic()
+    quiet(
+        lambda: trainer.fit(
+            module,
+            train_loader,
+            validation_loader,
+            ckpt_path=last if resume and last.exists() else None,
+            weights_only=True,
+        )
+    )
+    if best.best_model_path:
+        saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+        module.load_state_dict(saved["state_dict"])
+    potential.eval().requires_grad_(False)
+    losses = [row["val_loss"] for row in history.rows]
+    if trainer.interrupted:
+        ending = "interrupted"
+    else:
+        ending = "finished" if len(losses) >= settings.epochs else "early"
+    best_epoch = min(range(len(losses)), key=losses.__getitem__) if losses else -1
+    return TrainingResult(
+        ending=ending,
+        epochs=len(losses),
+        best_epoch=best_epoch + 1,
+        best_loss=losses[best_epoch] if losses else math.nan,
+        seconds=time.monotonic() - started,
+        history=history.rows,
+    )
+
+
+class TrainingModule(pl.LightningModule):
+    """One step: predict, compare, descend."""
+
+    def __init__(
+        self, potential: Potential, settings: TrainingSettings, steps_per_epoch: int
+    ) -> None:
+        super().__init__()
+        self.potential, self.settings = potential, settings
+        self.loss = settings.loss
+        self.steps_per_epoch = steps_per_epoch
+        self._errors: list[dict[str, Tensor]] = []
+        self._frames: tuple[str, ...] = ()
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        return batch.to(device)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        self._frames = batch.sources
+        loss = self._evaluate(batch)[0]
+        if not torch.isfinite(loss):
+            raise NonFiniteLoss(self._blame(f"the loss is {loss.item()}"))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=batch.graph.n_frames)
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        loss, errors = self._evaluate(batch)
+        self._errors.append({"loss": loss.detach() * batch.graph.n_frames, **errors})
+
+    def on_validation_epoch_end(self) -> None:
+        total = {key: sum(e[key] for e in self._errors) for key in self._errors[0]}
+        self._errors.clear()
+        frames, components = total["frames"], 3 * total["atoms"]
+        self.log_dict(
+            {
+                "val_loss": total["loss"] / frames,
+                "val_force_mae": total["force_absolute"] / components,
+                "val_force_rmse": (total["force_squared"] / components) ** 0.5,
+                "val_energy_mae_per_atom": total["energy_per_atom"] / frames,
+                "val_uncertainty": total["sigma"] / total["atoms"],
+            },
+            sync_dist=True,
+        )
+
+    def _evaluate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and summed errors of a batch."""
+        graph = batch.graph
+        training = self.training
+        prediction = self.potential(
+            graph,
+            stress=bool(self.loss.stress_weight) and batch.stress is not None,
+            differentiable="everything" if training else "uncertainty",
+        )
+        loss = self.loss(prediction, batch).total
+        if training:
+            return loss, {}
+        assert batch.forces is not None and batch.energy is not None
+        force_error = (batch.forces - prediction.forces).detach()
+        energy_error = (batch.energy - prediction.energy).detach()
+        sigma = prediction.force_uncertainty
+        return loss, {
+            "frames": torch.tensor(float(graph.n_frames)),
+            "atoms": torch.tensor(float(graph.n_atoms)),
+            "force_absolute": force_error.abs().sum(),
+            "force_squared": force_error.square().sum(),
+            "energy_per_atom": (energy_error.abs() / graph.atoms_per_frame).sum(),
+            "sigma": torch.tensor(math.nan) if sigma is None else sigma.detach().sum(),
+        }
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        length = torch.nn.utils.clip_grad_norm_(self.parameters(), self.settings.gradient_clip)
+        if not torch.isfinite(length):
+            raise NonFiniteLoss(self._blame(f"the loss is finite but its gradient {length.item()}"))
+
+    def _blame(self, what: str) -> str:
+        return (
+            f"{what} in epoch {self.current_epoch + 1}; the step's frames were "
+            f"{', '.join(self._frames)}. Look at their labels, or lower the learning rate."
+        )
+
+    def configure_optimizers(self) -> Any:
+        s = self.settings
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            warmup_cosine(
+                round(s.warmup_epochs * self.steps_per_epoch),
+                s.epochs * self.steps_per_epoch,
+                s.minimum_learning_rate / s.learning_rate,
+            ),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def warmup_cosine(warmup: int, total: int, floor: float) -> Callable[[int], float]:
+    """Factor on the learning rate at each step: linear rise, then half a cosine down to a floor."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = min(1.0, (step - warmup) / max(1, total - warmup))
+        return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+    return factor
+
+
+class Averaging(WeightAveraging):
+    """Exponential moving average of the weights, with a shorter memory in the first steps."""
+
+    def __init__(self, decay: float) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise InputError(f"ema_decay must lie in [0, 1), got {decay}")
+
+        def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+            n = float(count)
+            weight = min(decay, (1.0 + n) / (10.0 + n))
+            return torch.lerp(current, averaged, weight)
+
+        super().__init__(use_buffers=False, avg_fn=average)
+
+
+class History(Callback):
+    """One line an epoch, in memory and in train.csv; a resume goes on where it was."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        values = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        row = {"epoch": trainer.current_epoch + 1, "learning_rate": rate, **values}
+        self.rows = [r for r in self.rows if r["epoch"] < row["epoch"]] + [row]
+        temporary = self.path.with_suffix(".csv.part")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(temporary, self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+
+def quiet(function: Callable[[], T]) -> T:
+    """Without Lightning's advice on worker counts and paths, which users of eIP cannot follow."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        return function()
+

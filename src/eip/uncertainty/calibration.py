@@ -1,0 +1,350 @@
+"""From a σ that ranks to a σ that measures: a fitted scale and conformal intervals.
+
+What an evidential variance is worth on its own scale is open (ν is weakly identified), so a raw σ
+only ranks atoms. A calibration, fitted on frames that the weights were not trained on, turns it
+into an error bar:
+
+**A calibrated σ_i is the standard deviation of each Cartesian component of atom i's force error,
+eV/Å, in the sense that 68.27 % of the components' errors are no larger than it** (the share that
+lies within one σ of a Gaussian). A raw σ_i = ‖U_i‖_F^½ (SPEC eq. 6) is larger than a component's
+standard deviation by 3^¼ even where U_i is exact and isotropic; that constant goes into the factor.
+
+    symbol      meaning
+    r_ia        |f_true − f_pred| of atom i along direction a / σ_i           (nonconformity score)
+    c_Z         factor of element Z: conformal quantile of its r at 68.27 %
+    σ_i         calibrated: c_Z(i) · raw σ_i
+    U_i         calibrated: √3 c_Z² · raw U_i, so that U_i = σ_i² 1 where it is isotropic
+    k(p)        half-width, in calibrated σ_i, of the interval that holds a component with
+                probability p: conformal quantile of r_ia / c_Z(i) over all elements
+
+The conformal quantile of n scores at level p is the ⌈(n+1)p⌉-th smallest; for exchangeable data
+an interval of that width holds a new value with probability ≥ p, whatever the tails (force errors
+have heavy ones: a Gaussian's 1.96 σ holds fewer than 95 % of them). Two liberties are taken, both
+of order 1/n: components of a frame are treated as exchangeable, and the factors come from the same
+frames as k(p). Neither helps where the data is of another kind than that of the fit.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Literal, Self, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eip.errors import InputError, did_you_mean
+from eip.graph import AtomGraph
+from eip.potential import Differentiable, Potential, Prediction
+from eip.uncertainty.registry import build_potential, describe_potential, register
+
+Method = Literal["scale", "per_element"]
+
+#: The share of a Gaussian within one standard deviation: the level that defines σ.
+ONE_SIGMA = math.erf(1.0 / math.sqrt(2.0))
+
+#: An element with fewer labelled atoms than this in the fit shares the factor of all atoms: the
+#: 68.27 % quantile of 150 components is known to about 7 %, of 30 to about 15 %.
+MIN_ATOMS_PER_ELEMENT = 50
+
+#: Levels at which k(p) is tabulated; between them it is interpolated.
+_LEVELS = (*(round(0.01 * i, 2) for i in range(1, 100)), 0.995, 0.999)
+
+#: Errors of exactly zero (labels made by the potential itself) must not give σ = 0.
+_SMALLEST_FACTOR = 1e-9
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was fitted; plain numbers, so that it travels in a model file as JSON.
+
+    Attributes:
+        method: "scale": one factor; "per_element": one per element with enough atoms.
+        factor: of elements without a factor of their own, dimensionless.
+        element_factors: by atomic number.
+        interval_levels, interval_widths: the table of k(p), both ascending.
+        n_frames, n_atoms: what it was fitted on (labelled atoms).
+        created: date and time, ISO 8601, UTC.
+    """
+
+    method: Method
+    factor: float
+    element_factors: Mapping[int, float]
+    interval_levels: tuple[float, ...]
+    interval_widths: tuple[float, ...]
+    n_frames: int
+    n_atoms: int
+    created: str
+
+    def factor_of(self, number: int) -> float:
+        """c_Z."""
+        return self.element_factors.get(number, self.factor)
+
+    def factors(self, numbers: Int[np.ndarray, "atoms"]) -> Float[np.ndarray, "atoms"]:
+        """c_Z of each atom."""
+        table = {int(z): self.factor_of(int(z)) for z in np.unique(numbers)}
+        return np.array([table[int(z)] for z in numbers], dtype=np.float64)
+
+    def interval(self, level: float) -> float:
+        """k(p): a force component lies within ±k σ_i of its prediction with probability p.
+
+        Raises:
+            InputError: if the level is not in (0, 1), or higher than the data of the fit can state.
+        """
+        if not 0.0 < level < 1.0:
+            raise InputError(f"level must lie between 0 and 1, got {level}")
+        levels, widths = self.interval_levels, self.interval_widths
+        if not levels or level > levels[-1]:
+            highest = f"{levels[-1]:.3g}" if levels else "none"
+            raise InputError(
+                f"an interval of coverage {level:.4g} cannot be stated by a calibration fitted on "
+                f"{self.n_atoms} atoms; its highest level is {highest}"
+            )
+        upper = bisect_left(levels, level)
+        if upper == 0 or levels[upper] == level:
+            # Below the first level the width falls linearly to 0 at level 0.
+            return widths[upper] * (level / levels[upper] if levels[upper] != level else 1.0)
+        weight = (level - levels[upper - 1]) / (levels[upper] - levels[upper - 1])
+        return (1.0 - weight) * widths[upper - 1] + weight * widths[upper]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; `from_dict` gives the same calibration back."""
+        out = asdict(self)
+        out["element_factors"] = {str(z): c for z, c in self.element_factors.items()}
+        out["interval_levels"] = list(self.interval_levels)
+        out["interval_widths"] = list(self.interval_widths)
+        return out
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Reads what `to_dict` wrote.
+
+        Raises:
+            InputError: if a key is missing or unknown, or a value is of the wrong kind.
+        """
+        expected = set(cls.__dataclass_fields__)
+        for key in values:
+            if key not in expected:
+                raise InputError(
+                    f"unknown key '{key}' in a calibration: {did_you_mean(key, sorted(expected))}"
+                )
+        if missing := sorted(expected - set(values)):
+            raise InputError(f"a calibration lacks {', '.join(missing)}")
+        try:
+            read = cls(
+                method=_check_method(values["method"]),
+                factor=float(values["factor"]),
+                element_factors={int(z): float(c) for z, c in values["element_factors"].items()},
+                interval_levels=tuple(float(p) for p in values["interval_levels"]),
+                interval_widths=tuple(float(k) for k in values["interval_widths"]),
+                n_frames=int(values["n_frames"]),
+                n_atoms=int(values["n_atoms"]),
+                created=str(values["created"]),
+            )
+        except (TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"a calibration holds a value of the wrong kind: {error}") from error
+        if len(read.interval_levels) != len(read.interval_widths):
+            raise InputError(
+                f"a calibration needs as many interval_widths as interval_levels, got "
+                f"{len(read.interval_widths)} and {len(read.interval_levels)}"
+            )
+        return read
+
+
+def fit_calibration(
+    force_errors: Float[np.ndarray, "atoms 3"],
+    force_uncertainty: Float[np.ndarray, "atoms"] | None,
+    numbers: Int[np.ndarray, "atoms"],
+    *,
+    frames: Int[np.ndarray, "atoms"] | None = None,
+    method: Method = "per_element",
+    created: str | None = None,
+) -> Calibration:
+    """Fits σ to errors on frames that the potential was not trained on.
+
+    Multiplying ``force_uncertainty`` by any constant leaves the calibrated σ unchanged.
+
+    Args:
+        force_errors: f_true − f_pred, eV/Å; an atom with a NaN has no label and is left out.
+        force_uncertainty: the potential's raw σ_i, eV/Å.
+        numbers: atomic numbers.
+        frames: the frame of each atom, for the record.
+        method: see `Calibration`.
+        created: date and time; now where None.
+
+    Raises:
+        InputError: if there is no σ, no labelled atom, σ is negative, not finite or mostly zero.
+    """
+    _check_method(method)
+    if force_uncertainty is None:
+        raise InputError(
+            "a calibration needs an uncertainty for each atom's force, but this potential has none "
+            "(heads 'none' and 'global' do not give one)"
+        )
+    errors = np.abs(np.asarray(force_errors, dtype=np.float64))
+    sigma = np.asarray(force_uncertainty, dtype=np.float64)
+    numbers = np.asarray(numbers)
+    if errors.shape != (len(sigma), 3) or numbers.shape != sigma.shape:
+        raise InputError(
+            f"a calibration needs force_errors [atoms, 3] and force_uncertainty and numbers "
+            f"[atoms], got {errors.shape}, {sigma.shape} and {numbers.shape}"
+        )
+    if (bad := np.flatnonzero(~np.isfinite(sigma) | (sigma < 0))).size:
+        raise InputError(
+            f"force_uncertainty must be finite and not negative, got {sigma[bad[0]]} for atom "
+            f"{bad[0]} ({bad.size} such atoms)"
+        )
+    labelled = np.isfinite(errors).all(axis=1)
+    if not labelled.any():
+        raise InputError("a calibration needs frames with force labels, got none")
+    errors, sigma, numbers = errors[labelled], sigma[labelled], numbers[labelled]
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = errors / sigma[:, None]
+    scores[np.isnan(scores)] = 0.0  # 0/0: an error of nothing was foretold exactly
+    factor = _conformal_quantile(scores, ONE_SIGMA)
+    if not math.isfinite(factor):
+        raise InputError(
+            f"force_uncertainty is zero for {np.mean(sigma == 0):.0%} of the {len(sigma)} atoms of "
+            f"the fit: no factor makes an error bar of it"
+        )
+    element_factors: dict[int, float] = {}
+    if method == "per_element":
+        for number in np.unique(numbers):
+            of_element = scores[numbers == number]
+            own = _conformal_quantile(of_element, ONE_SIGMA)
+            if len(of_element) >= MIN_ATOMS_PER_ELEMENT and math.isfinite(own):
+                element_factors[int(number)] = max(own, _SMALLEST_FACTOR)
+
+    calibration = Calibration(
+        method=method,
+        factor=max(factor, _SMALLEST_FACTOR),
+        element_factors=element_factors,
+        interval_levels=(),
+        interval_widths=(),
+        n_frames=1 if frames is None else len(np.unique(np.asarray(frames)[labelled])),
+        n_atoms=len(sigma),
+        created=created or datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    normalized = np.sort((scores / calibration.factors(numbers)[:, None]).ravel())
+    table = [(p, _conformal_quantile(normalized, p, is_sorted=True)) for p in _LEVELS]
+    table = [(p, k) for p, k in table if math.isfinite(k)]
+    return replace(
+        calibration,
+        interval_levels=tuple(p for p, _ in table),
+        interval_widths=tuple(k for _, k in table),
+    )
+
+
+def _conformal_quantile(scores: np.ndarray, level: float, *, is_sorted: bool = False) -> float:
+    """The ⌈(n+1)p⌉-th smallest score; infinite where n is too small to state that coverage."""
+    flat = scores.ravel()
+    # The rounding keeps (n+1)p that is whole in exact arithmetic from being pushed one rank up.
+    rank = math.ceil(round((flat.size + 1) * level, 9))
+    if rank > flat.size:
+        return math.inf
+    return float(flat[rank - 1] if is_sorted else np.partition(flat, rank - 1)[rank - 1])
+
+
+def _check_method(method: object) -> Method:
+    if method not in get_args(Method):
+        raise InputError(
+            f"unknown calibration method '{method}': {did_you_mean(str(method), get_args(Method))}"
+        )
+    return method  # type: ignore[return-value]
+
+
+@register
+class CalibratedPotential(Potential):
+    """A potential whose σ is an error bar; energy and forces are those of the potential inside.
+
+    ``force_uncertainty`` and ``force_covariance`` are calibrated, ``uncertainty`` is the mean of
+    the calibrated σ_i. ``force_aleatoric``, ``energy_uncertainty`` and the evidence pass
+    unchanged: the fit compares σ with errors, and what is amiss in σ is mostly ν, which the
+    aleatoric part does not contain; of that part the fit says nothing.
+
+    A factor depends on the element alone, so σ stays as smooth, differentiable and invariant
+    under rotation as it was.
+    """
+
+    kind: ClassVar[str] = "calibrated"
+
+    def __init__(self, potential: Potential, calibration: Calibration) -> None:
+        super().__init__()
+        self.potential = potential
+        self.calibration = calibration
+        factors = [calibration.factor_of(number) for number in range(119)]
+        # Not persistent: the calibration in the settings is the one truth.
+        self._factors: Tensor
+        self.register_buffer(
+            "_factors", torch.tensor(factors, dtype=torch.float64), persistent=False
+        )
+
+    @property
+    def cutoff(self) -> float:
+        return self.potential.cutoff
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return self.potential.elements
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.potential.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.potential.device
+
+    def forward(
+        self,
+        graph: AtomGraph,
+        *,
+        forces: bool = True,
+        stress: bool = False,
+        differentiable: Differentiable = "nothing",
+    ) -> Prediction:
+        prediction: Prediction = self.potential(
+            graph, forces=forces, stress=stress, differentiable=differentiable
+        )
+        if prediction.force_uncertainty is None:
+            return prediction
+        factor = self._factors.to(prediction.force_uncertainty)[graph.numbers]
+        sigma = prediction.force_uncertainty * factor
+        covariance = prediction.force_covariance
+        if covariance is not None:
+            covariance = covariance * (math.sqrt(3.0) * factor**2)[:, None, None]
+        return replace(
+            prediction,
+            force_uncertainty=sigma,
+            force_covariance=covariance,
+            uncertainty=graph.mean_by_frame(sigma),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """JSON-able: the potential inside and the calibration."""
+        return {
+            "potential": describe_potential(self.potential),
+            "calibration": self.calibration.to_dict(),
+        }
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        """Built again, with fresh weights inside.
+
+        Raises:
+            InputError: if the settings are not those of a calibrated potential.
+        """
+        try:
+            inside, calibration = settings["potential"], settings["calibration"]
+            kind, inner_settings = inside["kind"], inside["settings"]
+        except (KeyError, TypeError) as error:
+            raise InputError(f"the settings of a calibrated potential lack {error}") from error
+        return cls(build_potential(kind, inner_settings), Calibration.from_dict(calibration))

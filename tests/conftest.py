@@ -1,0 +1,40 @@
+"""Shapes and types of every signature of eip are checked while the tests run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Before any test module imports eip; the hook stays for the whole session.
+install_import_hook("eip", "beartype.beartype")
+
+import torch  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors: threads would cost more than they bring, and sums would change with them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Published ab-initio data beside the repository; tests that need it skip without."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the published data sets in ../shared/data, which are not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_data() -> Path:
+    """The project's own labelled frames."""
+    return ROOT / "examples" / "data"

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eip.config import (
+    Config,
+    TrainingConfig,
+    _all_keys,
+    build_labels,
+    build_training,
+    config_yaml,
+    default_config_yaml,
+    load_config,
+    parse_config,
+)
+from eip.errors import InputError
+from eip.training.trainer import TrainingSettings
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+MINIMAL = "data:\n  train: a.xyz\n"
+
+
+def message(folder: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(InputError) as caught:
+        load_config(write(folder, text), overrides)
+    return str(caught.value)
+
+
+def test_written_defaults_read_back_as_the_defaults(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, default_config_yaml()))
+    expected = parse_config({"data": {"train": ["train.xyz"]}}, base=tmp_path)
+    assert config == expected.model_copy(update={"run_dir": config.run_dir})
+    assert config.data.train == [tmp_path / "train.xyz"]
+
+
+def test_written_defaults_hold_every_key_with_its_meaning() -> None:
+    text = default_config_yaml()
+    values = yaml.safe_load(text)
+
+    def keys(tree: dict, prefix: str = "") -> list[str]:
+        out = []
+        for key, value in tree.items():
+            out.append(prefix + key)
+            if isinstance(value, dict):
+                out += keys(value, f"{prefix}{key}.")
+        return out
+
+    assert keys(values) == list(_all_keys())
+    for key in TrainingConfig.model_fields:
+        assert re.search(rf"# .+\n  {key}:", text), f"{key} has no comment"
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_given_files_are_written_into_the_config(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, default_config_yaml(["b.xyz", "c: d.npz"])))
+    assert config.data.train == [tmp_path / "b.xyz", tmp_path / "c: d.npz"]
+
+
+def test_a_kept_config_reads_back(tmp_path: Path) -> None:
+    config = load_config(
+        write(tmp_path, MINIMAL + "  validation: v.xyz\n  element_energies: {H: -13.6}\n")
+    )
+    kept = tmp_path / "elsewhere" / "config.yaml"
+    kept.parent.mkdir()
+    kept.write_text(config_yaml(config))
+    assert load_config(kept) == config.model_copy(
+        update={"run_dir": (tmp_path / "runs/eip").resolve()}
+    )
+
+
+def test_training_settings_are_all_configurable(tmp_path: Path) -> None:
+    assert set(TrainingConfig.model_fields) == {f.name for f in fields(TrainingSettings)}
+    config = load_config(write(tmp_path, MINIMAL), ["training.epochs=7", "training.quantile="])
+    settings = build_training(config.training)
+    assert settings.epochs == 7
+    assert settings.quantile is None
+
+
+def test_labels_and_units(tmp_path: Path) -> None:
+    config = load_config(
+        write(tmp_path, MINIMAL + "  labels: {energy: E, energy_unit: kcal/mol}\n")
+    )
+    labels = build_labels(config.data)
+    assert (labels.energy, labels.energy_unit, labels.length_unit) == ("E", "kcal/mol", "Ang")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("0.2", 0.2), ("50", 50), ("50.0", 50), ("[v.xyz]", "v.xyz")]
+)
+def test_validation_is_fraction_count_or_files(
+    tmp_path: Path, value: str, expected: float | str
+) -> None:
+    config = load_config(write(tmp_path, MINIMAL), [f"data.validation={value}"])
+    if isinstance(expected, str):
+        expected = [tmp_path / expected]  # type: ignore[assignment]
+    assert config.data.validation == expected
+
+
+@pytest.mark.parametrize("value", ["-1", "0", "1.5", "true", ".nan"])
+def test_validation_refuses_what_is_neither(tmp_path: Path, value: str) -> None:
+    assert "fraction" in message(tmp_path, MINIMAL, f"data.validation={value}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("training: {epoch: 3}", r"line 3: unknown key 'training.epoch': did you mean 'epochs'\?"),
+        ("epochs: 3", r"line 3: unknown key 'epochs': .* did you mean 'training.epochs'\?"),
+        ("trainning: {}", r"line 3: unknown key 'trainning': did you mean 'training'\?"),
+        ("model:\n  head: tensr", r"line 4: 'model.head': did you mean 'tensor'\? \(got \"tensr\"\)"),
+        ("model:\n  cutoff: -5", r"line 4: 'model.cutoff' should be greater than 0, got -5"),
+        ("model:\n  cutoff: far", r"line 4: 'model.cutoff' should be a valid number.*got \"far\""),
+        ("model: 3", r"line 3: 'model' should be a section with keys of its own, got 3"),
+        ("  element_energies: {Hh: 1}", r"line 3: 'data.element_energies' 'Hh' is no chemical"),
+        ("  element_energies: {No: 1}", r"put No, nobelium, in quotes"),
+        ("  labels: {energy_unit: kcal}", r"'data.labels.energy_unit' unknown unit"),
+        ("  train: b.xyz", r"line 3: 'data.train' is given twice, first in line 2"),
+        ("  train:\n - [", r"line \d: not valid YAML"),
+    ],
+)
+def test_errors_name_line_key_and_the_right_one(tmp_path: Path, text: str, expected: str) -> None:
+    assert re.search(expected, message(tmp_path, MINIMAL + text))
+
+
+def test_every_error_is_said_at_once(tmp_path: Path) -> None:
+    said = message(tmp_path, "data: {}\ntraining: {epoch: 3, seed: a}\n")
+    assert len(said.splitlines()) == 3
+    assert "'data.train' is missing; it is: file or files to train on" in said
+
+
+def test_missing_section_empty_file_and_missing_file(tmp_path: Path) -> None:
+    assert "'data' is missing; it is the section of train, " in message(tmp_path, "run_dir: x")
+    assert "found nothing" in message(tmp_path, "# only a comment")
+    assert "found list" in message(tmp_path, "- a")
+    with pytest.raises(InputError, match=r"no such file. 'eip init"):
+        load_config(tmp_path / "no.yaml")
+
+
+def test_overrides_are_checked_too(tmp_path: Path) -> None:
+    assert "did you mean 'epochs'?" in message(tmp_path, MINIMAL, "training.epoch=3")
+    assert "expects section.key=value" in message(tmp_path, MINIMAL, "training.epochs")
+
+
+@given(st.sampled_from(list(_all_keys())), st.integers(0, 30), st.sampled_from("qxz"))
+def test_a_key_with_one_letter_wrong_is_recognized(key: str, position: int, letter: str) -> None:
+    *sections, last = key.split(".")
+    at = position % len(last)
+    misspelt = last[:at] + letter + last[at + 1 :]
+    if misspelt == last or len(last) < 4:
+        return
+    values: dict = {"data": {"train": "a.xyz"}}
+    target = values
+    for section in sections:
+        target = target.setdefault(section, {})
+    target[misspelt] = 1
+    with pytest.raises(InputError, match=f"did you mean '{last}'"):
+        parse_config(values)
+
+
+def test_config_is_frozen() -> None:
+    config = parse_config({"data": {"train": "a.xyz"}})
+    with pytest.raises(ValueError, match="frozen"):
+        config.run_dir = Path("b")  # type: ignore[misc]
+    assert isinstance(config, Config)
