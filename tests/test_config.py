@@ -41,8 +41,8 @@ def message(folder: Path, text: str, *overrides: str) -> str:
 
 def test_written_defaults_read_back_as_the_defaults(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, default_config_yaml()))
-    expected = parse_config({"data": {"train": ["train.xyz"]}}, base=tmp_path)
-    assert config == expected.model_copy(update={"run_dir": config.run_dir})
+    assert config == parse_config({"data": {"train": ["train.xyz"]}}, base=tmp_path)
+    assert config.run_dir == tmp_path / "runs" / "eip"
     assert config.data.train == [tmp_path / "train.xyz"]
 
 
@@ -94,7 +94,7 @@ def test_labels_and_units(tmp_path: Path) -> None:
         write(tmp_path, MINIMAL + "  labels: {energy: E, energy_unit: kcal/mol}\n")
     )
     labels = build_labels(config.data)
-    assert (labels.energy, labels.energy_unit, labels.length_unit) == ("E", "kcal/mol", "Ang")
+    assert (labels.energy, labels.energy_unit, labels.length_unit) == ("E", "kcal/mol", None)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_validation_refuses_what_is_neither(tmp_path: Path, value: str) -> None:
         ("training: {epoch: 3}", r"line 3: unknown key 'training.epoch': did you mean 'epochs'\?"),
         ("epochs: 3", r"line 3: unknown key 'epochs': .* did you mean 'training.epochs'\?"),
         ("trainning: {}", r"line 3: unknown key 'trainning': did you mean 'training'\?"),
-        ("model:\n  head: tensr", r"line 4: 'model.head': did you mean 'tensor'\? \(got \"tensr\"\)"),
+        ("model:\n  head: tensr", r"line 4: 'model.head': did you mean 'tensor'\?"),
         ("model:\n  cutoff: -5", r"line 4: 'model.cutoff' should be greater than 0, got -5"),
         ("model:\n  cutoff: far", r"line 4: 'model.cutoff' should be a valid number.*got \"far\""),
         ("model: 3", r"line 3: 'model' should be a section with keys of its own, got 3"),

@@ -58,7 +58,7 @@ def _validation(value: Any) -> Any:
 
 def _known_unit(table: Mapping[str, float]) -> BeforeValidator:
     def check(value: Any) -> Any:
-        if value not in table:
+        if value is not None and value not in table:
             raise ValueError(f"unknown unit: {did_you_mean(str(value), table)}")
         return value
 
@@ -99,16 +99,16 @@ class Section(BaseModel):
 
 
 class LabelsConfig(Section):
-    """Under which keys the labels are, and in which units. Empty: the usual names are looked for."""
+    """Keys of the labels, and their units. An empty key: the usual names are looked for."""
 
     energy: str | None = Field(None, description="total energy, for example REF_energy")
     forces: str | None = Field(None, description="forces")
     stress: str | None = Field(None, description="stress")
-    energy_unit: EnergyUnit = Field(
-        "eV", description=f"of energies and forces: {', '.join(ENERGY_IN_EV)}"
+    energy_unit: EnergyUnit | None = Field(
+        None, description=f"{', '.join(ENERGY_IN_EV)}; empty: as the file declares, else eV"
     )
-    length_unit: LengthUnit = Field(
-        "Ang", description=f"of positions, cells and forces: {', '.join(LENGTH_IN_ANGSTROM)}"
+    length_unit: LengthUnit | None = Field(
+        None, description=f"{', '.join(LENGTH_IN_ANGSTROM)}; empty: as the file declares, else Ang"
     )
 
 
@@ -178,7 +178,9 @@ class TrainingConfig(Section):
     quantile: float | None = Field(
         0.5, gt=0, lt=1, description="q of the loss; any but 0.5 breaks rotation; empty: without"
     )
-    regularization: float = Field(0.1, ge=0, description="λ: how much errors count against evidence")
+    regularization: float = Field(
+        0.1, ge=0, description="λ: how much errors weigh against evidence"
+    )
     seed: int = Field(0, description="of initial weights and the order of frames")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
     devices: int = Field(1, ge=1, description="how many of them")
@@ -188,7 +190,9 @@ class TrainingConfig(Section):
 class Config(Section):
     """All of a training run."""
 
-    run_dir: ConfigPath = Field(Path("runs/eip"), description="folder for everything that comes out")
+    run_dir: ConfigPath = Field(
+        Path("runs/eip"), validate_default=True, description="folder for everything that comes out"
+    )
     data: DataConfig
     model: ModelConfig = Field(default_factory=ModelConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
@@ -278,7 +282,9 @@ def _override(values: dict[str, Any], override: str) -> tuple[str, ...]:
     return parts
 
 
-def _lines(node: yaml.Node | None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+def _lines(
+    node: yaml.Node | None, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], int]]:
     """The line of each key."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:

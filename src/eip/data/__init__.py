@@ -1,0 +1,46 @@
+"""Reference data: files → frames in eV and Å → a store on disk → batches of graphs."""
+
+from eip.data.dataset import (
+    Batch,
+    FrameBatchSampler,
+    GraphDataset,
+    check_elements,
+    collate,
+    make_loader,
+    split_indices,
+    subset,
+)
+from eip.data.frame import Frame, LabelWarning
+from eip.data.labels import Labels
+from eip.data.readers import read_frames
+from eip.data.statistics import (
+    DataSummary,
+    fit_element_energies,
+    force_rms,
+    isolated_atom_energies,
+    summarize,
+)
+from eip.data.store import FrameStore, open_frames, write_store
+
+__all__ = [
+    "Batch",
+    "DataSummary",
+    "Frame",
+    "FrameBatchSampler",
+    "FrameStore",
+    "GraphDataset",
+    "LabelWarning",
+    "Labels",
+    "check_elements",
+    "collate",
+    "fit_element_energies",
+    "force_rms",
+    "isolated_atom_energies",
+    "make_loader",
+    "open_frames",
+    "read_frames",
+    "split_indices",
+    "subset",
+    "summarize",
+    "write_store",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,7 @@ from eip.potential import Potential
 from eip.uncertainty.calibration import CalibratedPotential, Calibration, Method, fit_calibration
 
 
+@runtime_checkable
 class LabelledBatch(Protocol):
     """What `evaluate` reads of a batch; `eip.data.dataset.Batch` is one."""
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from ase import Atoms
@@ -30,9 +30,6 @@ from eip.evaluation.metrics import (
     retention_curve,
 )
 from eip.evaluation.predictions import Evaluation
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: What the per-atom columns and per-frame keys of predictions.xyz hold.
 PREDICTION_KEYS: dict[str, str] = {
@@ -187,7 +184,7 @@ _CAPTIONS: dict[str, str] = {
 
 def _figures(
     evaluation: Evaluation, metrics: Mapping[str, float], ood: Evaluation | None, percentile: float
-) -> Iterator[Figure]:
+) -> Iterator[plots.Figure]:
     """The figures of `_CAPTIONS`, in that order."""
     error = evaluation.force_error
     sigma, atom_error = evaluation.force_uncertainty, evaluation.atom_error

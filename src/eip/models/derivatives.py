@@ -43,4 +43,7 @@ def forces_and_stress(
     if strain is None:
         return -gradients[0], None
     volume = torch.linalg.det(cell).abs()[:, None, None]
-    return -gradients[0], gradients[1] / torch.where(volume > 0, volume, torch.nan)
+    periodic = volume > 0
+    # NaN is put in last, not divided by: a loss that leaves such frames out gets finite gradients.
+    stress = gradients[1] / torch.where(periodic, volume, 1.0)
+    return -gradients[0], torch.where(periodic, stress, torch.nan)

@@ -64,7 +64,7 @@ class EnergyModel(nn.Module):
         self.readout = nn.Sequential(
             nn.Linear(width, width // 2), nn.SiLU(), nn.Linear(width // 2, 1)
         )
-        self.zbl = ZBL() if zbl else None
+        self.zbl = ZBL(backbone.cutoff) if zbl else None
 
     @property
     def element_energies(self) -> dict[int, float]:

@@ -21,12 +21,12 @@ class ZBL(nn.Module):
 
     Where no training frame ever was, a network may find two nuclei attractive; uncertainty-driven
     dynamics goes and looks. The repulsion ends smoothly at ``reach`` times the sum of covalent
-    radii, so that what the data do show is left to the network.
+    radii, so that what the data do show is left to the network; at the cutoff at the latest.
     """
 
-    def __init__(self, reach: float = 0.75) -> None:
+    def __init__(self, cutoff: float, reach: float = 0.75) -> None:
         super().__init__()
-        self.reach = reach
+        self.cutoff, self.reach = cutoff, reach
         radii = torch.tensor(covalent_radii, dtype=torch.float64)
         self.register_buffer("radii", radii, persistent=False)
 
@@ -37,6 +37,7 @@ class ZBL(nn.Module):
         z_i, z_j = graph.numbers[graph.centers], graph.numbers[graph.neighbors]
         distance = edge_vectors.square().sum(dim=1).sqrt()
         reach = self.reach * (self.radii[z_i] + self.radii[z_j]).to(distance.dtype)
+        reach = reach.clamp(max=self.cutoff)
         charges = z_i.to(distance.dtype), z_j.to(distance.dtype)
         reduced = distance * (charges[0] ** 0.23 + charges[1] ** 0.23) / _SCREENING
         screening = sum(

@@ -12,7 +12,7 @@ D                       eV/Å     height of the limiter; the largest limited for
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -188,9 +188,11 @@ class UDDPotential(Potential):
             prediction = replace(prediction, energy_bias=energy)
             if forces:
                 unlimited = bias_forces(
-                    energy, graph.positions, retain=not detached,
+                    energy,
+                    graph.positions,
+                    retain=not detached,
                     create=differentiable == "everything",
-                )  # fmt: skip
+                )
                 limited = limit_bias(unlimited, graph, udd.C, udd.D, udd.limiter)
                 prediction = replace(prediction, forces_bias=limited)
         return prediction.detach() if detached else prediction
@@ -270,8 +272,8 @@ class UDDProposal:
                 f"{self.temperature:g} K, where σ = {self.sigma:.4g} eV/Å and the RMS force is "
                 f"{self.force_rms:.3g} eV/Å ({self.force_thermal:.3g} expected at this temperature "
                 f"from the curvature of the energy).",
-                f"B = {p.B:.4g} eV/Å: the exponent σ²/(N B²) is 1 at {self.width:g} times today's σ, "
-                f"so the push fades once σ has grown {self.width:g}-fold.",
+                f"B = {p.B:.4g} eV/Å: the exponent σ²/(N B²) is 1 at {self.width:g} times today's "
+                f"σ, so the push fades once σ has grown {self.width:g}-fold.",
                 f"D = {p.D:.4g} eV/Å: no atom feels more bias than 0.242 D = "
                 f"{p.max_bias_force:.3g} eV/Å, {self.fraction:.0%} of the force scale.",
                 f"A = {p.A:.4g} eV ({kelvin:.3g} K): before the limiter the most biased atom of a "
@@ -383,14 +385,12 @@ def _thermal_force(
         for sign in (1, -1):
             moved.append(atoms.copy())
             moved[-1].positions += sign * step * v
-    forces = np.array([_forces(potential, [one]) for one in moved]).reshape(probes, 2, -1, 3)
+    forces = np.array([_forces(potential, one) for one in moved]).reshape(probes, 2, -1, 3)
     laplacian = float((signs * (forces[:, 1] - forces[:, 0])).sum((1, 2)).mean() / (2 * step))
     return math.sqrt(max(BOLTZMANN * temperature * laplacian, 0.0) / len(atoms))
 
 
-def _forces(potential: Potential, structures: Sequence[Atoms]) -> np.ndarray:
-    graph = build_graph(
-        structures, potential.cutoff, dtype=potential.dtype, device=potential.device
-    )
-    prediction = potential(graph)
-    return prediction.forces.detach().cpu().numpy().astype(np.float64)
+def _forces(potential: Potential, atoms: Atoms) -> Float[np.ndarray, "atoms 3"]:
+    graph = build_graph(atoms, potential.cutoff, dtype=potential.dtype, device=potential.device)
+    forces = potential(graph).forces
+    return forces.detach().cpu().numpy().astype(np.float64)

@@ -61,8 +61,8 @@ def check_elements(potential: Potential, numbers: Sequence[int] | np.ndarray) ->
 class Calculator(AseCalculator):
     """Energy, forces and stress with their uncertainties, for ASE.
 
-    ``results`` holds, beside ASE's ``energy``, ``free_energy`` (the same), ``forces`` and ``stress``
-    (Voigt order), whichever the potential has of
+    ``results`` holds, beside ASE's ``energy``, ``free_energy`` (the same), ``forces`` and
+    ``stress`` (Voigt order), whichever the potential has of
 
     ===================  ===========  =======================================================
     force_uncertainty    [N]          σ_i, eV/Å, a standard deviation, epistemic
@@ -89,8 +89,7 @@ class Calculator(AseCalculator):
         PropertyNotImplementedError: for the stress of a structure that is not fully periodic.
     """
 
-    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
-    implemented_properties += [name for name in _BY_STRUCTURE + _BY_ATOM if name not in ("energy", "forces")]
+    implemented_properties = [*_BY_STRUCTURE, *_BY_ATOM, "free_energy", "stress"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -142,6 +141,7 @@ class Calculator(AseCalculator):
     ) -> None:
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
+        assert atoms is not None  # a copy of what was given, or of what came before
         if "numbers" in system_changes:
             check_elements(self.potential, atoms.numbers)
         periodic = bool(atoms.pbc.all())

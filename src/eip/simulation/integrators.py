@@ -101,13 +101,18 @@ def degrees_of_freedom(atoms: Atoms, ensemble: Ensemble) -> int:
 class Integrator:
     """One of ASE's integrators on a structure with a calculator and momenta.
 
+    Args:
+        dof: degrees of freedom that move, of the run's start; see `degrees_of_freedom`.
+        rng: noise of Langevin and Bussi.
+
     Raises:
         InputError: if the ensemble cannot be had for this structure.
     """
 
-    def __init__(self, atoms: Atoms, settings: DynamicsSettings, rng: np.random.Generator) -> None:
-        self.atoms, self.rng, self._ensemble = atoms, rng, settings.ensemble
-        self._dof = degrees_of_freedom(atoms, settings.ensemble)
+    def __init__(
+        self, atoms: Atoms, settings: DynamicsSettings, dof: int, rng: np.random.Generator
+    ) -> None:
+        self.atoms, self.rng, self._ensemble, self._dof = atoms, rng, settings.ensemble, dof
         self._dynamics = self._build(settings)
 
     def _build(self, settings: DynamicsSettings) -> Any:
@@ -126,7 +131,7 @@ class Integrator:
         temperature = settings.temperature
         thermostat = {"temperature_K": temperature, "taut": settings.taut_fs * FEMTOSECOND}
         # The chains' kinetic energy is to be that of 3N degrees of freedom, some of which rest.
-        chain = {
+        chain: dict[str, Any] = {
             "temperature_K": temperature * self._dof / (3 * len(atoms)),
             "tdamp": settings.taut_fs * FEMTOSECOND,
         }
@@ -162,7 +167,7 @@ class Integrator:
     def state(self) -> dict[str, Any]:
         """All that positions, momenta and cell do not tell; JSON-able and exact."""
         memory = {path: np.asarray(self._get(path)).tolist() for path in _MEMORY[self._ensemble]}
-        return {"memory": memory, "noise": self.rng.bit_generator.state, "dof": self._dof}
+        return {"memory": memory, "noise": self.rng.bit_generator.state}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a `state`; positions, momenta and cell are in the atoms already."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from ase import Atoms
@@ -66,6 +66,7 @@ class State:
     drift: float
 
 
+@runtime_checkable
 class Monitor(Protocol):
     def check(self, state: State) -> Ending | None:
         """How the run ends at this state; None if it goes on."""
@@ -100,9 +101,7 @@ class NonFinite:
         }
         for name, value in numbers.items():
             if not np.isfinite(value).all():
-                return Ending(
-                    "collapsed", "non_finite", f"step {state.step}: {name} is not finite"
-                )
+                return Ending("collapsed", "non_finite", f"step {state.step}: {name} is not finite")
         return None
 
 

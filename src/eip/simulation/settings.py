@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ase import Atoms
 
@@ -104,7 +105,7 @@ class DynamicsSettings:
                     f"'{self.ensemble}'"
                 )
 
-    def _demand(self, name: str, expected: str, holds) -> None:  # type: ignore[no-untyped-def]
+    def _demand(self, name: str, expected: str, holds: Callable[[Any], bool]) -> None:
         value = getattr(self, name)
         if not holds(value):
             raise InputError(f"dynamics needs {name} {expected}, got {value}")

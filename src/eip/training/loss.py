@@ -73,7 +73,10 @@ class Loss:
             stress = required(batch.stress, "stress", batch)
             volume = graph.cell.det().abs()[:, None, None]
             virial_error = (stress - prediction.stress) * volume / counts[:, None, None]
-            stress_term = virial_error.abs().nanmean() / evidence.scale
+            # Taken out before abs(): its gradient at NaN is NaN, even where nothing comes in.
+            known = ~virial_error.isnan()
+            if bool(known.any()):
+                stress_term = virial_error[known].abs().mean() / evidence.scale
         return LossTerms(
             self.energy_weight * energy_term,
             self.force_weight * evidence_term,

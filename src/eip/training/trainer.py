@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import os
 import time
@@ -240,6 +241,11 @@ class TrainingModule(pl.LightningModule):
     ) -> Batch:
         return batch.to(device)
 
+    def on_train_epoch_start(self) -> None:
+        # Lightning tells a sampler its epoch, but not a batch sampler.
+        loader = self.trainer.train_dataloader
+        loader.batch_sampler.set_epoch(self.current_epoch)
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
         self._frames = batch.sources
         loss = self._evaluate(batch)[0]
@@ -376,8 +382,14 @@ class History(Callback):
 
 
 def quiet(function: Callable[[], T]) -> T:
-    """Without Lightning's advice on worker counts and paths, which users of eIP cannot follow."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        return function()
+    """Without Lightning's advice on worker counts and loggers, which users of eIP cannot follow."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            return function()
+    finally:
+        logger.setLevel(level)
 

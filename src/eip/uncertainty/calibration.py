@@ -31,7 +31,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -121,7 +121,7 @@ class Calibration:
         return out
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
         """Reads what `to_dict` wrote.
 
         Raises:
@@ -336,7 +336,7 @@ class CalibratedPotential(Potential):
         }
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> Self:
+    def from_settings(cls, settings: dict[str, Any]) -> CalibratedPotential:
         """Built again, with fresh weights inside.
 
         Raises:

@@ -98,17 +98,26 @@ def tensor_nll(
     if quantile not in (None, 0.5):
         raise ValueError(f"the tensor form needs quantile 0.5 (or None), got {quantile}")
     d = residual.shape[1]
+    # Ω is never formed: it is 4B(1 + cB), and squaring B would square its condition number.
+    inverse, determinant = spd_inverse(beta)
+    whitened = torch.einsum("nab,nb->na", inverse, residual)
     if quantile is None:
-        scale = 2.0 * beta * (1.0 + nu)[:, None, None]
+        factor = 2.0 * (1.0 + nu)
+        distance2 = (residual * whitened).sum(dim=1) / factor
+        log_determinant = d * torch.log(factor) + torch.log(determinant)
     else:
         _, omega = quantile_constants(quantile)
-        scale = 4.0 * (beta + (omega * nu / (alpha - 1.0))[:, None, None] * (beta @ beta))
-    inverse, determinant = spd_inverse(scale)
-    distance2 = torch.einsum("na,nab,nb->n", residual, inverse, residual)
+        c = (omega * nu / (alpha - 1.0))[:, None, None]
+        identity = torch.eye(d, dtype=beta.dtype, device=beta.device)
+        inverse2, determinant2 = spd_inverse(identity + c * beta)
+        whitened2 = torch.einsum("nab,nb->na", inverse2, residual)
+        # Not negative in exact arithmetic; the clamp is for the last digit of a tiny distance.
+        distance2 = (whitened * whitened2).sum(dim=1).clamp(min=0.0) / 4.0
+        log_determinant = d * math.log(4.0) + torch.log(determinant) + torch.log(determinant2)
     half = 0.5 * d
     return (
         half * torch.log(math.pi / nu)
-        + 0.5 * torch.log(determinant)
+        + 0.5 * log_determinant
         + (alpha + half) * torch.log1p(nu * distance2)
         + torch.lgamma(alpha)
         - torch.lgamma(alpha + half)
@@ -130,18 +139,28 @@ def tensor_regularizer(
 def spd_inverse(
     matrix: Float[Tensor, "atoms dims dims"],
 ) -> tuple[Float[Tensor, "atoms dims dims"], Float[Tensor, "atoms"]]:
-    """Inverse and determinant; closed form by cofactors for 3 × 3, so that it fuses and batches."""
+    """Inverse and determinant; closed form for 3 × 3, so that it fuses and batches.
+
+    By L D Lᵀ: the determinant by cofactors is a difference of large products, and comes out
+    negative where one direction of an evidence matrix is far wider than the others.
+    """
     d = matrix.shape[-1]
     if d == 1:
         return 1.0 / matrix, matrix[:, 0, 0]
     if d != 3:
         return torch.linalg.inv(matrix), torch.linalg.det(matrix)
-    x, y, z = matrix.unbind(dim=1)
-    adjugate = torch.stack(
-        [torch.linalg.cross(y, z), torch.linalg.cross(z, x), torch.linalg.cross(x, y)], dim=2
-    )
-    determinant = (x * adjugate[:, :, 0]).sum(dim=1)
-    return adjugate / determinant[:, None, None], determinant
+    d1, a21, a31 = matrix[:, 0, 0], matrix[:, 1, 0], matrix[:, 2, 0]
+    l21, l31 = a21 / d1, a31 / d1
+    d2 = matrix[:, 1, 1] - l21 * a21
+    rest = matrix[:, 2, 1] - l31 * a21
+    l32 = rest / d2
+    d3 = matrix[:, 2, 2] - l31 * a31 - l32 * rest
+    one, zero = torch.ones_like(d1), torch.zeros_like(d1)
+    # Rows of L⁻¹ over the roots of D: the inverse is a sum of squares, positive by construction.
+    rows = torch.stack([one, zero, zero, -l21, one, zero, l21 * l32 - l31, -l32, one], dim=1)
+    rows = rows.view(-1, 3, 3)
+    inverse = rows.transpose(1, 2) @ (rows / torch.stack([d1, d2, d3], dim=1)[:, :, None])
+    return inverse, d1 * d2 * d3
 
 
 def _length(vector: Float[Tensor, "atoms dims"]) -> Float[Tensor, "atoms"]:

@@ -71,7 +71,10 @@ class NoEvidence(Evidence):
 
 @dataclass(frozen=True)
 class TensorEvidence(Evidence):
-    """One ν and α for an atom and an SPD matrix B over the directions; rotates with the atoms."""
+    """One ν and α for an atom and an SPD matrix B over the directions; rotates with the atoms.
+
+    B is float64 whatever the dtype of the network: it must stay positive definite.
+    """
 
     scale: float
     nu: Float[Tensor, "atoms"]
@@ -79,7 +82,7 @@ class TensorEvidence(Evidence):
     beta: Float[Tensor, "atoms 3 3"]
 
     def moments(self) -> Moments:
-        aleatoric = self.beta / (self.alpha - 1.0)[:, None, None]
+        aleatoric = self.beta.to(self.nu.dtype) / (self.alpha - 1.0)[:, None, None]
         epistemic = aleatoric / self.nu[:, None, None]
         return Moments(
             force_covariance=self.scale**2 * epistemic,

@@ -77,10 +77,12 @@ class TensorHead(EvidenceHead):
         lengths = norm(self.lengths(features.vectors))
         raw = self.coefficients(torch.cat([features.scalars, lengths], dim=1))
         nu, alpha, base = positive(raw[:, 0]), 1.0 + positive(raw[:, 1]), positive(raw[:, 2])
-        directions = self.directions(features.vectors)
-        weighted = directions * softplus(raw[:, None, 3:])
-        identity = torch.eye(3, dtype=raw.dtype, device=raw.device)
-        beta = base[:, None, None] * identity + weighted @ directions.transpose(1, 2)
+        # float64: in float32 the sum would round b0 away beside a wide direction, and B with it
+        # its positive definiteness.
+        directions = self.directions(features.vectors).double()
+        weighted = directions * softplus(raw[:, None, 3:]).double()
+        identity = torch.eye(3, dtype=torch.float64, device=raw.device)
+        beta = base.double()[:, None, None] * identity + weighted @ directions.transpose(1, 2)
         return TensorEvidence(self.scale, nu, alpha, beta)
 
 

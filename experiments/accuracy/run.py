@@ -1,0 +1,219 @@
+"""Accuracy and trust of the error bar on fixed splits of published reference data.
+
+    python experiments/accuracy/run.py acac --seeds 0 1 2            # the table of the README
+    python experiments/accuracy/run.py water --epochs 25 --seeds 0
+    python experiments/accuracy/run.py all --epochs 2 --frames 40    # does each data set train?
+
+A run that is done is not done again, one that was killed goes on; figures of all runs land in
+results.json beside this file: {data set: {setting: {metric: {mean, std, seeds}}}}, eV and Å.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from eip.data import (
+    FrameStore,
+    GraphDataset,
+    fit_element_energies,
+    force_rms,
+    make_loader,
+    open_frames,
+    split_indices,
+)
+from eip.evaluation import calibrate, compute_metrics, evaluate
+from eip.model_file import save_model
+from eip.training.trainer import TrainingSettings, seeded, train
+from eip.uncertainty.evidential import EvidentialPotential
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Split:
+    """Frames to train on, validate with, and test on."""
+
+    store: FrameStore
+    train: np.ndarray
+    validation: np.ndarray
+    test: FrameStore
+    test_indices: np.ndarray | None = None
+    ood: FrameStore | None = None
+    ood_indices: np.ndarray | None = None
+
+
+def acac(data: Path, cache: Path) -> Split:
+    store = open_frames(data / "acac/train_300K.xyz", cache_dir=cache)
+    train, validation = split_indices(len(store), 50, 0, "last")
+    test, ood = (open_frames(data / f"acac/test_MD_{t}K.xyz", cache_dir=cache) for t in (300, 600))
+    return Split(store, train, validation, test, ood=ood)
+
+
+def water(data: Path, cache: Path) -> Split:
+    store = open_frames([data / f"water/data_{i}" for i in range(3)], cache_dir=cache)
+    train, validation = split_indices(len(store), 20, 0, "last")
+    return Split(store, train, validation, open_frames(data / "water/data_3", cache_dir=cache))
+
+
+def aspirin(data: Path, cache: Path) -> Split:
+    store = open_frames(data / "aspirin/rmd17_aspirin_train.xyz", cache_dir=cache)
+    train, validation = split_indices(len(store), 200, 0, "last")
+    test = open_frames(data / "aspirin/rmd17_aspirin_test.xyz", cache_dir=cache)
+    return Split(store, train, validation, test)
+
+
+def threebpa(data: Path, cache: Path) -> Split:
+    store = open_frames(data / "3bpa/train_300K.xyz", cache_dir=cache)
+    train, validation = split_indices(len(store), 50, 0, "last")
+    # Published test sets are not at hand: the mixed-temperature frames serve as the other ones.
+    other = open_frames(data / "3bpa/train_mixedT.xyz", cache_dir=cache)
+    return Split(store, train, validation, store, validation, other)
+
+
+def silica(data: Path, cache: Path) -> Split:
+    known = [open_frames(data / f"silica/{n}.npz", cache_dir=cache) for n in SILICA_KNOWN]
+    store = open_frames([data / f"silica/{n}.npz" for n in SILICA_KNOWN], cache_dir=cache)
+    ood = open_frames([data / f"silica/{n}.npz" for n in SILICA_OTHER], cache_dir=cache)
+    rng, parts, start = np.random.default_rng(0), ([], [], []), 0
+    for part in known:
+        order = start + rng.permutation(len(part))
+        for chosen, frames in zip(parts, np.split(order[:450], [300, 350]), strict=True):
+            chosen.append(frames)
+        start += len(part)
+    train, validation, test = (np.sort(np.concatenate(p)) for p in parts)
+    first = len(open_frames(data / f"silica/{SILICA_OTHER[0]}.npz", cache_dir=cache))
+    others = np.concatenate(
+        [rng.permutation(first)[:200], first + rng.permutation(len(ood) - first)[:200]]
+    )
+    return Split(store, train, validation, store, test, ood, np.sort(others))
+
+
+SILICA_KNOWN, SILICA_OTHER = ("sod", "dft", "edi", "att"), ("abw", "oso")
+
+
+def mptrj(data: Path, cache: Path) -> Split:
+    store = open_frames(data / "mptrj/mptrj-random-1k.xyz", cache_dir=cache)
+    order = np.random.default_rng(0).permutation(len(store))
+    train, validation, test = (np.sort(part) for part in np.split(order, [800, 900]))
+    return Split(store, train, validation, store, test)
+
+
+SPLITS: dict[str, Callable[[Path, Path], Split]] = {
+    "acac": acac,
+    "water": water,
+    "aspirin": aspirin,
+    "3bpa": threebpa,
+    "silica": silica,
+    "mptrj": mptrj,
+}
+
+
+def run(split: Split, settings: TrainingSettings, head: str, channels: int, run_dir: Path) -> dict:
+    """Trains, calibrates and measures once; returns the measures."""
+    done = run_dir / "measures.json"
+    if done.exists():
+        return json.loads(done.read_text())
+    energies = fit_element_energies(split.store, split.train)
+    with seeded(settings.seed):
+        potential = EvidentialPotential(
+            # Every element of the file: the splits of MPtrj are by frame, and a few elements fall
+            # into the test frames alone; their E0 is the fit's best guess.
+            elements=split.store.elements,
+            element_energies={z: energies.get(z, 0.0) for z in split.store.elements},
+            force_scale=force_rms(split.store, split.train),
+            head=head,
+            channels=channels,
+        )
+
+    def frames(store: FrameStore, indices: np.ndarray | None) -> GraphDataset:
+        return GraphDataset(store, indices, cutoff=potential.cutoff)
+
+    def measure(model: torch.nn.Module, dataset: GraphDataset):  # noqa: ANN202
+        loader = make_loader(dataset, max_atoms=1500, shuffle=False, seed=0)
+        return evaluate(model, loader, progress=False)
+
+    validation = frames(split.store, split.validation)
+    result = train(
+        potential, frames(split.store, split.train), validation, settings, run_dir, resume=True
+    )
+    on_validation = measure(potential, validation)
+    if on_validation.force_uncertainty is not None:
+        potential = calibrate(potential, on_validation)
+    test = measure(potential, frames(split.test, split.test_indices))
+    ood = measure(potential, frames(split.ood, split.ood_indices)) if split.ood else None
+    measures = {
+        **{k: v for k, v in compute_metrics(test, ood).items() if np.isfinite(v)},
+        "training_seconds": result.seconds,
+        "epochs": result.epochs,
+    }
+    save_model(potential, run_dir / "model.eip", {"metrics": measures})
+    done.write_text(json.dumps(measures, indent=1))
+    return measures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", choices=[*SPLITS, "all"])
+    parser.add_argument("--data", type=Path, default=HERE.parents[2] / "shared/data")
+    parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
+    parser.add_argument("--head", default="tensor")
+    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--frames", type=int, help="train on so many frames only")
+    for name in ("epochs", "batch_size", "learning_rate", "regularization", "ema_decay",
+                 "energy_weight", "quantile"):  # fmt: skip
+        kind = int if name in ("epochs", "batch_size") else float
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind)
+    arguments = parser.parse_args()
+    changed = {
+        k: v
+        for k, v in vars(arguments).items()
+        if v is not None and k in TrainingSettings.__dataclass_fields__
+    }
+    setting = "-".join(
+        [arguments.head, f"F{arguments.channels}", *(f"{k}={v}" for k, v in changed.items())]
+        + ([f"frames={arguments.frames}"] if arguments.frames else [])
+    )
+    results_file = HERE / "results.json"
+    for name in SPLITS if arguments.dataset == "all" else [arguments.dataset]:
+        split = SPLITS[name](arguments.data, arguments.out / "frames")
+        if arguments.frames:
+            split = replace(split, train=split.train[: arguments.frames])
+        runs = [
+            run(
+                split,
+                replace(TrainingSettings(), seed=seed, **changed),
+                arguments.head,
+                arguments.channels,
+                arguments.out / name / setting / f"seed{seed}",
+            )
+            for seed in arguments.seeds
+        ]
+        table = {
+            key: {
+                "mean": statistics.fmean(values),
+                "std": statistics.stdev(values) if len(values) > 1 else None,
+                "seeds": len(values),
+            }
+            for key in runs[0]
+            if len(values := [r[key] for r in runs if key in r]) == len(runs)
+        }
+        results = json.loads(results_file.read_text()) if results_file.exists() else {}
+        results.setdefault(name, {})[setting] = table
+        results_file.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+        print(name, setting)
+        for key, value in table.items():
+            spread = f" ± {value['std']:.4f}" if value["std"] is not None else ""
+            print(f"  {key:28s} {value['mean']:10.4f}{spread}")
+
+
+if __name__ == "__main__":
+    main()

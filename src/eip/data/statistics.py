@@ -1,0 +1,249 @@
+"""What a data set says as a whole: element energies, force RMS, a summary to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase.data import chemical_symbols
+from jaxtyping import Float64, Int
+
+from eip.data.frame import LABELS
+from eip.data.store import FrameStore
+from eip.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Below this fraction of the largest singular value a combination of elements counts as absent.
+_RANK_TOLERANCE = 1e-9
+
+
+def fit_element_energies(
+    store: FrameStore,
+    indices: Int[np.ndarray, "frames"] | None = None,
+    *,
+    given: Mapping[int, float] | None = None,
+) -> dict[int, float]:
+    """E0 of each element, eV: E ≈ Σ_i E0(Z_i) by least squares on the energies per atom (SPEC §1).
+
+    Where compositions do not tell elements apart (a single molecule, say) the solution of least
+    norm is taken: it absorbs the total energies all the same, so that what is left for a network
+    is small. The equations are reduced by QR block by block, in constant memory and without
+    squaring their condition number as normal equations would.
+
+    Args:
+        indices: frames to fit to; all where None.
+        given: isolated-atom energies to keep, eV; only the other elements are fitted.
+
+    Raises:
+        InputError: if a frame has no energy.
+    """
+    given = dict(given or {})
+    chosen = _chosen(store, indices)
+    elements = _elements(store, chosen)
+    fitted = [z for z in elements if z not in given]
+    if not fitted:
+        return {z: float(given[z]) for z in elements}
+    _demand(store, chosen, "energy")
+    fixed = np.array([given.get(z, 0.0) for z in elements])
+    is_fitted = np.array([z in fitted for z in elements])
+    triangle = np.zeros((0, len(fitted) + 1))
+    for block in store.blocks(chosen):
+        counts = _composition(store, block, elements)
+        weight = 1.0 / counts.sum(axis=1)
+        target = store.energies[block] - counts @ fixed
+        rows = np.column_stack([counts[:, is_fitted], target]) * weight[:, None]
+        triangle = np.asarray(np.linalg.qr(np.vstack([triangle, rows]), mode="r"))
+    solution = np.linalg.lstsq(triangle[:, :-1], triangle[:, -1], rcond=_RANK_TOLERANCE)[0]
+    energies = dict(zip(fitted, solution.tolist(), strict=True))
+    return {z: float(energies.get(z, given.get(z, 0.0))) for z in elements}
+
+
+def isolated_atom_energies(store: FrameStore) -> dict[int, float]:
+    """The energies of the frames that are a single atom, eV, for `fit_element_energies`.
+
+    Raises:
+        InputError: if such a frame has no energy, or an element has two.
+    """
+    energies: dict[int, float] = {}
+    for index in np.flatnonzero(store.n_atoms == 1):
+        frame = store[int(index)]
+        number = int(frame.numbers[0])
+        symbol = chemical_symbols[number]
+        if frame.energy is None:
+            raise InputError(f"{frame.source}: the isolated {symbol} has no energy")
+        if abs(energies.get(number, frame.energy) - frame.energy) > 1e-6:
+            raise InputError(
+                f"{frame.source}: {symbol} has a second energy, {frame.energy} eV beside "
+                f"{energies[number]} eV"
+            )
+        energies[number] = frame.energy
+    return energies
+
+
+def force_rms(store: FrameStore, indices: Int[np.ndarray, "frames"] | None = None) -> float:
+    """Root mean square over all force components of all frames, eV/Å.
+
+    Raises:
+        InputError: if a frame has no forces, or all of them are zero.
+    """
+    chosen = _chosen(store, indices)
+    _demand(store, chosen, "forces")
+    rms = _force_moments(store, chosen)[0]
+    if rms == 0:
+        raise InputError(f"{store.path}: all forces are exactly zero; were they ever computed?")
+    return rms
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What a data set holds. Energies eV, forces eV/Å.
+
+    Attributes:
+        frames, atoms: how many there are.
+        atoms_min, atoms_max: the smallest and the largest frame.
+        elements: atoms by chemical symbol, by ascending atomic number.
+        energy_per_atom_min, energy_per_atom_max: eV/atom; None without energies.
+        force_rms: over all components, eV/Å; None without forces.
+        force_max: the largest norm of an atom's force, eV/Å.
+        periodic: frames that are periodic in no, some, all directions.
+        labels: frames that have each label.
+        sources: the files.
+    """
+
+    frames: int
+    atoms: int
+    atoms_min: int
+    atoms_max: int
+    elements: dict[str, int]
+    energy_per_atom_min: float | None
+    energy_per_atom_max: float | None
+    force_rms: float | None
+    force_max: float | None
+    periodic: dict[str, int]
+    labels: dict[str, int]
+    sources: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the keys are the attributes."""
+        return asdict(self)
+
+    def table(self, title: str = "data") -> Table:
+        """To print with rich."""
+        from rich.table import Table  # only who prints needs it
+
+        table = Table(title=title, show_header=False)
+        table.add_column("what", style="bold")
+        table.add_column("value")
+        for what, value in self._rows():
+            table.add_row(what, value)
+        return table
+
+    def _rows(self) -> list[tuple[str, str]]:
+        sizes = f"{self.atoms_min}"
+        if self.atoms_max != self.atoms_min:
+            sizes += f" to {self.atoms_max}"
+        elements = list(self.elements.items())
+        named = ", ".join(f"{symbol} {count:,}" for symbol, count in elements[:12])
+        if len(elements) > 12:
+            named += f", … ({len(elements)} elements)"
+        energy = forces = "none"
+        if self.energy_per_atom_min is not None and self.energy_per_atom_max is not None:
+            energy = f"{self.energy_per_atom_min:.4f} to {self.energy_per_atom_max:.4f} eV/atom"
+        if self.force_rms is not None and self.force_max is not None:
+            forces = f"RMS {self.force_rms:.3f} eV/Å by component, largest {self.force_max:.2f}"
+        periodic = ", ".join(
+            f"{directions} directions: {count:,} frames"
+            for directions, count in self.periodic.items()
+            if count
+        )
+        return [
+            ("frames", f"{self.frames:,}"),
+            ("atoms in a frame", f"{sizes} ({self.atoms:,} in all)"),
+            ("elements", named),
+            ("energy", energy),
+            ("forces", forces),
+            ("periodic in", periodic),
+            ("labels", ", ".join(f"{name} {count:,}" for name, count in self.labels.items())),
+            ("files", "\n".join([*self.sources[:8], *(["…"] if len(self.sources) > 8 else [])])),
+        ]
+
+
+def summarize(store: FrameStore, indices: Int[np.ndarray, "frames"] | None = None) -> DataSummary:
+    """Counts and ranges of a data set, in one pass over the disk."""
+    chosen = _chosen(store, indices)
+    sizes = store.n_atoms[chosen]
+    has = {label: store.has(label)[chosen] for label in LABELS}
+    by_number = np.zeros(256, dtype=np.int64)
+    for block in store.blocks(chosen):
+        by_number += np.bincount(store.numbers_of(block)[0], minlength=256)
+    per_atom = (store.energies[chosen] / sizes)[has["energy"]]
+    rms, largest = None, None
+    if has["forces"].any():
+        rms, largest = _force_moments(store, chosen[has["forces"]])
+    directions = store.column("pbc")[chosen].sum(axis=1)
+    files = np.unique(store.column("source")[chosen])
+    return DataSummary(
+        frames=len(chosen),
+        atoms=int(sizes.sum()),
+        atoms_min=int(sizes.min()),
+        atoms_max=int(sizes.max()),
+        elements={chemical_symbols[z]: int(by_number[z]) for z in np.flatnonzero(by_number)},
+        energy_per_atom_min=float(per_atom.min()) if len(per_atom) else None,
+        energy_per_atom_max=float(per_atom.max()) if len(per_atom) else None,
+        force_rms=rms,
+        force_max=largest,
+        periodic={
+            "no": int((directions == 0).sum()),
+            "some": int(((directions > 0) & (directions < 3)).sum()),
+            "all": int((directions == 3).sum()),
+        },
+        labels={label: int(column.sum()) for label, column in has.items()},
+        sources=[store.sources[i] for i in files],
+    )
+
+
+def _chosen(store: FrameStore, indices: np.ndarray | None) -> np.ndarray:
+    chosen = np.arange(len(store)) if indices is None else np.asarray(indices, dtype=np.int64)
+    if len(chosen) == 0:
+        raise InputError(f"{store.path}: no frames were chosen")
+    return chosen
+
+
+def _demand(store: FrameStore, chosen: np.ndarray, label: str) -> None:
+    missing = chosen[~store.has(label)[chosen]]
+    if len(missing):
+        raise InputError(
+            f"{store.source(int(missing[0]))} has no {label} ({len(missing)} of {len(chosen)} "
+            "frames lack it)"
+        )
+
+
+def _elements(store: FrameStore, chosen: np.ndarray) -> list[int]:
+    present: set[int] = set()
+    for block in store.blocks(chosen):
+        present.update(np.unique(store.numbers_of(block)[0]).tolist())
+    return sorted(present)
+
+
+def _composition(
+    store: FrameStore, block: np.ndarray, elements: list[int]
+) -> Float64[np.ndarray, "frames elements"]:
+    numbers, frame = store.numbers_of(block)
+    column = np.searchsorted(elements, numbers)
+    flat = np.bincount(frame * len(elements) + column, minlength=len(block) * len(elements))
+    return flat.reshape(len(block), len(elements)).astype(np.float64)
+
+
+def _force_moments(store: FrameStore, chosen: np.ndarray) -> tuple[float, float]:
+    """RMS of the components, largest norm."""
+    total, components, largest = 0.0, 0, 0.0
+    for block in store.blocks(chosen):
+        squares = store.column("forces")[store.atoms_of(block)[0]] ** 2
+        total += float(squares.sum())
+        components += squares.size
+        largest = max(largest, float(squares.sum(axis=1).max()))
+    return float(np.sqrt(total / components)), float(np.sqrt(largest))

@@ -1,0 +1,558 @@
+"""One run of molecular dynamics: start or continue, step, watch, record, end."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from eip.errors import InputError
+from eip.potential import Potential
+from eip.simulation.bias import UDDParameters, UDDPotential, UDDProposal
+from eip.simulation.calculator import BiasedCalculator, as_potential, check_elements
+from eip.simulation.integrators import Integrator, degrees_of_freedom, draw_momenta
+from eip.simulation.monitors import Ending, EndingKind, State, distances, first_ending
+from eip.simulation.records import (
+    Checkpoint,
+    Recorder,
+    RunPaths,
+    as_text,
+    bare,
+    labelled,
+    to_json,
+    write_whole,
+)
+from eip.simulation.settings import DynamicsSettings
+
+#: Settings that a continued run may change; all others make it another run.
+_MAY_CHANGE = frozenset(
+    {
+        "steps", "log_interval", "trajectory_interval", "checkpoint_interval", "approach_frames",
+        "max_uncertainty", "max_temperature", "min_distance", "min_distance_ratio",
+        "max_bond_stretch", "max_energy_drift",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DynamicsSummary:
+    """How a run went; summary.json holds the same keys.
+
+    Attributes:
+        ending: "finished", "stopped" or "collapsed".
+        cause: "steps", "interrupted", "uncertainty", "non_finite", "closest_approach",
+            "broken_bond", "temperature" or "energy_drift".
+        reason: the same as a sentence with its figures.
+        steps, time_fs: how far the run came, continuations included.
+        wall_seconds: of all sessions together.
+        steps_per_second: of this session; null if it made no step.
+        mean_temperature: K.
+        mean_uncertainty, max_uncertainty: σ of the structure, eV/Å, over all steps.
+        max_force_uncertainty: largest σ_i of any atom at any step, eV/Å.
+        final_energy: unbiased, eV.
+        bias_work: work done by the limited bias force, ∫ F_lim·v dt, eV; null without a bias.
+        max_bias_force: largest ‖F_lim‖ of any atom at any step, eV/Å; null without a bias.
+        closest_distance: of any two atoms at any step, Å; null if never within the cutoff.
+        energy_drift: of what NVE conserves, eV/atom; null in other ensembles.
+        last_good_step, last_good_frame: the last state that no monitor called collapsed, and the
+            file that holds it; null if there was none.
+        approach: file with the last steps before an ending that is not "finished"; else null.
+        trajectory, log: files.
+        settings, udd: what was asked for.
+    """
+
+    ending: EndingKind
+    cause: str
+    reason: str
+    steps: int
+    time_fs: float
+    wall_seconds: float
+    steps_per_second: float | None
+    mean_temperature: float | None
+    mean_uncertainty: float | None
+    max_uncertainty: float | None
+    max_force_uncertainty: float | None
+    final_energy: float | None
+    bias_work: float | None
+    max_bias_force: float | None
+    closest_distance: float | None
+    energy_drift: float | None
+    last_good_step: int | None
+    last_good_frame: str | None
+    approach: str | None
+    trajectory: str
+    log: str
+    settings: dict[str, Any]
+    udd: dict[str, Any] | None
+
+
+def run_dynamics(
+    atoms: Atoms,
+    potential: str | Path | Potential,
+    settings: DynamicsSettings,
+    run_dir: str | Path,
+    *,
+    resume: bool = False,
+    udd: UDDParameters | UDDProposal | None = None,
+    progress: bool = True,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    skin: float = 0.5,
+) -> DynamicsSummary:
+    """Runs dynamics; everything it learns is in ``run_dir`` before it returns.
+
+    Files: trajectory.xyz (every ``trajectory_interval``, labels unbiased, momenta, σ_i), log.csv,
+    last.xyz (the last good frame), approach.xyz (the last steps before a run that did not
+    finish), checkpoint.npz, summary.json (see `DynamicsSummary`).
+
+    Ctrl-C or SIGTERM ends the run after the step at hand as "stopped", to be continued; a second
+    one at once. With UDD the structure moves under forces + bias; pressure (NPT) is the unbiased.
+
+    Args:
+        atoms: the start; left as it is. Constraints of it are kept.
+        potential: path of a model.eip, or a potential.
+        resume: continue from the folder's checkpoint up to ``settings.steps``; a folder without
+            one is started. A stopped run goes on from its end, a collapsed one from the last
+            checkpoint before.
+        udd: bias of UDD.
+        progress: show a bar with temperature and σ on stderr.
+
+    Raises:
+        InputError: if the folder holds a run already (``resume`` not set), or one of other
+            settings, structure or potential (``resume`` set); or if the potential does not know
+            an element, or the ensemble does not fit the structure.
+    """
+    if isinstance(udd, UDDProposal):
+        udd = udd.parameters
+    model = as_potential(potential, device=device, dtype=dtype)
+    if udd is not None:
+        if isinstance(model, UDDPotential):
+            raise InputError("the potential has a bias of its own: drop it or drop udd")
+        model = UDDPotential(model, udd.A, udd.B, udd.C, udd.D, udd.limiter)
+    if isinstance(model, UDDPotential):
+        udd = model.parameters_udd
+    if len(atoms) == 0:
+        raise InputError("dynamics needs at least one atom, got none")
+    check_elements(model, atoms.numbers)
+    if not np.isfinite(atoms.positions).all():
+        raise InputError("the start's positions are not finite")
+
+    paths = RunPaths(Path(run_dir))
+    there = [path.name for path in paths.all() if path.exists()]
+    if there and not resume:
+        raise InputError(
+            f"{paths.folder} holds a run already ({', '.join(there)}): continue it (resume), or "
+            f"choose another folder"
+        )
+    known = paths.checkpoint.exists()
+    paths.folder.mkdir(parents=True, exist_ok=True)
+    calculator = BiasedCalculator(
+        model, stress=True if settings.ensemble == "npt" else None, skin=skin
+    )
+    run = _Run(atoms, calculator, settings, udd, paths)
+    if known:
+        run.restore(Checkpoint.read(paths.checkpoint))
+    else:
+        run.begin()
+    try:
+        with _deferred_interrupts() as interrupted, _bar(settings, progress) as show:
+            ending = run.go(interrupted, show)
+            return run.finish(ending)
+    finally:
+        run.close()
+
+
+@dataclass
+class _Totals:
+    """Sums and extremes over all states of a run, the start included."""
+
+    states: int = 0
+    temperature: float = 0.0
+    sigma: float = 0.0
+    max_sigma: float = 0.0
+    max_force_sigma: float = 0.0
+    max_bias_force: float = 0.0
+    bias_work: float = 0.0
+    closest: float | None = None
+    wall_seconds: float = 0.0
+
+
+class _Run:
+    """A run in progress."""
+
+    def __init__(
+        self,
+        start: Atoms,
+        calculator: BiasedCalculator,
+        settings: DynamicsSettings,
+        udd: UDDParameters | None,
+        paths: RunPaths,
+    ) -> None:
+        self.settings, self.udd, self.paths, self.calculator = settings, udd, paths, calculator
+        # A structure of our own: the user's may carry arrays and a calculator.
+        self.atoms = bare(start)
+        self.atoms.set_constraint([constraint.copy() for constraint in start.constraints])
+        self.atoms.calc = calculator
+        self.step = self._session_start = 0
+        self.totals = _Totals()
+        self.energy_start = math.nan
+        self.state: State
+        self.good: State | None = None
+        self.ending: Ending | None = None
+        self.recorder: Recorder | None = None
+        self._clock = self._session_clock = time.perf_counter()
+
+    # How a run starts.
+
+    def begin(self) -> None:
+        """At the start; what an earlier run without a checkpoint left is removed."""
+        for path in self.paths.all():
+            path.unlink(missing_ok=True)
+        rng = np.random.default_rng(self.settings.seed)
+        if not self.settings.keep_momenta:
+            draw_momenta(self.atoms, self.settings.temperature, rng)
+        self._prepare(self.atoms.copy(), rng)
+        self.recorder = Recorder(self.paths)
+        self.state = self._observe(None)
+        self.energy_start = self._conserved(self.state)
+        self.ending = self._judge()
+        if self.good is not None:
+            self._record()
+            self.checkpoint()
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """At a checkpoint."""
+        arrays, meta = checkpoint.arrays, checkpoint.meta
+        self._check_same_run(checkpoint)
+        start = self.atoms.copy()
+        start.set_constraint()
+        start.positions, start.cell = arrays["start_positions"], arrays["start_cell"]
+        start.set_constraint([c.copy() for c in self.atoms.constraints])
+        self.atoms.set_cell(arrays["cell"], apply_constraint=False)
+        self.atoms.set_positions(arrays["positions"], apply_constraint=False)
+        self.atoms.set_momenta(arrays["momenta"], apply_constraint=False)
+        self.calculator.relist(self.atoms, arrays["listed_at"])
+        self._prepare(start, np.random.default_rng(self.settings.seed))
+        self.integrator.restore(meta["integrator"])
+        self.step, self.totals = meta["step"], _Totals(**meta["totals"])
+        self.energy_start = meta["energy_start"]
+        self._session_start = self.step
+        self.state = self._observe(None)
+        self._check_same_potential(meta["energy"])
+        self.recorder = Recorder(self.paths, meta["lengths"])
+        for stale in (self.paths.summary, self.paths.approach):
+            stale.unlink(missing_ok=True)
+        self.ending = self._judge()
+
+    def _prepare(self, start: Atoms, rng: np.random.Generator) -> None:
+        self.start = start
+        dof = degrees_of_freedom(start, self.settings.ensemble)
+        self.integrator = Integrator(self.atoms, self.settings, dof, rng)
+        self.monitors = self.settings.monitors(start)
+        # Kept whole, one by step: what led to an ending is of more use than a sparse trajectory.
+        self.approach: deque[State] = deque(maxlen=self.settings.approach_frames)
+
+    def _check_same_run(self, checkpoint: Checkpoint) -> None:
+        meta, folder = checkpoint.meta, self.paths.folder
+        asked = to_json(asdict(self.settings))
+        for key, before in meta["settings"].items():
+            if key not in _MAY_CHANGE and asked.get(key) != before:
+                raise InputError(
+                    f"cannot continue {folder}: {key} was {before} and is now {asked.get(key)}"
+                )
+        udd = to_json(self.udd.as_dict()) if self.udd else None
+        if udd != meta["udd"]:
+            raise InputError(
+                f"cannot continue {folder}: the UDD bias was {meta['udd']} and is now {udd}"
+            )
+        if not np.array_equal(checkpoint.arrays["numbers"], self.atoms.numbers):
+            raise InputError(f"cannot continue {folder}: it was begun with other atoms")
+
+    def _check_same_potential(self, before: float) -> None:
+        now = self.state.results["energy"]
+        if not abs(now - before) <= 1e-4 * len(self.atoms):
+            raise InputError(
+                f"cannot continue {self.paths.folder}: the potential gives {now:.6f} eV at the "
+                f"checkpoint, and gave {before:.6f} eV; it is another potential or precision"
+            )
+
+    # How a run goes on.
+
+    def go(self, interrupted: Callable[[], str | None], show: Callable[[State], None]) -> Ending:
+        """Steps until something ends the run."""
+        self._session_clock = time.perf_counter()
+        while self.ending is None:
+            show(self.state)
+            if self.step >= self.settings.steps:
+                return Ending("finished", "steps", f"all {self.settings.steps} steps are done")
+            if (name := interrupted()) is not None:
+                return Ending("stopped", "interrupted", f"step {self.step}: interrupted ({name})")
+            self.ending = self._advance()
+        return self.ending
+
+    def _advance(self) -> Ending | None:
+        before = self.state
+        self.step += 1
+        try:
+            # Overflow on the way to a collapse is the monitors' to report.
+            with np.errstate(over="ignore", invalid="ignore"):
+                self.integrator.step()
+            self.state = self._observe(before)
+        except (ValueError, OverflowError, ZeroDivisionError) as error:
+            # Neighbors cannot be found among atoms that are nowhere; any other error is an error.
+            atoms = self.atoms
+            if np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all():
+                raise
+            return Ending(
+                "collapsed", "non_finite", f"step {self.step}: positions are not finite ({error})"
+            )
+        ending = self._judge()
+        if self.good is self.state:
+            self._record()
+            if ending is None and self.step % self.settings.checkpoint_interval == 0:
+                self.checkpoint()
+        return ending
+
+    def _observe(self, before: State | None) -> State:
+        """The state as it is now; with the state before it, the step between is added up."""
+        atoms = self.atoms
+        atoms.get_forces(md=True)
+        if self.settings.ensemble == "npt":
+            atoms.get_stress()
+        results = self.calculator.results
+        if before is not None and "forces_bias" in results:
+            moved = atoms.positions - before.atoms.positions
+            mean = 0.5 * (results["forces_bias"] + before.results["forces_bias"])
+            self.totals.bias_work += float((mean * moved).sum())
+        frozen = bare(atoms)
+        state = State(
+            step=self.step,
+            time_fs=self.step * self.settings.timestep_fs,
+            atoms=frozen,
+            graph=self.calculator.graph,
+            results=dict(results),
+            kinetic=float(frozen.get_kinetic_energy()),
+            temperature=self.integrator.temperature(),
+            drift=0.0,
+        )
+        if math.isnan(self.energy_start):
+            return state
+        return replace(state, drift=(self._conserved(state) - self.energy_start) / len(atoms))
+
+    def _conserved(self, state: State) -> float:
+        """Energy + kinetic − work of the bias, eV: what NVE conserves."""
+        return float(state.results["energy"]) + state.kinetic - self.totals.bias_work
+
+    def _judge(self) -> Ending | None:
+        """The monitors' word; whatever is not collapsed is the new last good state."""
+        ending = first_ending(self.monitors, self.state)
+        if ending is None or ending.cause != "non_finite":
+            self.approach.append(self.state)
+        if ending is None or ending.kind != "collapsed":
+            self.good = self.state
+        return ending
+
+    # What a run leaves.
+
+    def _record(self) -> None:
+        state, totals, results = self.state, self.totals, self.state.results
+        length = distances(state.graph)
+        closest = float(length.min()) if len(length) else None
+        row = self._row(state, closest)
+        totals.states += 1
+        totals.temperature += state.temperature
+        if "uncertainty" in results:
+            totals.sigma += results["uncertainty"]
+            totals.max_sigma = max(totals.max_sigma, results["uncertainty"])
+        totals.max_force_sigma = max(totals.max_force_sigma, row["max_force_uncertainty"] or 0.0)
+        totals.max_bias_force = max(totals.max_bias_force, row["max_bias_force"] or 0.0)
+        if closest is not None:
+            totals.closest = closest if totals.closest is None else min(totals.closest, closest)
+        assert self.recorder is not None
+        if self.step % self.settings.log_interval == 0:
+            self.recorder.log(row)
+        if self.step % self.settings.trajectory_interval == 0:
+            self.recorder.frame(_frame(state))
+
+    def _row(self, state: State, closest: float | None) -> dict[str, Any]:
+        results = state.results
+        sigmas, bias = results.get("force_uncertainty"), results.get("forces_bias")
+        pressure = None
+        if self.settings.ensemble == "npt":
+            stress = self.atoms.get_stress(include_ideal_gas=True)
+            pressure = -float(stress[:3].mean())
+        return {
+            "step": state.step,
+            "time_fs": state.time_fs,
+            "energy": results["energy"],
+            "kinetic": state.kinetic,
+            "temperature": state.temperature,
+            "uncertainty": results.get("uncertainty"),
+            "max_force_uncertainty": None if sigmas is None else float(sigmas.max()),
+            "max_force": _longest(results["forces"]),
+            "energy_bias": results.get("energy_bias"),
+            "bias_work": None if bias is None else self.totals.bias_work,
+            "max_bias_force": None if bias is None else _longest(bias),
+            "closest_distance": closest,
+            "drift": state.drift if self.settings.ensemble == "nve" else None,
+            "volume": float(state.atoms.cell.volume) if state.atoms.pbc.all() else None,
+            "pressure": pressure,
+        }
+
+    def checkpoint(self) -> None:
+        """Everything on disk that a continuation needs, and the last good frame."""
+        assert self.recorder is not None and self.good is not None
+        self._tick()
+        write_whole(self.paths.last, as_text([_frame(self.good)]).encode())
+        arrays = {
+            "numbers": self.atoms.numbers,
+            "positions": self.atoms.positions,
+            "momenta": self.atoms.get_momenta(),
+            "cell": self.atoms.cell.array,
+            "listed_at": self.calculator.listed_at,
+            "start_positions": self.start.positions,
+            "start_cell": self.start.cell.array,
+        }
+        meta = {
+            "step": self.step,
+            "integrator": self.integrator.state(),
+            "totals": asdict(self.totals),
+            "energy": self.state.results["energy"],
+            "energy_start": self.energy_start,
+            "settings": to_json(asdict(self.settings)),
+            "udd": to_json(self.udd.as_dict()) if self.udd else None,
+            "lengths": self.recorder.lengths(),
+        }
+        Checkpoint(arrays, meta).write(self.paths.checkpoint)
+
+    def finish(self, ending: Ending) -> DynamicsSummary:
+        """Writes what the ending calls for, the summary last."""
+        if ending.kind != "collapsed":
+            self.checkpoint()
+        else:
+            self._tick()
+            if self.good is not None:
+                write_whole(self.paths.last, as_text([_frame(self.good)]).encode())
+        told = ending.kind != "finished" and len(self.approach) > 0
+        if told:
+            write_whole(self.paths.approach, as_text(map(_frame, self.approach)).encode())
+        summary = self._summary(ending, str(self.paths.approach) if told else None)
+        text = json.dumps(to_json(asdict(summary)), indent=2, allow_nan=False, ensure_ascii=False)
+        write_whole(self.paths.summary, (text + "\n").encode())
+        return summary
+
+    def _summary(self, ending: Ending, approach: str | None) -> DynamicsSummary:
+        totals, results = self.totals, self.state.results
+        count = max(totals.states, 1)
+        has_sigma = "uncertainty" in results and totals.states > 0
+        biased = self.udd is not None
+        done = self.step - self._session_start
+        session = time.perf_counter() - self._session_clock
+        return DynamicsSummary(
+            ending=ending.kind,
+            cause=ending.cause,
+            reason=ending.reason,
+            steps=self.step,
+            time_fs=self.step * self.settings.timestep_fs,
+            wall_seconds=totals.wall_seconds,
+            steps_per_second=done / session if done else None,
+            mean_temperature=totals.temperature / count if totals.states else None,
+            mean_uncertainty=totals.sigma / count if has_sigma else None,
+            max_uncertainty=totals.max_sigma if has_sigma else None,
+            max_force_uncertainty=totals.max_force_sigma if has_sigma else None,
+            final_energy=results["energy"],
+            bias_work=totals.bias_work if biased else None,
+            max_bias_force=totals.max_bias_force if biased else None,
+            closest_distance=totals.closest,
+            energy_drift=self.state.drift if self.settings.ensemble == "nve" else None,
+            last_good_step=None if self.good is None else self.good.step,
+            last_good_frame=None if self.good is None else str(self.paths.last),
+            approach=approach,
+            trajectory=str(self.paths.trajectory),
+            log=str(self.paths.log),
+            settings=asdict(self.settings),
+            udd=self.udd.as_dict() if self.udd else None,
+        )
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.totals.wall_seconds += now - self._clock
+        self._clock = now
+
+    def close(self) -> None:
+        if self.recorder is not None:
+            self.recorder.close()
+
+
+def _frame(state: State) -> Atoms:
+    info = {"step": state.step, "time_fs": state.time_fs, "temperature": state.temperature}
+    return labelled(state.atoms, state.results, info)
+
+
+def _longest(vectors: np.ndarray) -> float:
+    return float(np.linalg.norm(vectors, axis=1).max())
+
+
+@contextmanager
+def _deferred_interrupts() -> Iterator[Callable[[], str | None]]:
+    """Ctrl-C and SIGTERM wait for the end of a step; a second one is let through.
+
+    Half a step would leave positions of one time and momenta of another. Outside the main thread
+    Python lets no one wait for signals, and they do what they always do.
+    """
+    came: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    # None: a handler that is not Python's, which could not be put back.
+    found = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in found.items() if handler is not None}
+
+    def note(number: int, frame: object) -> None:
+        came.append(signal.Signals(number).name)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: came[0] if came else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _bar(settings: DynamicsSettings, visible: bool) -> Iterator[Callable[[State], None]]:
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[live]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not visible,
+    )
+    task = bar.add_task(settings.ensemble, total=settings.steps, live="")
+
+    def show(state: State) -> None:
+        sigma = state.results.get("uncertainty")
+        live = f"T {state.temperature:.0f} K"
+        live += "" if sigma is None else f"  σ {sigma:.4f} eV/Å"
+        bar.update(task, completed=state.step, live=live)
+
+    with bar if visible else nullcontext():
+        yield show

@@ -1,0 +1,237 @@
+"""What a run leaves on disk: trajectory, log, last frame, checkpoint.
+
+Whole files are replaced at once; the trajectory and the log grow, and the checkpoint holds how
+long they were, so that a continued run cuts off what came after it, half-written lines included.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.extxyz import write_xyz
+
+from eip.errors import InputError
+
+#: Columns of log.csv: eV, Å, eV/Å, fs, K, eV/Å³; empty where a run has no such thing.
+LOG_COLUMNS = (
+    "step",
+    "time_fs",
+    "energy",
+    "kinetic",
+    "temperature",
+    "uncertainty",
+    "max_force_uncertainty",
+    "max_force",
+    "energy_bias",
+    "bias_work",
+    "max_bias_force",
+    "closest_distance",
+    "drift",
+    "volume",
+    "pressure",
+)
+
+#: 1: the first layout of checkpoint.npz.
+CHECKPOINT_FORMAT = 1
+
+_LABELS = ("energy", "free_energy", "forces", "stress")
+_ATOM_COLUMNS = ("force_uncertainty", "force_aleatoric", "forces_bias")
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of a run's folder."""
+
+    folder: Path
+
+    @property
+    def trajectory(self) -> Path:
+        return self.folder / "trajectory.xyz"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.csv"
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.xyz"
+
+    @property
+    def approach(self) -> Path:
+        return self.folder / "approach.xyz"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.npz"
+
+    @property
+    def summary(self) -> Path:
+        return self.folder / "summary.json"
+
+    def all(self) -> tuple[Path, ...]:
+        return (
+            self.trajectory, self.log, self.last, self.approach, self.checkpoint, self.summary
+        )  # fmt: skip
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replaces a file at once, or not at all."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def to_json(value: Any) -> Any:
+    """With null for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def bare(atoms: Atoms) -> Atoms:
+    """A copy of geometry, momenta and masses alone."""
+    return Atoms(
+        atoms.numbers,
+        atoms.positions,
+        cell=atoms.cell,
+        pbc=atoms.pbc,
+        momenta=atoms.get_momenta(),
+        # Only masses that are not the elements' own: they would be a column of every frame.
+        masses=atoms.get_masses() if atoms.has("masses") else None,
+    )
+
+
+def labelled(atoms: Atoms, results: Mapping[str, Any], info: Mapping[str, Any]) -> Atoms:
+    """A frame to be written: unbiased labels, momenta, uncertainties by atom, no constraints."""
+    # Without constraints, for with them ASE would write zeros for labels.
+    frame = bare(atoms)
+    labels = {name: results[name] for name in _LABELS if name in results}
+    frame.calc = SinglePointCalculator(frame, **labels)
+    for name in _ATOM_COLUMNS:
+        if name in results:
+            frame.arrays[name] = results[name]
+    frame.info.update(info)
+    for name in ("uncertainty", "energy_bias"):
+        if name in results:
+            frame.info[name] = results[name]
+    return frame
+
+
+def as_text(frames: Iterable[Atoms]) -> str:
+    """Frames in extended XYZ."""
+    text = io.StringIO()
+    write_xyz(text, list(frames))
+    return text.getvalue()
+
+
+class Recorder:
+    """The two files that grow. Every line and frame is flushed when it is written."""
+
+    def __init__(self, paths: RunPaths, lengths: Mapping[str, int] | None = None) -> None:
+        """A new record, or with ``lengths`` of the files (see `lengths`) the rest of an old one.
+
+        Raises:
+            InputError: if a file of the old record is missing or shorter than it was.
+        """
+        if lengths is not None:
+            for path in (paths.trajectory, paths.log):
+                size = path.stat().st_size if path.exists() else 0
+                if size < lengths[path.name]:
+                    raise InputError(
+                        f"cannot continue {paths.folder}: {path.name} has {size} bytes, and had "
+                        f"{lengths[path.name]} at the checkpoint"
+                    )
+                os.truncate(path, lengths[path.name])
+        mode = "w" if lengths is None else "a"
+        self._trajectory = paths.trajectory.open(mode, encoding="utf-8", newline="")
+        self._log = paths.log.open(mode, encoding="utf-8", newline="")
+        self._rows = csv.DictWriter(self._log, LOG_COLUMNS, lineterminator="\n")
+        if lengths is None:
+            self._rows.writeheader()
+            self._log.flush()
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        self._rows.writerow({k: repr(v) if isinstance(v, float) else v for k, v in row.items()})
+        self._log.flush()
+
+    def frame(self, frame: Atoms) -> None:
+        self._trajectory.write(as_text([frame]))
+        self._trajectory.flush()
+
+    def lengths(self) -> dict[str, int]:
+        """Bytes of each file, all of them on disk."""
+        sizes = {}
+        for handle in (self._trajectory, self._log):
+            handle.flush()
+            os.fsync(handle.fileno())
+            sizes[Path(handle.name).name] = os.fstat(handle.fileno()).st_size
+        return sizes
+
+    def close(self) -> None:
+        self._trajectory.close()
+        self._log.close()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run is: arrays in full precision, all else JSON."""
+
+    arrays: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+    def write(self, path: Path) -> None:
+        content = io.BytesIO()
+        meta = json.dumps(self.meta | {"format": CHECKPOINT_FORMAT}, allow_nan=False)
+        arrays: dict[str, Any] = {"meta": np.array(meta), **self.arrays}
+        np.savez(content, **arrays)
+        write_whole(path, content.getvalue())
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint:
+        """
+        Raises:
+            InputError: if the file is damaged or of a newer version.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            meta = json.loads(str(arrays.pop("meta")))
+            version = meta["format"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{path} is no readable checkpoint of dynamics: {error}; delete the folder's files "
+                f"to start over"
+            ) from error
+        if version > CHECKPOINT_FORMAT:
+            raise InputError(
+                f"{path} is a checkpoint of format {version}, this version reads up to "
+                f"{CHECKPOINT_FORMAT}: update eip"
+            )
+        return cls(arrays, meta)

@@ -1,0 +1,507 @@
+"""The verbs of the command line as functions: from files to files, built of everything below.
+
+Each takes ``say``, which is given what a person would like to see (text or a table of rich); by
+default nobody listens.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import atomic_numbers, chemical_symbols
+from jaxtyping import Int
+
+from eip import plots
+from eip.config import Config, build_labels, build_training, config_yaml, load_config
+from eip.data import (
+    DataSummary,
+    FrameStore,
+    GraphDataset,
+    Labels,
+    fit_element_energies,
+    force_rms,
+    make_loader,
+    open_frames,
+    split_indices,
+    summarize,
+)
+from eip.errors import InputError
+from eip.evaluation import calibrate, compute_metrics, evaluate, write_report
+from eip.model_file import load_model, read_model_info, save_model
+from eip.potential import Potential
+from eip.simulation import (
+    DynamicsSettings,
+    DynamicsSummary,
+    Limiter,
+    UDDParameters,
+    propose_udd,
+    run_dynamics,
+)
+from eip.training.trainer import TrainingResult, seeded, train
+from eip.uncertainty.calibration import CalibratedPotential
+from eip.uncertainty.calibration import Method as CalibrationMethod
+from eip.uncertainty.evidential import EvidentialPotential
+
+Say = Callable[[object], None]
+
+
+def nobody(message: object) -> None:
+    """Listens to nothing."""
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What `train_model` left behind.
+
+    Attributes:
+        model: model.eip; None if training was interrupted.
+        result: of the trainer.
+        metrics: of the test frames, or of the validation frames where there are none.
+        measured_on: "test" or "validation".
+    """
+
+    run_dir: Path
+    model: Path | None
+    result: TrainingResult
+    metrics: dict[str, float]
+    measured_on: str
+
+
+def train_model(
+    config: Config, *, resume: bool = False, progress: bool = True, say: Say = nobody
+) -> TrainingRun:
+    """Frames → statistics → network → training → calibration → model.eip and a report.
+
+    The run folder gets config.yaml, data/ (the frames as they were read), train.csv, checkpoints/,
+    tensorboard/, training.png, model.eip, and the files of `eip.evaluation.write_report`.
+
+    Raises:
+        InputError: if the run folder is in use, files or labels are wrong, or an element of the
+            validation, test or ood frames does not occur in training.
+    """
+    run_dir = config.run_dir
+    if config.training.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("training.device is 'cuda', but torch finds no GPU; 'auto' takes the CPU")
+    _claim(config, resume)
+    stores = _read_sets(config, run_dir / "data")
+    chosen = _split(config, stores)
+    for name, store in stores.items():
+        say(summarize(store).table(f"{name} frames"))
+
+    given = {atomic_numbers[s]: e for s, e in (config.data.element_energies or {}).items()}
+    energies = fit_element_energies(stores["train"], chosen["train"], given=given)
+    scale = force_rms(stores["train"], chosen["train"])
+    with seeded(config.training.seed):
+        potential = EvidentialPotential(
+            elements=sorted(energies),
+            element_energies=energies,
+            force_scale=scale,
+            **config.model.model_dump(exclude={"dtype"}),
+        ).to(getattr(torch, config.model.dtype))
+    # All sets at once: a strange element among the test frames is found before training.
+    sets = {
+        name: _dataset(stores.get(name, stores["train"]), potential, indices)
+        for name, indices in chosen.items()
+    }
+    weights = sum(p.numel() for p in potential.parameters())
+    say(
+        f"Training on {len(sets['train'])} frames, validating on {len(sets['validation'])}; "
+        f"RMS force {scale:.3g} eV/Å; {weights:,} weights."
+    )
+    result = train(
+        potential,
+        sets["train"],
+        sets["validation"],
+        build_training(config.training),
+        run_dir,
+        resume=resume,
+        progress=progress,
+    )
+    _plot_training(run_dir)
+    if result.ending == "interrupted":
+        return TrainingRun(run_dir, None, result, {}, "nothing")
+    say(
+        f"{result.epochs} epochs in {result.seconds:.0f} s ({result.ending}); the best was "
+        f"epoch {result.best_epoch}"
+    )
+
+    best: Potential = potential
+    on_validation = evaluate(potential, _loader(sets["validation"]), progress=progress)
+    if on_validation.force_uncertainty is not None:
+        best = calibrate(potential, on_validation)
+        say(_calibration_text(best))
+    measured_on = "test" if "test" in sets else "validation"
+    measured = evaluate(best, _loader(sets[measured_on]), progress=progress)
+    ood = evaluate(best, _loader(sets["ood"]), progress=progress) if "ood" in sets else None
+    metrics = compute_metrics(measured, ood)
+    info = {
+        "config": config.to_dict(),
+        "data": summarize(stores["train"], chosen["train"]).to_dict(),
+        "training": {
+            **{k: v for k, v in asdict(result).items() if k != "history"},
+            "frames": len(sets["train"]),
+            "validation_frames": len(sets["validation"]),
+        },
+        "metrics": {k: v for k, v in metrics.items() if np.isfinite(v)},
+        "measured_on": measured_on,
+        "versions": {name: version(name) for name in ("torch", "lightning", "numpy", "ase")},
+    }
+    save_model(best, run_dir / "model.eip", info)
+    write_report(measured, metrics, run_dir, ood=ood, model_info=_for_report(info))
+    return TrainingRun(run_dir, run_dir / "model.eip", result, metrics, measured_on)
+
+
+def _claim(config: Config, resume: bool) -> None:
+    """Makes the run folder ours, or says why it cannot be."""
+    kept = config.run_dir / "config.yaml"
+    if config.run_dir.exists() and any(config.run_dir.iterdir()):
+        if not resume:
+            raise InputError(
+                f"the run folder {config.run_dir} is not empty: go on with --resume, or choose "
+                f"another run_dir"
+            )
+        if not kept.is_file():
+            raise InputError(
+                f"nothing to resume: {config.run_dir} holds no config.yaml of an earlier run"
+            )
+        # How long and on what may change; what makes the weights may not.
+        before, now = (_flat(c.to_dict()) for c in (load_config(kept), _absolute(config)))
+        free = {"training.device", "training.devices", "training.num_workers"}
+        changed = [k for k in now if now[k] != before.get(k) and k not in free]
+        if changed:
+            raise InputError(
+                f"cannot resume {config.run_dir} with another configuration: "
+                + "; ".join(f"{k} was {before.get(k)}, now {now[k]}" for k in changed)
+            )
+        return
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    _write(kept, config_yaml(config))
+
+
+def _absolute(config: Config) -> Config:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(config_yaml(config), encoding="utf-8")
+        return load_config(path)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and key != "element_energies":
+            out |= _flat(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = value
+    return out
+
+
+def _read_sets(config: Config, folder: Path) -> dict[str, FrameStore]:
+    """Each set of frames that the configuration names, on disk."""
+    data = config.data
+    files = {"train": data.train, "test": data.test, "ood": data.ood}
+    if isinstance(data.validation, list):
+        files["validation"] = data.validation
+    stores = {}
+    for name, paths in files.items():
+        if not paths:
+            continue
+        needed = ("energy", "forces")
+        if name in ("train", "validation") and config.training.stress_weight:
+            needed = (*needed, "stress")
+        before = set((folder / name).glob("*"))
+        stores[name] = open_frames(paths, build_labels(data), folder / name, needed)
+        if before and stores[name].path not in before:
+            shutil.rmtree(stores[name].path)
+            raise InputError(
+                f"cannot resume: the {name} files have changed since the run was begun "
+                f"({', '.join(map(str, paths))})"
+            )
+    return stores
+
+
+def _split(config: Config, stores: dict[str, FrameStore]) -> dict[str, Int[np.ndarray, "frames"]]:
+    """The frames of each set, as indices into its store; drawn validation frames into train's."""
+    chosen = {name: np.arange(len(store)) for name, store in stores.items()}
+    wanted = config.data.validation
+    if not isinstance(wanted, list):
+        chosen["train"], chosen["validation"] = split_indices(
+            len(stores["train"]), wanted, config.data.split_seed
+        )
+    return chosen
+
+
+def _dataset(
+    store: FrameStore, potential: Potential, indices: Int[np.ndarray, "frames"] | None = None
+) -> GraphDataset:
+    return GraphDataset(
+        store,
+        indices,
+        cutoff=potential.cutoff,
+        dtype=potential.dtype,
+        elements=potential.elements,
+    )
+
+
+def _loader(dataset: GraphDataset) -> Any:
+    return make_loader(dataset, max_atoms=1000, shuffle=False, seed=0)
+
+
+def _calibration_text(potential: CalibratedPotential) -> str:
+    c = potential.calibration
+    by_element = ", ".join(f"{chemical_symbols[z]} {f:.3g}" for z, f in c.element_factors.items())
+    return (
+        f"Calibrated on {c.n_frames} frames: σ is scaled by {c.factor:.3g}"
+        + (f" ({by_element})" if by_element else "")
+        + " and is an error bar in eV/Å from here on."
+    )
+
+
+def _plot_training(run_dir: Path) -> None:
+    log = run_dir / "train.csv"
+    if not log.is_file():
+        return
+    with log.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if rows:
+        columns = {k: [float(row[k] or "nan") for row in rows] for k in rows[0]}
+        plots.save_figure(plots.training_curves(columns), run_dir / "training.png")
+
+
+def _for_report(info: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "measured on": f"{info['measured_on']} frames",
+        "model": info["config"]["model"],
+        "data": info["data"],
+        "training": info["training"],
+        "versions": info["versions"],
+    }
+
+
+# --- evaluation and calibration ------------------------------------------------------------------
+
+
+def evaluate_model(
+    model: str | Path,
+    files: Sequence[str | Path],
+    out_dir: str | Path,
+    *,
+    ood: Sequence[str | Path] = (),
+    labels: Labels | None = None,
+    device: str | None = None,
+    progress: bool = True,
+    say: Say = nobody,
+) -> dict[str, float]:
+    """Predicts labelled frames; writes metrics.json, predictions.xyz, plots and report.html.
+
+    Args:
+        labels: keys and units of the files; None: those of the model's training data.
+
+    Raises:
+        InputError: if the model or a file cannot be read or they do not fit together.
+    """
+    potential, info = load_model(model, device=device), read_model_info(model)
+    labels = labels or _labels_of(info)
+    evaluations = []
+    for paths in (files, ood):
+        if not paths:
+            continue
+        store = open_frames(paths, labels, require=("energy", "forces"))
+        say(summarize(store).table())
+        evaluations.append(
+            evaluate(potential, _loader(_dataset(store, potential)), progress=progress)
+        )
+    metrics = compute_metrics(*evaluations)
+    write_report(
+        evaluations[0],
+        metrics,
+        out_dir,
+        ood=evaluations[1] if len(evaluations) > 1 else None,
+        model_info={"file": str(model), **info.get("info", {}).get("training", {})},
+    )
+    return metrics
+
+
+def calibrate_model(
+    model: str | Path,
+    files: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    method: CalibrationMethod = "per_element",
+    labels: Labels | None = None,
+    device: str | None = None,
+    progress: bool = True,
+    say: Say = nobody,
+) -> Path:
+    """Fits a calibration on labelled frames and writes it into the model, or into a copy.
+
+    A calibration that the model has already is replaced. The frames must not be those that the
+    model was trained on: there its errors are too small.
+
+    Raises:
+        InputError: as `evaluate_model`, and if the potential gives no force uncertainty.
+    """
+    potential, info = load_model(model, device=device), read_model_info(model)
+    if isinstance(potential, CalibratedPotential):
+        potential = potential.potential
+    store = open_frames(files, labels or _labels_of(info), require=("forces",))
+    say(summarize(store).table())
+    found = evaluate(potential, _loader(_dataset(store, potential)), progress=progress)
+    calibrated = calibrate(potential, found, method=method)
+    say(_calibration_text(calibrated))
+    target = Path(out or model)
+    calibrated_on = [str(Path(f).resolve()) for f in files]
+    save_model(calibrated, target, {**info.get("info", {}), "calibrated_on": calibrated_on})
+    return target
+
+
+def _labels_of(info: dict[str, Any]) -> Labels:
+    """Keys and units that the model's training data had."""
+    return Labels(**info.get("info", {}).get("config", {}).get("data", {}).get("labels", {}))
+
+
+# --- dynamics ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class UDDChoice:
+    """Parameters of the bias as far as the user gave them; the rest is proposed from the model."""
+
+    A: float | None = None
+    B: float | None = None
+    C: float | None = None
+    D: float | None = None
+    max_bias_force: float | None = None
+    limiter: Limiter = "global"
+
+
+def run_md(
+    model: str | Path,
+    start: str | Path,
+    settings: DynamicsSettings,
+    out_dir: str | Path,
+    *,
+    frame: int = 0,
+    udd: UDDChoice | None = None,
+    resume: bool = False,
+    device: str | None = None,
+    progress: bool = True,
+    say: Say = nobody,
+) -> DynamicsSummary:
+    """Dynamics from a frame of a file, with a live error bar; biased where ``udd`` is given.
+
+    Raises:
+        InputError: if model, file or settings are wrong, or the run folder is in use.
+    """
+    potential = load_model(model, device=device)
+    frames = _structures(start)
+    try:
+        atoms = frames[frame]
+    except IndexError:
+        raise InputError(f"{start} has {len(frames)} frames, so none with index {frame}") from None
+    out_dir = Path(out_dir)
+    bias = None
+    if udd is not None:
+        bias = _bias(potential, atoms, frames, settings, udd, out_dir, resume, say)
+    return run_dynamics(
+        atoms, potential, settings, out_dir, resume=resume, udd=bias, progress=progress
+    )
+
+
+def _bias(
+    potential: Potential,
+    atoms: Atoms,
+    frames: Sequence[Atoms],
+    settings: DynamicsSettings,
+    udd: UDDChoice,
+    out_dir: Path,
+    resume: bool,
+    say: Say,
+) -> UDDParameters:
+    """What the user gave, the rest proposed; kept in udd.json, where a resume finds it again."""
+    kept = out_dir / "udd.json"
+    if resume and kept.is_file():
+        chosen = json.loads(kept.read_text(encoding="utf-8"))
+        return UDDParameters(**{k: chosen[k] for k in ("A", "B", "C", "D", "limiter")})
+    if udd.D is not None and udd.max_bias_force is not None:
+        raise InputError("give either D or the largest bias force: one follows from the other")
+    given = {k: getattr(udd, k) for k in "ABCD" if getattr(udd, k) is not None}
+    if set(given) == set("ABCD"):
+        parameters = UDDParameters(**given, limiter=udd.limiter)
+    else:
+        alike = [f for f in frames if sorted(f.numbers) == sorted(atoms.numbers)]
+        proposal = propose_udd(
+            potential,
+            alike[:: max(1, len(alike) // 20)],
+            settings.temperature,
+            limiter=udd.limiter,
+        )
+        say(proposal.explain())
+        parameters = replace(proposal.parameters, **given)
+        if udd.max_bias_force is not None:
+            p = parameters
+            parameters = UDDParameters.from_max_force(p.A, p.B, p.C, udd.max_bias_force, p.limiter)
+        if parameters != proposal.parameters:
+            say(f"With what was given in place of the proposal: {_udd_text(parameters)}")
+    # A folder in use is for run_dynamics to refuse; its bias must stay what it is.
+    if not (out_dir / "checkpoint.npz").exists():
+        out_dir.mkdir(parents=True, exist_ok=True)
+        _write(kept, json.dumps(parameters.as_dict(), indent=2) + "\n")
+    return parameters
+
+
+def _udd_text(p: UDDParameters) -> str:
+    return f"A {p.A:.4g} eV, B {p.B:.4g}, C {p.C:.4g}, D {p.D:.4g} eV/Å, limiter {p.limiter}"
+
+
+def _structures(path: str | Path) -> list[Atoms]:
+    """All structures of a file, labels dropped."""
+    from ase.io import read
+
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file")
+    try:
+        return list(read(path, index=":"))
+    except Exception as error:  # ASE's readers raise whatever they stumble over
+        raise InputError(f"{path}: ASE cannot read it ({error})") from error
+
+
+# --- information ---------------------------------------------------------------------------------
+
+
+def summarize_files(paths: Sequence[str | Path], labels: Labels | None = None) -> DataSummary:
+    """Elements, sizes, labels and ranges of files of frames."""
+    return summarize(open_frames(paths, labels))
+
+
+def is_model(path: str | Path) -> bool:
+    """Whether a file is a model by its name or by its first bytes (safetensors)."""
+    path = Path(path)
+    if path.suffix == ".eip":
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(9)
+    # A header's length, then the header, which is JSON.
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 10**8
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,158 @@
+"""The calculator as ASE's users know calculators."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms, units
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.constraints import FixAtoms
+from ase.io import read, write
+from ase.md.langevin import Langevin
+from ase.optimize import BFGS
+
+from eip.errors import InputError
+from eip.simulation import BiasedCalculator, Calculator, UDDPotential
+
+from .toy import ToyPotential, cluster, crystal
+
+UDD = {"A": 2.0, "B": 0.05, "C": 0.8, "D": 1.5}
+
+
+def test_results_have_their_names_and_shapes():
+    atoms = crystal(1)
+    atoms.calc = Calculator(ToyPotential())
+    atoms.get_potential_energy()
+    results = atoms.calc.results
+    assert set(results) == {
+        "energy", "free_energy", "forces", "force_uncertainty", "uncertainty"
+    }  # fmt: skip
+    assert results["force_uncertainty"].shape == (4,)
+    assert results["uncertainty"] == pytest.approx(results["force_uncertainty"].mean())
+    assert results["forces"].dtype == np.float64
+    assert isinstance(results["energy"], float)
+
+
+def test_forces_and_stress_agree_with_differences():
+    atoms = crystal(1, spread=0.2)
+    atoms.set_cell(atoms.cell @ np.array([[1, 0.05, 0], [0, 1.02, 0], [0.03, 0, 0.97]]), True)
+    atoms.calc = Calculator(ToyPotential())
+    forces, stress = atoms.get_forces(), atoms.get_stress()
+    h = 1e-4
+    for i, a in ((0, 0), (3, 2)):
+        energies = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            moved.calc = atoms.calc
+            moved.positions[i, a] += sign * h
+            energies.append(moved.get_potential_energy())
+        assert forces[i, a] == pytest.approx(-(energies[0] - energies[1]) / (2 * h), abs=1e-6)
+    for voigt, (a, b) in enumerate([(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]):
+        energies = []
+        for sign in (1, -1):
+            strain = np.eye(3)
+            strain[a, b] += sign * h / 2
+            strain[b, a] += sign * h / 2
+            strained = atoms.copy()
+            strained.calc = atoms.calc
+            strained.set_cell(atoms.cell @ strain, scale_atoms=True)
+            energies.append(strained.get_potential_energy())
+        slope = (energies[0] - energies[1]) / (2 * h) / atoms.get_volume()
+        assert stress[voigt] == pytest.approx(slope, abs=1e-7)
+
+
+def test_stress_is_computed_only_when_asked_for():
+    toy = ToyPotential()
+    atoms = crystal(1)
+    atoms.calc = Calculator(toy, stress=True)
+    atoms.get_forces()
+    atoms.get_stress()
+    assert toy.calls == 1
+    atoms.calc = Calculator(toy, stress=False)
+    with pytest.raises(PropertyNotImplementedError, match="switched off"):
+        atoms.get_stress()
+    molecule = cluster(4)
+    molecule.calc = Calculator(toy, stress=True)
+    molecule.get_forces()
+    with pytest.raises(PropertyNotImplementedError, match="periodic in all three directions"):
+        molecule.get_stress()
+
+
+def test_unknown_element_is_named():
+    atoms = Atoms("CuAu", [[0, 0, 0], [0, 0, 2.5]], calculator=Calculator(ToyPotential()))
+    with pytest.raises(InputError, match=r"holds Au, which .* knows H, O, Ar, Cu"):
+        atoms.get_forces()
+
+
+def test_dtype_and_device_leave_the_callers_potential_alone():
+    toy = ToyPotential()
+    calculator = Calculator(toy, dtype=torch.float32, device="cpu")
+    assert toy.dtype == torch.float64
+    assert calculator.potential.dtype == torch.float32
+    assert Calculator(toy).potential is toy
+    atoms = crystal(1)
+    atoms.calc = calculator
+    low = atoms.get_forces()
+    atoms.calc = Calculator(toy)
+    np.testing.assert_allclose(low, atoms.get_forces(), atol=1e-5)
+    assert low.dtype == np.float64
+
+
+def test_a_plain_ase_script(tmp_path):
+    """Relax, run, write, read: labels come back, uncertainties lie beside them."""
+    atoms = cluster(6)
+    atoms.calc = Calculator(ToyPotential(), skin=0.4)
+    assert BFGS(atoms, logfile=None).run(fmax=0.02, steps=200)
+    dynamics = Langevin(
+        atoms, 2 * units.fs, temperature_K=100, friction=0.02 / units.fs, fixcm=False,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    dynamics.run(20)
+    atoms.arrays["sigma"] = atoms.calc.results["force_uncertainty"]
+    write(tmp_path / "run.xyz", atoms)
+    again = read(tmp_path / "run.xyz")
+    np.testing.assert_allclose(again.get_forces(), atoms.get_forces(), atol=1e-7)
+    assert again.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), abs=1e-7)
+    assert again.arrays["sigma"].shape == (6,)
+
+
+def test_a_verlet_list_gives_what_a_fresh_one_gives():
+    rng = np.random.default_rng(0)
+    atoms = crystal(2)
+    atoms.calc = Calculator(ToyPotential(), skin=0.6)
+    for _ in range(10):
+        atoms.positions += rng.uniform(-0.1, 0.1, atoms.positions.shape)
+        fresh = atoms.copy()
+        fresh.calc = Calculator(ToyPotential(), skin=0.0)
+        np.testing.assert_allclose(atoms.get_forces(), fresh.get_forces(), atol=1e-12)
+
+
+def test_files_never_hold_the_bias(tmp_path):
+    """Neither of the plain calculator nor of the one that drives; not even with constraints."""
+    toy = ToyPotential()
+    plain = cluster(6)
+    plain.calc = Calculator(toy)
+    for kind in (Calculator, BiasedCalculator):
+        atoms = cluster(6)
+        atoms.calc = kind(UDDPotential(toy, **UDD))
+        driving = atoms.get_forces()
+        bias = atoms.calc.results["forces_bias"]
+        assert np.abs(bias).max() > 1e-2
+        expected = plain.get_forces() + (bias if kind is BiasedCalculator else 0)
+        np.testing.assert_array_equal(driving, expected)
+        np.testing.assert_array_equal(atoms.calc.results["forces"], plain.get_forces())
+        assert atoms.get_potential_energy() == plain.get_potential_energy()
+        for name in ("a.xyz", "a.traj"):
+            write(tmp_path / name, atoms)
+            written = read(tmp_path / name).get_forces()
+            np.testing.assert_allclose(written, plain.get_forces(), atol=1e-7)
+
+
+def test_constraints_do_not_change_results():
+    atoms = cluster(6)
+    atoms.calc = Calculator(ToyPotential())
+    free = atoms.get_forces()
+    atoms.set_constraint(FixAtoms([0, 1]))
+    assert np.abs(atoms.get_forces()[:2]).max() == 0
+    np.testing.assert_array_equal(atoms.calc.results["forces"], free)
