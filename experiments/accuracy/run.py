@@ -136,7 +136,7 @@ def run(split: Split, settings: TrainingSettings, head: str, channels: int, run_
     def frames(store: FrameStore, indices: np.ndarray | None) -> GraphDataset:
         return GraphDataset(store, indices, cutoff=potential.cutoff)
 
-    def measure(model: torch.nn.Module, dataset: GraphDataset):  # noqa: ANN202
+    def measure(model: torch.nn.Module, dataset: GraphDataset):
         loader = make_loader(dataset, max_atoms=1500, shuffle=False, seed=0)
         return evaluate(model, loader, progress=False)
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from eip._version import __version__
+
 if TYPE_CHECKING:
     from eip.data.readers import read_frames as read_frames
     from eip.errors import InputError as InputError
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from eip.potential import Prediction as Prediction
     from eip.simulation.bias import UDDPotential as UDDPotential
     from eip.simulation.calculator import Calculator as Calculator
-
-__version__ = "0.1.0"
 
 #: Public name → where it lives, and under what name there.
 _HOMES = {

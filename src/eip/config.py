@@ -7,6 +7,7 @@ into the file that ``eip init`` makes, and errors quote file, line and key.
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -21,7 +22,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
 )
 from pydantic_core import ErrorDetails
 
@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 # --- kinds of values -----------------------------------------------------------------------------
 
 
-def _below_config(path: Path, info: ValidationInfo) -> Path:
+def _below_config(path: Path, info: Any) -> Path:
     base = (info.context or {}).get("base")
-    return path.expanduser() if base is None else Path(base) / path.expanduser()
+    # Without the "..", so that errors and tables show the path a person would write.
+    return Path(os.path.normpath(Path(base or ".") / path.expanduser()))
 
 
 def _one_or_more(value: Any) -> Any:

@@ -16,6 +16,8 @@ class InputError(ValueError):
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """The end of an error about a misspelt key: the near one if there is one, else the choice."""
-    known = list(known)
-    near = get_close_matches(given, known, n=1, cutoff=0.6)
-    return f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
+    by_folded = {key.casefold(): key for key in known}
+    near = get_close_matches(given.casefold(), by_folded, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean '{by_folded[near[0]]}'?"
+    return f"expected one of {', '.join(by_folded.values())}"

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from eip._version import __version__
 from eip.errors import InputError
 from eip.potential import Potential
 from eip.uncertainty import calibration, evidential  # noqa: F401  (each registers its kind)
@@ -43,7 +43,7 @@ def save_model(potential: Potential, path: str | Path, info: dict[str, Any] | No
         "potential": describe_potential(potential),
         "dtype": str(potential.dtype).removeprefix("torch."),
         "info": info or {},
-        "written_by": {"eip": version("eip"), "torch": torch.__version__},
+        "written_by": {"eip": __version__, "torch": torch.__version__},
     }
     # Cloned, because safetensors refuses tensors that share memory.
     weights = {

@@ -9,7 +9,7 @@ import torch
 import vesin
 from ase import Atoms
 from ase.geometry import complete_cell
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from eip.graph import AtomGraph, batch_graphs
 
@@ -17,7 +17,7 @@ from eip.graph import AtomGraph, batch_graphs
 def find_edges(
     positions: Float[np.ndarray, "atoms 3"],
     cell: Float[np.ndarray, "3 3"],
-    pbc: Sequence[bool],
+    pbc: Sequence[bool] | Bool[np.ndarray, "3"],
     cutoff: float,
 ) -> tuple[Int[np.ndarray, "edges"], Int[np.ndarray, "edges"], Int[np.ndarray, "edges 3"]]:
     """All pairs closer than the cutoff, periodic images and cells smaller than the cutoff included.
@@ -55,15 +55,35 @@ def find_edges(
         wraps = np.where(periodic, np.floor(fractional), 0).astype(np.int64)
         wrapped = wrapped - wraps @ box
         if not periodic.all():
-            span = np.ptp(fractional, axis=0) * np.linalg.norm(box, axis=1) + 2 * cutoff + 1.0
-            scale = np.where(periodic, 1.0, span / np.linalg.norm(box, axis=1))
-            box = box * scale[:, None]
+            # complete_cell's vectors are orthogonal to the periodic ones and each other: beyond the
+            # cutoff as well as the atoms, they leave no image within reach and may count as
+            # periodic. (vesin is slow by orders of magnitude where just one direction is.)
+            for axis in np.flatnonzero(~periodic):
+                unit = box[axis] / np.linalg.norm(box[axis])
+                along = wrapped @ unit
+                closed = _close_gaps(along, 2 * cutoff)
+                wrapped = wrapped + np.outer(closed - along, unit)
+                box[axis] = unit * (closed.max() + 2 * cutoff + 1.0)
     centers, neighbors, shifts = vesin.NeighborList(
         cutoff=cutoff, full_list=True, sorted=True, n_threads=1
-    ).compute(points=wrapped, box=box, periodic=periodic.tolist(), quantities="ijS")
+    ).compute(points=wrapped, box=box, periodic=bool(periodic.any()), quantities="ijS")
     centers, neighbors = centers.astype(np.int64), neighbors.astype(np.int64)
     shifts = shifts.astype(np.int64) + wraps[centers] - wraps[neighbors]
     return centers, neighbors, shifts
+
+
+def _close_gaps(
+    coordinates: Float[np.ndarray, "atoms"], widest: float
+) -> Float[np.ndarray, "atoms"]:
+    """From 0 upwards, gaps wider than ``widest`` cut down to it: no pair in reach is touched.
+
+    An atom that flew off must not make the search visit the void (or overflow its count of cells).
+    """
+    order = np.argsort(coordinates)
+    gaps = np.diff(coordinates[order], prepend=coordinates[order[:1]])
+    closed = np.empty_like(coordinates)
+    closed[order] = np.minimum(gaps, widest).cumsum()
+    return closed
 
 
 def build_graph(
@@ -99,7 +119,7 @@ def graph_from_arrays(
     numbers: Int[np.ndarray, "atoms"],
     positions: Float[np.ndarray, "atoms 3"],
     cell: Float[np.ndarray, "3 3"],
-    pbc: Sequence[bool],
+    pbc: Sequence[bool] | Bool[np.ndarray, "3"],
     cutoff: float,
     dtype: torch.dtype = torch.float32,
 ) -> AtomGraph:

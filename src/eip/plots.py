@@ -11,7 +11,6 @@ function takes an Axes and plain arrays; NaNs are left out.
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Mapping
@@ -70,13 +69,6 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150)
     finally:
         temporary.unlink(missing_ok=True)
     return path
-
-
-def figure_png(figure: Figure, *, dpi: int = 110) -> bytes:
-    """The figure as the bytes of a PNG, for embedding."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
-    return buffer.getvalue()
 
 
 def parity(
@@ -208,14 +200,15 @@ def training_curves(columns: Mapping[str, ArrayLike], *, x: str = "epoch") -> Fi
     """One panel for each kind of column of a training log, over the epochs.
 
     ``columns`` is the log by column; those whose names hold "loss", "force", "energy",
-    "spearman"/"auc"/"coverage", or "lr"/"learning_rate" are drawn, others ignored. Rows in which
-    a column is NaN or empty are left out for that column alone.
+    "spearman", "auc", "coverage", "uncertainty", "learning_rate" or "lr" are drawn, others
+    ignored. Rows in which a column is NaN are left out for that column alone.
     """
     kinds = {
         "loss": ("loss",),
         "force error (eV/Å)": ("force",),
         "energy error (eV/atom)": ("energy",),
         "quality of σ": ("spearman", "auc", "coverage"),
+        "σ (eV/Å)": ("uncertainty",),
         "learning rate": ("learning_rate", "lr"),
     }
     groups: dict[str, list[str]] = {}
@@ -247,7 +240,7 @@ def training_curves(columns: Mapping[str, ArrayLike], *, x: str = "epoch") -> Fi
             )
         ax.set_xlabel(x)
         ax.set_ylabel(kind)
-        if all_positive and "σ" not in kind:
+        if all_positive and kind != "quality of σ":
             ax.set_yscale("log")
             _plain_log_ticks(ax.yaxis)
         _legend(ax, "best")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from ase import Atoms
@@ -65,15 +65,16 @@ class Prediction:
         return self._map(lambda value: value.to(device))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Prediction:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Prediction(
-            **{k: function(v) if isinstance(v, Tensor) else None for k, v in values.items()}
-        )
+        mapped: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            mapped[field.name] = function(value) if isinstance(value, Tensor) else None
+        return Prediction(**mapped)
 
 
 def concatenate(predictions: Sequence[Prediction]) -> Prediction:
     """The predictions of several batches as one; a field that one batch lacks is None."""
-    joined = {}
+    joined: dict[str, Any] = {}
     for field in fields(Prediction):
         values = [getattr(p, field.name) for p in predictions]
         joined[field.name] = (

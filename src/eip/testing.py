@@ -68,7 +68,7 @@ PRECISION_TOLERANCE = 1e-3
 
 #: Below these a quantity counts as zero, and deviations are taken relative to them: forces in a
 #: perfect crystal cancel to rounding errors.
-_FLOORS = {"forces": 1e-2, "forces_bias": 1e-2, "stress": 1e-4}
+_FLOORS = {"forces": 1e-2, "forces_bias": 1e-2, "stress": 1e-4, "vectors": 1e-3}
 _FLOAT64_EPS = 2.0**-52
 
 

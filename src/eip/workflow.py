@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,7 @@ from eip.data import (
     FrameStore,
     GraphDataset,
     Labels,
+    LabelWarning,
     fit_element_energies,
     force_rms,
     make_loader,
@@ -224,7 +226,7 @@ def _read_sets(config: Config, folder: Path) -> dict[str, FrameStore]:
         if name in ("train", "validation") and config.training.stress_weight:
             needed = (*needed, "stress")
         before = set((folder / name).glob("*"))
-        stores[name] = open_frames(paths, build_labels(data), folder / name, needed)
+        stores[name] = _open(paths, build_labels(data), needed, folder / name)
         if before and stores[name].path not in before:
             shutil.rmtree(stores[name].path)
             raise InputError(
@@ -232,6 +234,18 @@ def _read_sets(config: Config, folder: Path) -> dict[str, FrameStore]:
                 f"({', '.join(map(str, paths))})"
             )
     return stores
+
+
+def _open(
+    paths: Sequence[str | Path],
+    labels: Labels,
+    needed: Sequence[str],
+    folder: Path | None = None,
+) -> FrameStore:
+    with warnings.catch_warnings():
+        if "stress" not in needed:  # then it is no news that some frames have none
+            warnings.filterwarnings("ignore", "stress is missing", LabelWarning)
+        return open_frames(paths, labels, folder, needed)
 
 
 def _split(config: Config, stores: dict[str, FrameStore]) -> dict[str, Int[np.ndarray, "frames"]]:
@@ -275,11 +289,15 @@ def _plot_training(run_dir: Path) -> None:
     log = run_dir / "train.csv"
     if not log.is_file():
         return
-    with log.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if rows:
-        columns = {k: [float(row[k] or "nan") for row in rows] for k in rows[0]}
-        plots.save_figure(plots.training_curves(columns), run_dir / "training.png")
+    plots.save_figure(plots.training_curves(_read_csv(log)), run_dir / "training.png")
+
+
+def _read_csv(path: Path) -> dict[str, list[float]]:
+    """Columns of numbers; an empty cell is NaN."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    return {k: [float(row[k] or "nan") for row in rows] for k in reader.fieldnames or ()}
 
 
 def _for_report(info: dict[str, Any]) -> dict[str, Any]:
@@ -320,7 +338,7 @@ def evaluate_model(
     for paths in (files, ood):
         if not paths:
             continue
-        store = open_frames(paths, labels, require=("energy", "forces"))
+        store = _open(paths, labels, ("energy", "forces"))
         say(summarize(store).table())
         evaluations.append(
             evaluate(potential, _loader(_dataset(store, potential)), progress=progress)
@@ -358,15 +376,22 @@ def calibrate_model(
     potential, info = load_model(model, device=device), read_model_info(model)
     if isinstance(potential, CalibratedPotential):
         potential = potential.potential
-    store = open_frames(files, labels or _labels_of(info), require=("forces",))
+    store = _open(files, labels or _labels_of(info), ("forces",))
     say(summarize(store).table())
     found = evaluate(potential, _loader(_dataset(store, potential)), progress=progress)
     calibrated = calibrate(potential, found, method=method)
     say(_calibration_text(calibrated))
     target = Path(out or model)
     calibrated_on = [str(Path(f).resolve()) for f in files]
-    save_model(calibrated, target, {**info.get("info", {}), "calibrated_on": calibrated_on})
+    kept = {**info.get("info", {}), "calibrated_on": calibrated_on}
+    # The size of σ was measured with the calibration that is gone.
+    kept["metrics"] = {k: v for k, v in kept.get("metrics", {}).items() if _is_free_of_scale(k)}
+    save_model(calibrated, target, kept)
     return target
+
+
+def _is_free_of_scale(key: str) -> bool:
+    return key.startswith(("n_", "force_", "energy_mae", "mean_error"))
 
 
 def _labels_of(info: dict[str, Any]) -> Labels:
@@ -417,9 +442,25 @@ def run_md(
     bias = None
     if udd is not None:
         bias = _bias(potential, atoms, frames, settings, udd, out_dir, resume, say)
-    return run_dynamics(
+    summary = run_dynamics(
         atoms, potential, settings, out_dir, resume=resume, udd=bias, progress=progress
     )
+    name = "UDD" if udd else "MD"
+    plot_dynamics({name: (out_dir, summary.ending)}, out_dir / "dynamics.png", settings)
+    return summary
+
+
+def plot_dynamics(
+    runs: Mapping[str, tuple[Path, str]], path: Path, settings: DynamicsSettings
+) -> None:
+    """Energy, temperature and σ of runs over time; each name has its folder and its ending."""
+    columns = {}
+    for name, (folder, _) in runs.items():
+        log = _read_csv(folder / "log.csv")
+        columns[name] = {"time": log.pop("time_fs", []), **log}
+    endings = {name: ending for name, (_, ending) in runs.items()}
+    figure = plots.dynamics(columns, threshold=settings.max_uncertainty, endings=endings)
+    plots.save_figure(figure, path)
 
 
 def _bias(
@@ -505,3 +546,45 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def describe_model(path: str | Path) -> dict[str, Any]:
+    """What a model file says of itself, for a person or as JSON.
+
+    Raises:
+        InputError: if it is no readable model file.
+    """
+    header = read_model_info(path)
+    potential, calibration = header["potential"], None
+    if potential["kind"] == "calibrated":
+        calibration = potential["settings"]["calibration"]
+        potential = potential["settings"]["potential"]
+    settings, info = dict(potential["settings"]), header["info"]
+    energies = settings.pop("element_energies", {})
+    elements = [chemical_symbols[z] for z in settings.pop("elements", [])]
+    out: dict[str, Any] = {
+        "kind": potential["kind"],
+        "elements": elements,
+        "element energies (eV)": {chemical_symbols[int(z)]: e for z, e in energies.items()},
+        "units": "eV, Å, eV/Å, eV/Å³",
+        "network": {**settings, "dtype": header["dtype"]},
+        "calibration": "none: σ ranks atoms, its size means little",
+        "training": info.get("training", {}),
+        "training data": info.get("data", {}),
+        f"measured on {info.get('measured_on', 'nothing')} frames": {
+            k: v for k, v in info.get("metrics", {}).items() if not k.endswith("_ood")
+        },
+        "written by": header["written_by"],
+        "format": header["format"],
+    }
+    if calibration is not None:
+        out["calibration"] = {
+            "method": calibration["method"],
+            "factor": calibration["factor"],
+            "element factors": {
+                chemical_symbols[int(z)]: c for z, c in calibration["element_factors"].items()
+            },
+            "frames": calibration["n_frames"],
+            "created": calibration["created"],
+        }
+    return {key: value for key, value in out.items() if value}

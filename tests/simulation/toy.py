@@ -25,7 +25,7 @@ class ToyPotential(Potential):
         r0: float = 2.4,
         depth: float = 0.4,
         steepness: float = 1.6,
-        sigma_scale: float = 0.2,
+        sigma_scale: float = 1.0,
         elements: tuple[int, ...] = (1, 8, 18, 29),
         uncertain: bool = True,
         dtype: torch.dtype = torch.float64,
@@ -79,7 +79,7 @@ class ToyPotential(Potential):
             sigma = None
             if self._uncertain:
                 unusual = (r - self.r0) ** 2 / self.r0**2 * weight
-                floor = zero + 0.01 * (1 + graph.numbers % 3)
+                floor = zero + 0.001 * (1 + graph.numbers % 3)
                 sigma = floor.index_add(0, graph.centers, self.sigma_scale * unusual)
             grad_r = grad_s = None
             if forces or stress:

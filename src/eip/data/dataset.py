@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -271,14 +270,15 @@ def split_indices(
     n: int,
     validation: float | int,
     seed: int,
-    mode: Literal["random", "last"] = "random",
+    mode: str = "random",
 ) -> tuple[Int64[np.ndarray, "train"], Int64[np.ndarray, "validation"]]:
     """Splits frames 0 … n−1 into training and validation, both ascending.
 
     Args:
         validation: a fraction between 0 and 1 (at least one frame), or a number of frames.
-        mode: draw at random (by ``seed`` alone), or take the last: frames that follow each other
-            in a trajectory are near-duplicates, and a random split then tells too good a story.
+        mode: "random" (by ``seed`` alone), or "last", the end of the data: frames that follow each
+            other in a trajectory are near-duplicates, and a random split then tells too good a
+            story.
 
     Raises:
         InputError: if no frame would be left to train on or to validate with.

@@ -13,7 +13,7 @@ from torch import Tensor
 from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.potential import Potential
-from eip.uncertainty.calibration import CalibratedPotential, Calibration, Method, fit_calibration
+from eip.uncertainty.calibration import CalibratedPotential, Calibration, fit_calibration
 
 
 @runtime_checkable
@@ -172,7 +172,7 @@ def evaluate(
 
 
 def calibrate(
-    potential: Potential, evaluation: Evaluation, *, method: Method = "per_element"
+    potential: Potential, evaluation: Evaluation, *, method: str = "per_element"
 ) -> CalibratedPotential:
     """The potential with a calibration fitted on an evaluation of validation frames.
 

@@ -92,7 +92,7 @@ def write_report(
         files.plots, _figures(evaluation, metrics, ood, percentile), strict=True
     ):
         plots.save_figure(figure, path)
-        images[path.stem] = plots.figure_png(figure)
+        images[path.stem] = path.read_bytes()
     with _whole_file(files.html) as file:
         file.write(_html(evaluation, metrics, elements, images, model_info or {}))
     return files

@@ -38,6 +38,8 @@ class EnergyModel(nn.Module):
         zbl: adds a repulsion at short range.
     """
 
+    species_of_number: Tensor
+
     def __init__(
         self,
         backbone: Backbone,

@@ -7,13 +7,13 @@ from ase.data import covalent_radii
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eip import units
 from eip.graph import AtomGraph
+from eip.units import COULOMB, LENGTH_IN_ANGSTROM
 
 _COEFFICIENTS = (0.18175, 0.50986, 0.28022, 0.02817)
 _EXPONENTS = (3.19980, 0.94229, 0.40290, 0.20162)
 #: Screening length in Å is this times the Bohr radius over (Z_i^0.23 + Z_j^0.23).
-_SCREENING = 0.88534 * units.LENGTH_IN_ANGSTROM["Bohr"]
+_SCREENING = 0.88534 * LENGTH_IN_ANGSTROM["Bohr"]
 
 
 class ZBL(nn.Module):
@@ -46,5 +46,5 @@ class ZBL(nn.Module):
         x = (distance / reach).clamp(max=1.0)
         # 1 at contact, 0 at the end with two continuous derivatives.
         switch = 1.0 - x**3 * (10.0 - 15.0 * x + 6.0 * x**2)
-        pair = units.COULOMB * charges[0] * charges[1] / distance * screening * switch
+        pair = COULOMB * charges[0] * charges[1] / distance * screening * switch
         return pair.new_zeros(graph.n_atoms).index_add(0, graph.centers, 0.5 * pair)

@@ -50,7 +50,7 @@ class UDDParameters:
     B: float
     C: float
     D: float
-    limiter: Limiter = "global"
+    limiter: str = "global"
 
     def __post_init__(self) -> None:
         for name in "ABCD":
@@ -66,7 +66,7 @@ class UDDParameters:
 
     @classmethod
     def from_max_force(
-        cls, A: float, B: float, C: float, max_bias_force: float, limiter: Limiter = "global"
+        cls, A: float, B: float, C: float, max_bias_force: float, limiter: str = "global"
     ) -> UDDParameters:
         """With the largest limited force, eV/Å, in place of D."""
         return cls(A, B, C, max_bias_force / LARGEST_OVER_D, limiter)
@@ -85,11 +85,11 @@ def bias_energy(
 ) -> Float[Tensor, "frames"]:
     """E_bias = A [exp(−σ²/(N B²)) − 1], eV, float64 (eq. 12)."""
     # Where σ is small exp(…) − 1 would cancel.
-    return A * torch.expm1(-(sigma.double() ** 2) / (n_atoms * B**2))
+    return A * torch.expm1(-(sigma.double() ** 2) / (n_atoms.double() * B**2))
 
 
 def limit_bias(
-    forces_bias: Float[Tensor, "atoms 3"], graph: AtomGraph, C: float, D: float, limiter: Limiter
+    forces_bias: Float[Tensor, "atoms 3"], graph: AtomGraph, C: float, D: float, limiter: str
 ) -> Float[Tensor, "atoms 3"]:
     """F_lim = F_bias · D/(√(2π) C) · exp(−F²/(2C²)), eV/Å (eq. 14); `Limiter` says what F is."""
     if limiter == "component":
@@ -132,7 +132,7 @@ class UDDPotential(Potential):
         B: float,
         C: float,
         D: float | None = None,
-        limiter: Limiter = "global",
+        limiter: str = "global",
         *,
         max_bias_force: float | None = None,
     ) -> None:
@@ -292,7 +292,7 @@ def propose_udd(
     *,
     width: float = 3.0,
     fraction: float = 0.3,
-    limiter: Limiter = "global",
+    limiter: str = "global",
 ) -> UDDProposal:
     """Proposes A, B, C, D from the model's own σ, its gradient, and the force scale.
 

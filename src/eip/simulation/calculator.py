@@ -127,7 +127,7 @@ class Calculator(AseCalculator):
         """Builds the neighbor list as it was for ``atoms`` at earlier positions.
 
         The order of edges is the order of summation: only with the same list does a continued run
-        equal an uninterrupted one to the last bit.
+        equal an uninterrupted one to the last bit (on a CPU; a GPU sums in any order).
         """
         earlier = Atoms(atoms.numbers, positions, cell=atoms.cell, pbc=atoms.pbc)
         self._neighbors(earlier)

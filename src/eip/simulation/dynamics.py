@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eip.errors import InputError
 from eip.potential import Potential
 from eip.simulation.bias import UDDParameters, UDDPotential, UDDProposal
 from eip.simulation.calculator import BiasedCalculator, as_potential, check_elements
 from eip.simulation.integrators import Integrator, degrees_of_freedom, draw_momenta
-from eip.simulation.monitors import Ending, EndingKind, State, distances, first_ending
+from eip.simulation.monitors import Ending, EndingKind, State, first_ending
 from eip.simulation.records import (
     Checkpoint,
     Recorder,
@@ -36,6 +31,7 @@ from eip.simulation.records import (
     to_json,
     write_whole,
 )
+from eip.simulation.session import deferred_interrupts, progress_bar
 from eip.simulation.settings import DynamicsSettings
 
 #: Settings that a continued run may change; all others make it another run.
@@ -169,7 +165,7 @@ def run_dynamics(
     else:
         run.begin()
     try:
-        with _deferred_interrupts() as interrupted, _bar(settings, progress) as show:
+        with deferred_interrupts() as interrupted, progress_bar(settings, progress) as show:
             ending = run.go(interrupted, show)
             return run.finish(ending)
     finally:
@@ -370,8 +366,7 @@ class _Run:
 
     def _record(self) -> None:
         state, totals, results = self.state, self.totals, self.state.results
-        length = distances(state.graph)
-        closest = float(length.min()) if len(length) else None
+        closest = float(state.lengths.min()) if len(state.lengths) else None
         row = self._row(state, closest)
         totals.states += 1
         totals.temperature += state.temperature
@@ -505,54 +500,3 @@ def _frame(state: State) -> Atoms:
 
 def _longest(vectors: np.ndarray) -> float:
     return float(np.linalg.norm(vectors, axis=1).max())
-
-
-@contextmanager
-def _deferred_interrupts() -> Iterator[Callable[[], str | None]]:
-    """Ctrl-C and SIGTERM wait for the end of a step; a second one is let through.
-
-    Half a step would leave positions of one time and momenta of another. Outside the main thread
-    Python lets no one wait for signals, and they do what they always do.
-    """
-    came: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    # None: a handler that is not Python's, which could not be put back.
-    found = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    before = {number: handler for number, handler in found.items() if handler is not None}
-
-    def note(number: int, frame: object) -> None:
-        came.append(signal.Signals(number).name)
-        signal.signal(number, before[number])
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: came[0] if came else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _bar(settings: DynamicsSettings, visible: bool) -> Iterator[Callable[[State], None]]:
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[live]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not visible,
-    )
-    task = bar.add_task(settings.ensemble, total=settings.steps, live="")
-
-    def show(state: State) -> None:
-        sigma = state.results.get("uncertainty")
-        live = f"T {state.temperature:.0f} K"
-        live += "" if sigma is None else f"  σ {sigma:.4f} eV/Å"
-        bar.update(task, completed=state.step, live=live)
-
-    with bar if visible else nullcontext():
-        yield show

@@ -16,15 +16,15 @@ from ase.md.verlet import VelocityVerlet
 from jaxtyping import Float
 
 from eip.errors import InputError
-from eip.simulation.settings import DynamicsSettings, Ensemble
+from eip.simulation.settings import DynamicsSettings
 from eip.units import BOLTZMANN, FEMTOSECOND
 
 _CHAIN = ("_thermostat._eta", "_thermostat._p_eta")
 #: What an integrator remembers beside positions, momenta, cell and the noise's generator. ASE has
 #: no way to ask for it, hence the private names; the tests of continuation hold them in place.
-_MEMORY: dict[Ensemble, tuple[str, ...]] = {
+_MEMORY: dict[str, tuple[str, ...]] = {
     "langevin": (),
-    "bussi": ("transferred_energy",),
+    "bussi": (),
     "nose-hoover": _CHAIN,
     "nvt-berendsen": (),
     "nve": (),
@@ -84,7 +84,7 @@ def _inertia(atoms: Atoms) -> Float[np.ndarray, "3 3"]:
     return np.trace(second) * np.eye(3) - second
 
 
-def degrees_of_freedom(atoms: Atoms, ensemble: Ensemble) -> int:
+def degrees_of_freedom(atoms: Atoms, ensemble: str) -> int:
     """Degrees of freedom that carry kinetic energy, for the temperature.
 
     The centre of mass rests. A molecule in vacuum does not rotate either, where the ensemble's

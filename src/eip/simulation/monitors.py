@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -65,6 +66,12 @@ class State:
     temperature: float
     drift: float
 
+    @cached_property
+    def lengths(self) -> Float[np.ndarray, "edges"]:
+        """Lengths of the graph's edges, Å."""
+        vectors = self.graph.edge_vectors().detach()
+        return vectors.square().sum(1).sqrt().cpu().numpy().astype(np.float64)
+
 
 @runtime_checkable
 class Monitor(Protocol):
@@ -76,12 +83,6 @@ def first_ending(monitors: Iterable[Monitor], state: State) -> Ending | None:
     """What the first monitor with an objection says."""
     endings = (monitor.check(state) for monitor in monitors)
     return next((ending for ending in endings if ending is not None), None)
-
-
-def distances(graph: AtomGraph) -> Float[np.ndarray, "edges"]:
-    """Lengths of the edges, Å."""
-    vectors = graph.edge_vectors().detach()
-    return vectors.square().sum(1).sqrt().cpu().numpy().astype(np.float64)
 
 
 def _name(atoms: Atoms, index: int) -> str:
@@ -118,7 +119,7 @@ class ClosestApproach:
     ratio: float = 0.0
 
     def check(self, state: State) -> Ending | None:
-        length = distances(state.graph)
+        length = state.lengths
         if len(length) == 0:
             return None
         numbers = state.graph.numbers.cpu().numpy()
@@ -131,8 +132,8 @@ class ClosestApproach:
         return Ending(
             "collapsed",
             "closest_approach",
-            f"step {state.step}: {_name(state.atoms, i[worst])} and "
-            f"{_name(state.atoms, j[worst])} are {length[worst]:.3f} Å apart, closer than the "
+            f"step {state.step}: {_name(state.atoms, int(i[worst]))} and "
+            f"{_name(state.atoms, int(j[worst]))} are {length[worst]:.3f} Å apart, closer than the "
             f"bound of {bound[worst]:.3f} Å",
         )
 
@@ -182,8 +183,8 @@ class BrokenBond:
         return Ending(
             "collapsed",
             "broken_bond",
-            f"step {state.step}: the bond between {_name(state.atoms, i[worst])} and "
-            f"{_name(state.atoms, j[worst])} is {length[worst]:.2f} Å long, over the bound of "
+            f"step {state.step}: the bond between {_name(state.atoms, int(i[worst]))} and "
+            f"{_name(state.atoms, int(j[worst]))} is {length[worst]:.2f} Å long, over the bound of "
             f"{self.bounds[worst]:.2f} Å",
         )
 

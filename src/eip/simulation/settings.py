@@ -60,7 +60,7 @@ class DynamicsSettings:
     """
 
     steps: int = 20_000
-    ensemble: Ensemble = "langevin"
+    ensemble: str = "langevin"
     temperature: float = 300.0
     timestep_fs: float = 0.5
     taut_fs: float = 100.0

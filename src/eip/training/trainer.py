@@ -19,7 +19,6 @@ import torch
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
-    LearningRateMonitor,
     ModelCheckpoint,
     RichProgressBar,
     WeightAveraging,
@@ -31,65 +30,9 @@ from eip.data.dataset import Batch, GraphDataset, make_loader
 from eip.errors import InputError
 from eip.potential import Potential
 from eip.training.loss import Loss
-
+from eip.training.settings import TrainingSettings
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train; the defaults are what did best on molecules and liquid water alike.
-
-    Attributes:
-        epochs: passes over the training frames.
-        batch_size: frames of a step; or give ``max_atoms`` instead, for frames of mixed sizes.
-        max_atoms: atoms of a step.
-        learning_rate: AdamW's, after the warm-up.
-        minimum_learning_rate: where the cosine decay ends.
-        weight_decay: AdamW's.
-        warmup_epochs: epochs over which the rate rises from zero; may be a fraction.
-        ema_decay: of the running average of the weights, which is what is validated and kept.
-        gradient_clip: largest norm of the gradient.
-        patience: epochs without a better validation loss before training stops; 0 never.
-        energy_weight, force_weight, stress_weight, energy_per_atom, quantile, regularization:
-            see `eip.training.loss.Loss`.
-        seed: of the order of the frames. (Initial weights are seeded where they are made.)
-        device: "auto", "cpu" or "cuda".
-        devices: how many.
-        num_workers: processes that build neighbor lists.
-    """
-
-    epochs: int = 200
-    batch_size: int | None = 5
-    max_atoms: int | None = None
-    learning_rate: float = 1e-3
-    minimum_learning_rate: float = 1e-6
-    weight_decay: float = 0.01
-    warmup_epochs: float = 1.0
-    ema_decay: float = 0.999
-    gradient_clip: float = 10.0
-    patience: int = 0
-    energy_weight: float = 1.0
-    force_weight: float = 1.0
-    stress_weight: float = 0.0
-    energy_per_atom: bool = True
-    quantile: float | None = 0.5
-    regularization: float = 0.1
-    seed: int = 0
-    device: str = "auto"
-    devices: int = 1
-    num_workers: int = 0
-
-    @property
-    def loss(self) -> Loss:
-        return Loss(
-            self.energy_weight,
-            self.force_weight,
-            self.stress_weight,
-            self.quantile,
-            self.regularization,
-            self.energy_per_atom,
-        )
 
 
 @dataclass(frozen=True)
@@ -104,7 +47,7 @@ class TrainingResult:
     best_epoch: int
     best_loss: float
     seconds: float
-    history: list[dict[str, float]]
+    history: list[dict[str, int | float]]
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -149,6 +92,10 @@ def train(
     """
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
+    last = run_dir / "checkpoints" / "last.ckpt"
+    resume = resume and last.exists()
+    # After a resume, Lightning draws the first batches before it says which epoch it is.
+    epoch = torch.load(last, map_location="cpu", weights_only=True)["epoch"] + 1 if resume else 0
     train_loader, validation_loader = (
         make_loader(
             dataset,
@@ -156,6 +103,7 @@ def train(
             max_atoms=settings.max_atoms,
             shuffle=shuffle,
             seed=settings.seed,
+            epoch=epoch,
             num_workers=settings.num_workers,
         )
         for dataset, shuffle in ((training_set, True), (validation_set, False))
@@ -164,15 +112,14 @@ def train(
     module = TrainingModule(potential, settings, steps_per_epoch=len(train_loader))
     history = History(run_dir / "train.csv")
     best = ModelCheckpoint(
-        run_dir / "checkpoints", "best", monitor="val_loss", save_last=True, save_top_k=1,
+        run_dir / "checkpoints",
+        "best",
+        monitor="val_loss",
+        save_last=True,
+        save_top_k=1,
         enable_version_counter=False,
     )
-    callbacks: list[Callback] = [
-        best,
-        history,
-        Averaging(settings.ema_decay),
-        LearningRateMonitor("epoch"),
-    ]
+    callbacks: list[Callback] = [best, history, Averaging(settings.ema_decay)]
     if settings.patience:
         callbacks.append(EarlyStopping("val_loss", patience=settings.patience, check_finite=False))
     if progress:
@@ -192,14 +139,13 @@ def train(
             use_distributed_sampler=False,
         )
     )
-    last = run_dir / "checkpoints" / "last.ckpt"
     started = time.monotonic()
     quiet(
         lambda: trainer.fit(
             module,
             train_loader,
             validation_loader,
-            ckpt_path=last if resume and last.exists() else None,
+            ckpt_path=last if resume else None,
             weights_only=True,
         )
     )
@@ -231,7 +177,14 @@ class TrainingModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.potential, self.settings = potential, settings
-        self.loss = settings.loss
+        self.loss = Loss(
+            settings.energy_weight,
+            settings.force_weight,
+            settings.stress_weight,
+            settings.quantile,
+            settings.regularization,
+            settings.energy_per_atom,
+        )
         self.steps_per_epoch = steps_per_epoch
         self._errors: list[dict[str, Tensor]] = []
         self._frames: tuple[str, ...] = ()
@@ -243,7 +196,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         # Lightning tells a sampler its epoch, but not a batch sampler.
-        loader = self.trainer.train_dataloader
+        loader: Any = self.trainer.train_dataloader
         loader.batch_sampler.set_epoch(self.current_epoch)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
@@ -360,7 +313,7 @@ class History(Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, int | float]] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         values = {k: float(v) for k, v in trainer.callback_metrics.items()}
@@ -392,4 +345,3 @@ def quiet(function: Callable[[], T]) -> T:
             return function()
     finally:
         logger.setLevel(level)
-

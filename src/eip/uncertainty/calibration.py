@@ -164,7 +164,7 @@ def fit_calibration(
     numbers: Int[np.ndarray, "atoms"],
     *,
     frames: Int[np.ndarray, "atoms"] | None = None,
-    method: Method = "per_element",
+    method: str = "per_element",
     created: str | None = None,
 ) -> Calibration:
     """Fits σ to errors on frames that the potential was not trained on.
@@ -182,7 +182,7 @@ def fit_calibration(
     Raises:
         InputError: if there is no σ, no labelled atom, σ is negative, not finite or mostly zero.
     """
-    _check_method(method)
+    checked_method = _check_method(method)
     if force_uncertainty is None:
         raise InputError(
             "a calibration needs an uncertainty for each atom's force, but this potential has none "
@@ -224,7 +224,7 @@ def fit_calibration(
                 element_factors[int(number)] = max(own, _SMALLEST_FACTOR)
 
     calibration = Calibration(
-        method=method,
+        method=checked_method,
         factor=max(factor, _SMALLEST_FACTOR),
         element_factors=element_factors,
         interval_levels=(),

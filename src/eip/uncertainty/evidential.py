@@ -5,10 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -204,7 +203,7 @@ class EvidentialPotential(Potential):
         }
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> Self:
+    def from_settings(cls, settings: dict[str, Any]) -> EvidentialPotential:
         energies = {int(z): energy for z, energy in settings["element_energies"].items()}
         return cls(**{**settings, "element_energies": energies})
 
@@ -250,6 +249,8 @@ class EvidentialPotential(Potential):
             features=output.features.scalars,
             evidence=evidence,
         )
-        return prediction if differentiable != "nothing" else replace(
-            prediction.detach(), evidence=None
+        return (
+            prediction
+            if differentiable != "nothing"
+            else replace(prediction.detach(), evidence=None)
         )

@@ -7,7 +7,7 @@ the description brings, so a file from a stranger is safe to open.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from eip.errors import InputError, did_you_mean
 from eip.potential import Potential
@@ -26,7 +26,7 @@ class Describable(Protocol):
     def settings(self) -> dict[str, Any]: ...
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> Self: ...
+    def from_settings(cls, settings: dict[str, Any]) -> Potential: ...
 
 
 def register(cls: type[P]) -> type[P]:
@@ -54,4 +54,4 @@ def build_potential(kind: str, settings: dict[str, Any]) -> Potential:
     """
     if kind not in _KINDS:
         raise InputError(f"unknown kind of potential '{kind}': {did_you_mean(kind, _KINDS)}")
-    return _KINDS[kind].from_settings(settings)  # type: ignore[attr-defined,no-any-return]
+    return _KINDS[kind].from_settings(settings)  # type: ignore[attr-defined]

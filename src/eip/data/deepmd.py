@@ -1,0 +1,84 @@
+"""DeePMD's npy directories: type.raw, type_map.raw, set.*/coord.npy and its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from eip.data.frame import Frame
+from eip.data.labels import Labels, scales
+from eip.data.raw import atomic_numbers, make_frame
+from eip.errors import InputError
+
+
+def read_deepmd(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
+    numbers = _deepmd_numbers(path)
+    periodic = not (path / "nopbc").exists()
+    sets = sorted(path.glob("set.*"))
+    if not sets:
+        raise InputError(f"{path} holds no set.* directories, expected DeePMD's npy format")
+    counts = [len(_load(folder / "coord.npy")) for folder in sets]
+    rows = range(*wanted.indices(sum(counts)))
+    start = 0
+    for folder, count in zip(sets, counts, strict=True):
+        held = {file.stem: file for file in folder.glob("*.npy")}
+        names = held.keys() - {"coord", "box"}
+        labels.demand(names, str(folder))
+        if (folder / "real_atom_types.npy").exists():
+            raise InputError(f"{folder} is of DeePMD's mixed type, which is not supported")
+        arrays = {
+            label: (key, _load(held[key]))
+            for label in ("energy", "forces", "stress")
+            if (key := labels.find(label, dict.fromkeys(names, ()), str(folder))) is not None
+        }
+        coord = _load(folder / "coord.npy")
+        if periodic and "box" not in held:
+            raise InputError(
+                f"{folder} has no box.npy; a system that is not periodic says so by a file nopbc"
+            )
+        box = _load(held["box"]) if periodic else None
+        for name, array in (*arrays.values(), ("box", box)):
+            if array is not None and len(array) != count:
+                raise InputError(
+                    f"{folder}/{name}.npy holds {len(array)} frames, coord.npy {count}"
+                )
+        scale = scales(labels, {}, str(folder))
+        for row in range(start, start + count):
+            if row not in rows:
+                continue
+            local = row - start
+            yield make_frame(
+                numbers=numbers,
+                positions=coord[local],
+                cell=box[local] if box is not None else np.zeros((3, 3)),
+                pbc=np.full(3, periodic),
+                values={label: (key, array[local]) for label, (key, array) in arrays.items()},
+                scale=scale,
+                source=f"{path}#{row}",
+            )
+        start += count
+
+
+def _deepmd_numbers(path: Path) -> np.ndarray:
+    if not (path / "type_map.raw").exists():
+        raise InputError(f"{path} has no type_map.raw, so its elements are not known")
+    symbols = (path / "type_map.raw").read_text().split()
+    elements = atomic_numbers(np.array(symbols, dtype=str), f"{path}/type_map.raw")
+    try:
+        types = np.array((path / "type.raw").read_text().split(), dtype=np.int64)
+    except ValueError as error:
+        raise InputError(f"{path}/type.raw: expected integers, {error}") from error
+    if len(types) and (types.min() < 0 or types.max() >= len(elements)):
+        raise InputError(
+            f"{path}/type.raw names type {types.max()}, type_map.raw has {len(elements)} types"
+        )
+    return elements[types]
+
+
+def _load(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from error

@@ -1,0 +1,171 @@
+"""npz files, MD17-style and periodic, read row by row."""
+
+from __future__ import annotations
+
+import itertools
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eip.data.frame import Frame
+from eip.data.labels import Labels, scales
+from eip.data.raw import atomic_numbers, declared_units, make_frame
+from eip.errors import InputError
+
+_NPZ_GEOMETRY = {
+    "numbers": ("numbers", "atomic_numbers", "nuclear_charges", "z", "Z", "symbols", "species"),
+    "positions": ("positions", "coords", "coordinates", "R"),
+    "cell": ("cells", "cell", "lattice", "lattices", "box"),
+    "pbc": ("pbc",),
+}
+_NPZ_LABELS = {"energy": ("energies", "E"), "forces": ("F",), "stress": ("stresses",)}
+# The published MD17 files say nowhere that they are in kcal/mol; read as eV they would train a
+# potential that is wrong by a factor of 23.
+_MD17_KEYS = ("z", "nuclear_charges")
+_MD17_UNIT = (
+    "an MD17-style file that does not declare its energy unit; MD17 and rMD17 are in kcal/mol: "
+    "give energy_unit='kcal/mol' (or 'eV' if it was converted)"
+)
+
+
+def read_npz(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{path} is not an npz file: {error}") from error
+    with archive:
+        arrays = {
+            name.removesuffix(".npy"): _NpzArray(path, archive, name)
+            for name in archive.namelist()
+            if name.endswith(".npy")
+        }
+        columns: dict[str, _NpzArray] = {}
+        for what, names in _NPZ_GEOMETRY.items():
+            found = next((name for name in names if name in arrays), None)
+            if found is not None:
+                columns[what] = arrays[found]
+            elif what in ("numbers", "positions"):
+                raise InputError(
+                    f"{path} holds no {what}: expected one of the arrays {', '.join(names)}, got "
+                    f"{', '.join(sorted(arrays))}"
+                )
+        labels.demand(arrays, str(path))
+        keys = {}
+        for label in ("energy", "forces", "stress"):
+            shapes = {name: array.shape for name, array in arrays.items()}
+            key = labels.find(label, shapes, str(path), extra=_NPZ_LABELS[label])
+            if key is not None:
+                keys[label], columns[label] = key, arrays[key]
+        n_frames = _npz_frames(path, columns)
+        rows = range(*wanted.indices(n_frames))
+        units = {k: v.text() for k, v in arrays.items() if k.endswith("_unit") and not v.shape}
+        md17 = any(key in arrays for key in _MD17_KEYS)
+        scale = scales(
+            labels, declared_units(units), str(path), forbid_default=_MD17_UNIT if md17 else ""
+        )
+        streams = {name: column.rows(rows) for name, column in columns.items()}
+        for row in rows:
+            source = f"{path}#{row}"
+            values = {name: next(stream) for name, stream in streams.items()}
+            cell = values.get("cell", np.zeros((3, 3)))
+            pbc = values.get("pbc", np.full(3, "cell" in values))
+            yield make_frame(
+                numbers=atomic_numbers(values["numbers"], source),
+                positions=values["positions"],
+                cell=np.diag(cell) if cell.shape == (3,) else cell,
+                pbc=pbc,
+                values={label: (key, values[label]) for label, key in keys.items()},
+                scale=scale,
+                source=source,
+            )
+
+
+def _npz_frames(path: Path, columns: Mapping[str, _NpzArray]) -> int:
+    """The number of frames; marks the arrays that all frames share. Checks that shapes agree."""
+    shape = columns["positions"].shape
+    if len(shape) != 3 or shape[2] != 3:
+        raise InputError(f"{path}: positions have shape {shape}, expected (frames, atoms, 3)")
+    columns["numbers"].shared = len(columns["numbers"].shape) == 1
+    if "cell" in columns:
+        columns["cell"].shared = columns["cell"].shape in ((3, 3), (3,)) and (
+            columns["cell"].shape != (shape[0], 3) or shape[0] != 3
+        )
+        if columns["cell"].shape == (3, 3) and shape[0] == 3:
+            raise InputError(
+                f"{path}: the cell has shape (3, 3) and there are 3 frames, so it may be one cell "
+                "or three; give shape (3, 3, 3)"
+            )
+    if "pbc" in columns:
+        columns["pbc"].shared = columns["pbc"].shape == (3,)
+    for name, column in columns.items():
+        if not column.shared and column.shape[:1] != shape[:1]:
+            raise InputError(
+                f"{path}: {name} has shape {column.shape}, expected {shape[0]} frames as positions"
+            )
+    return int(shape[0])
+
+
+class _NpzArray:
+    """An array inside an npz file, read row by row, so that memory holds one row."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile, member: str) -> None:
+        self._path, self._archive, self._member = path, archive, member
+        self.shared = False
+        try:
+            with archive.open(member) as file:
+                self.shape, self._fortran, self._dtype = self._header(file)
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: array {member} cannot be read: {error}") from error
+
+    @staticmethod
+    def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+        version = np.lib.format.read_magic(file)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read is None:
+            raise ValueError(f"npy version {version} is not supported")
+        return read(file)
+
+    def text(self) -> str:
+        value = next(self._whole())
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    def rows(self, rows: range) -> Iterator[np.ndarray]:
+        """The rows asked for; the array as a whole for each where all frames share it."""
+        if self._dtype.hasobject:
+            raise InputError(f"{self._path}: array {self._member} holds Python objects; refused")
+        try:
+            if self.shared:
+                yield from itertools.repeat(np.asarray(next(self._whole())), len(rows))
+            elif self._fortran:  # its rows do not lie together
+                array = np.asarray(next(self._whole()))
+                yield from (array[row] for row in rows)
+            else:
+                yield from self._stream(rows)
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"{self._path}: array {self._member} is damaged: {error}") from error
+
+    def _whole(self) -> Iterator[Any]:
+        with self._archive.open(self._member) as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+            yield array[()] if array.ndim == 0 else array
+
+    def _stream(self, rows: range) -> Iterator[np.ndarray]:
+        shape = self.shape[1:]
+        size = int(np.prod(shape, dtype=np.int64)) * self._dtype.itemsize
+        with self._archive.open(self._member) as file:
+            self._header(file)
+            start, last = file.tell(), -1
+            for row in rows:
+                if row != last + 1:
+                    file.seek(start + row * size)
+                data = file.read(size)
+                if len(data) < size:
+                    raise ValueError(f"it ends inside row {row}")
+                last = row
+                yield np.frombuffer(data, dtype=self._dtype).reshape(shape)

@@ -1,0 +1,50 @@
+"""How to train: plain values, free of torch, so that reading a configuration stays quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train; the defaults are what did best on molecules and liquid water alike.
+
+    Attributes:
+        epochs: passes over the training frames.
+        batch_size: frames of a step; or give ``max_atoms`` instead, for frames of mixed sizes.
+        max_atoms: atoms of a step.
+        learning_rate: AdamW's, after the warm-up.
+        minimum_learning_rate: where the cosine decay ends.
+        weight_decay: AdamW's.
+        warmup_epochs: epochs over which the rate rises from zero; may be a fraction.
+        ema_decay: of the running average of the weights, which is what is validated and kept.
+        gradient_clip: largest norm of the gradient.
+        patience: epochs without a better validation loss before training stops; 0 never.
+        energy_weight, force_weight, stress_weight, energy_per_atom, quantile, regularization:
+            see `eip.training.loss.Loss`.
+        seed: of the order of the frames. (Initial weights are seeded where they are made.)
+        device: "auto", "cpu" or "cuda".
+        devices: how many.
+        num_workers: processes that build neighbor lists.
+    """
+
+    epochs: int = 200
+    batch_size: int | None = 5
+    max_atoms: int | None = None
+    learning_rate: float = 2e-3
+    minimum_learning_rate: float = 1e-6
+    weight_decay: float = 0.01
+    warmup_epochs: float = 1.0
+    ema_decay: float = 0.99
+    gradient_clip: float = 10.0
+    patience: int = 0
+    energy_weight: float = 1.0
+    force_weight: float = 1.0
+    stress_weight: float = 0.0
+    energy_per_atom: bool = True
+    quantile: float | None = 0.5
+    regularization: float = 0.1
+    seed: int = 0
+    device: str = "auto"
+    devices: int = 1
+    num_workers: int = 0

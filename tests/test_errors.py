@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+
+from eip.errors import InputError, did_you_mean
+
+
+def test_an_input_error_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="a sentence"):
+        raise InputError("a sentence")
+
+
+def test_a_near_key_is_proposed() -> None:
+    assert did_you_mean("cuttof", ["cutoff", "channels"]) == "did you mean 'cutoff'?"
+
+
+def test_without_a_near_key_the_choice_is_shown() -> None:
+    assert did_you_mean("qqq", ["cutoff", "channels"]) == "expected one of cutoff, channels"
+
+
+def test_known_names_may_be_any_iterable() -> None:
+    assert did_you_mean("tensr", iter({"tensor": 1, "none": 2})) == "did you mean 'tensor'?"
+    assert did_you_mean("xyz", (name for name in ("one", "two"))).endswith("one, two")

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+
+from eip.graph import AtomGraph, batch_graphs
+from eip.neighbors import build_graph
+
+
+@pytest.fixture
+def graphs() -> list[AtomGraph]:
+    structures = [molecule("H2O"), bulk("Si", cubic=False), Atoms("O")]
+    return [build_graph(atoms, 3.0, dtype=torch.float64) for atoms in structures]
+
+
+def test_a_batch_keeps_order_and_offsets(graphs: list[AtomGraph]) -> None:
+    batch = batch_graphs(graphs)
+    assert (batch.n_atoms, batch.n_frames) == (6, 3)
+    assert batch.n_edges == sum(g.n_edges for g in graphs)
+    assert batch.frame.tolist() == [0, 0, 0, 1, 1, 2]
+    assert batch.atoms_per_frame.tolist() == [3, 2, 1]
+    assert batch.numbers.tolist() == [8, 1, 1, 14, 14, 8]
+    assert (batch.frame[batch.centers] == batch.frame[batch.neighbors]).all()
+    assert (batch.centers.diff() >= 0).all()
+    torch.testing.assert_close(
+        batch.edge_vectors(), torch.cat([g.edge_vectors() for g in graphs]), rtol=0, atol=0
+    )
+
+
+def test_batches_can_be_batched(graphs: list[AtomGraph]) -> None:
+    nested = batch_graphs([batch_graphs(graphs[:2]), graphs[2]])
+    flat = batch_graphs(graphs)
+    for name in AtomGraph.__dataclass_fields__:
+        assert torch.equal(getattr(nested, name), getattr(flat, name)), name
+
+
+def test_an_empty_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one graph"):
+        batch_graphs([])
+
+
+def test_edge_vectors_reach_the_periodic_image() -> None:
+    graph = build_graph(bulk("Cu", "fcc", a=3.6), 2.6, dtype=torch.float64)
+    # The twelve neighbors of the one atom are its own images, at a/√2.
+    assert graph.n_edges == 12
+    lengths = graph.edge_vectors().norm(dim=1)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 3.6 / 2**0.5))
+
+
+def test_edge_vectors_are_differentiable_in_positions_and_cell() -> None:
+    graph = build_graph(bulk("NaCl", "rocksalt", a=5.6), 3.0, dtype=torch.float64)
+    cell = graph.cell.clone().requires_grad_()
+    positions = graph.positions.clone().requires_grad_()
+    moved = AtomGraph(
+        **{
+            **{name: getattr(graph, name) for name in AtomGraph.__dataclass_fields__},
+            "cell": cell,
+            "positions": positions,
+        }
+    )
+    moved.edge_vectors().square().sum().backward()
+    assert positions.grad is not None and cell.grad is not None
+    assert cell.grad.abs().max() > 1.0
+
+
+def test_sums_and_means_by_frame(graphs: list[AtomGraph]) -> None:
+    batch = batch_graphs(graphs)
+    values = torch.arange(12.0).reshape(6, 2)
+    expected = torch.stack([values[:3].sum(0), values[3:5].sum(0), values[5]])
+    torch.testing.assert_close(batch.sum_by_frame(values), expected)
+    torch.testing.assert_close(
+        batch.mean_by_frame(values), expected / torch.tensor([[3.0], [2.0], [1.0]])
+    )
+    assert batch.sum_by_frame(values[:, 0]).shape == (3,)
+    assert batch.mean_by_frame(torch.ones(6, 3, 3)).shape == (3, 3, 3)
+
+
+def test_to_changes_floating_arrays_alone(graphs: list[AtomGraph]) -> None:
+    single = graphs[1].to(dtype=torch.float32)
+    assert single.positions.dtype == single.cell.dtype == single.shifts.dtype == torch.float32
+    assert single.numbers.dtype == single.centers.dtype == torch.int64
+    assert single.pbc.dtype == torch.bool
+    assert graphs[1].to().positions.dtype == torch.float64
+
+
+def test_with_positions_and_with_edges_leave_the_rest(graphs: list[AtomGraph]) -> None:
+    graph = graphs[1]
+    moved = graph.with_positions(graph.positions + 1.0)
+    torch.testing.assert_close(moved.edge_vectors(), graph.edge_vectors())
+    short = graph.neighbors == 1
+    fewer = graph.with_edges(short)
+    assert fewer.n_edges == int(short.sum()) < graph.n_edges
+    assert torch.equal(fewer.edge_vectors(), graph.edge_vectors()[short])
+
+
+def test_a_graph_is_frozen(graphs: list[AtomGraph]) -> None:
+    with pytest.raises(FrozenInstanceError):
+        graphs[0].positions = torch.zeros(3, 3)  # type: ignore[misc]

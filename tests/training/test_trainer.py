@@ -1,0 +1,215 @@
+"""The training loop: exact resume, blame for bad labels, averaging, seeds."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eip.data import GraphDataset, fit_element_energies, force_rms, open_frames
+from eip.errors import InputError
+from eip.training.trainer import (
+    NonFiniteLoss,
+    TrainingSettings,
+    seeded,
+    train,
+    warmup_cosine,
+)
+from eip.uncertainty.evidential import HEADS, EvidentialPotential
+
+ROOT = Path(__file__).parents[2]
+ETHANOL = ROOT / "examples/data/ethanol_300K.xyz"
+WATER = ROOT / "examples/data/water_300K.xyz"
+SETTINGS = TrainingSettings(epochs=4, batch_size=4, ema_decay=0.9, warmup_epochs=0.5, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory):
+    return open_frames(ETHANOL, cache_dir=tmp_path_factory.mktemp("frames"))
+
+
+def make_potential(store, head: str = "tensor", seed: int = 0) -> EvidentialPotential:
+    with seeded(seed):
+        return EvidentialPotential(
+            elements=store.elements,
+            element_energies=fit_element_energies(store),
+            force_scale=force_rms(store),
+            head=head,
+            channels=8,
+            interactions=2,
+            cutoff=4.0,
+        )
+
+
+def sets(store, training: int = 12) -> tuple[GraphDataset, GraphDataset]:
+    return (
+        GraphDataset(store, np.arange(training), cutoff=4.0),
+        GraphDataset(store, np.arange(training, training + 4), cutoff=4.0),
+    )
+
+
+def run(store, folder: Path, settings=SETTINGS, resume=False, head="tensor", seed=0):
+    potential = make_potential(store, head, seed)
+    result = train(potential, *sets(store), settings, folder, resume=resume, progress=False)
+    return potential, result
+
+
+def weights(potential: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in potential.parameters()])
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_each_head_learns(store, tmp_path: Path, head: str) -> None:
+    settings = replace(SETTINGS, epochs=8, learning_rate=1e-2)
+    _, result = run(store, tmp_path, settings, head=head)
+    maes = [row["val_force_mae"] for row in result.history]
+    assert maes[-1] < 0.95 * maes[0]
+    assert result.ending == "finished" and result.epochs == 8
+
+
+def test_training_is_a_function_of_its_seeds(store, tmp_path: Path) -> None:
+    one, other, third = (
+        run(store, tmp_path / str(i), replace(SETTINGS, seed=seed))[0]
+        for i, seed in enumerate((0, 0, 1))
+    )
+    torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=0)
+    assert not torch.equal(weights(one), weights(third))
+
+
+def test_training_leaves_the_callers_random_numbers_alone(store, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    run(store, tmp_path)
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[2])))
+import torch
+torch.set_num_threads(1)
+import test_trainer as t
+import lightning.pytorch as pl
+from eip.data import open_frames
+
+class Killer(pl.Callback):
+    def on_train_batch_end(self, trainer, *rest):
+        if trainer.global_step == 8:   # in the middle of the third epoch
+            os.kill(os.getpid(), signal.SIGKILL)
+
+import eip.training.trainer as trainer_module
+made = trainer_module.pl.Trainer
+trainer_module.pl.Trainer = lambda callbacks, **k: made(callbacks=[*callbacks, Killer()], **k)
+t.run(open_frames(t.ETHANOL), Path(sys.argv[1]))
+"""
+
+
+def test_killed_and_resumed_equals_uninterrupted(store, tmp_path: Path) -> None:
+    whole, whole_result = run(store, tmp_path / "whole")
+    killed = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "killed"), str(Path(__file__).parent)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "killed/checkpoints/last.ckpt").exists()
+    # Other initial weights: all that counts must come from the checkpoint.
+    resumed, result = run(store, tmp_path / "killed", resume=True, seed=5)
+    torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
+    assert result.history == whole_result.history
+    lines = [
+        list(csv.reader((tmp_path / name / "train.csv").open())) for name in ("whole", "killed")
+    ]
+    assert lines[0] == lines[1] and len(lines[0]) == 1 + SETTINGS.epochs
+
+
+def test_resuming_a_finished_run_changes_nothing(store, tmp_path: Path) -> None:
+    potential, _ = run(store, tmp_path)
+    again, result = run(store, tmp_path, resume=True, seed=3)
+    torch.testing.assert_close(weights(again), weights(potential), rtol=0, atol=0)
+    assert result.epochs == SETTINGS.epochs
+
+
+def test_checkpoints_open_without_unpickling_code(store, tmp_path: Path) -> None:
+    run(store, tmp_path)
+    for name in ("last", "best"):
+        torch.load(tmp_path / f"checkpoints/{name}.ckpt", weights_only=True)
+
+
+def test_frames_of_a_non_finite_loss_are_named(store, tmp_path: Path) -> None:
+    training, validation = sets(store)
+    broken = GraphDataset.__getitem__
+
+    class Broken(GraphDataset):
+        def __getitem__(self, index: int):
+            batch = broken(self, index)
+            if index == 5:
+                return replace(batch, forces=batch.forces * torch.nan)
+            return batch
+
+    training.__class__ = Broken
+    with pytest.raises(NonFiniteLoss, match=r"loss is nan in epoch 1; .*ethanol_300K\.xyz#5"):
+        train(make_potential(store), training, validation, SETTINGS, tmp_path, progress=False)
+
+
+def test_early_stopping(store, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=30, patience=2, learning_rate=1e-30)
+    _, result = run(store, tmp_path, settings)
+    # At this rate no weight changes.
+    assert result.ending == "early" and result.epochs < 30
+
+
+def test_best_weights_are_kept_not_the_last(store, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=6, learning_rate=0.3, gradient_clip=1e9, ema_decay=0.0)
+    potential, result = run(store, tmp_path, settings)
+    losses = [row["val_loss"] for row in result.history]
+    saved = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)
+    assert result.best_loss == min(losses)
+    name = "energy_model.readout.0.weight"
+    torch.testing.assert_close(
+        dict(potential.named_parameters())[name].detach(), saved["state_dict"][f"potential.{name}"]
+    )
+
+
+def test_stress_is_learned_where_it_is_asked_for(tmp_path: Path) -> None:
+    store = open_frames(WATER, cache_dir=tmp_path)
+    potential = make_potential(store)
+    training = GraphDataset(store, np.arange(6), cutoff=4.0)
+    batch = training[0]
+
+    def stress_error() -> float:
+        predicted = potential(batch.graph, stress=True).stress
+        return float((predicted - batch.stress).abs().mean())
+
+    before = stress_error()
+    settings = replace(
+        SETTINGS, epochs=12, batch_size=2, learning_rate=2e-2, energy_weight=0.0,
+        force_weight=1e-3, stress_weight=10.0,
+    )  # fmt: skip
+    train(potential, training, training, settings, tmp_path / "run", progress=False)
+    assert stress_error() < 0.5 * before
+
+
+def test_wrong_settings_are_refused(store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ema_decay must lie in \[0, 1\), got 1.5"):
+        run(store, tmp_path, replace(SETTINGS, ema_decay=1.5))
+
+
+def test_learning_rate_rises_then_falls() -> None:
+    factor = warmup_cosine(10, 100, 0.01)
+    rates = [factor(step) for step in range(101)]
+    assert rates[0] < 0.1 and max(rates) == factor(10) == 1.0
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+    assert rates[-1] == pytest.approx(0.01)
