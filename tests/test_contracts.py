@@ -99,8 +99,9 @@ def structures() -> list[Atoms]:
 # Ours.
 
 
-@pytest.mark.parametrize("zbl", [False, True])
-@pytest.mark.parametrize("head", INVARIANT_HEADS)
+@pytest.mark.parametrize(
+    ("head", "zbl"), [("tensor", True), *((head, False) for head in INVARIANT_HEADS)]
+)
 def test_evidential_potentials_keep_the_contract(head: str, zbl: bool) -> None:
     potential = random_potential(head, zbl=zbl)
     prediction = potential.predict(structures()[0])
@@ -134,7 +135,7 @@ def test_calibrated_potentials_keep_the_contract() -> None:
         n_atoms=100,
         created="2026-01-01T00:00:00+00:00",
     )
-    check_potential(CalibratedPotential(random_potential("tensor"), calibration), structures())
+    check_potential(CalibratedPotential(random_potential("tensor"), calibration))
 
 
 def test_a_many_element_potential() -> None:
@@ -273,7 +274,7 @@ def test_a_pseudovector_breaks_reflection_but_not_rotation() -> None:
 
 
 class Pairs(Potential):
-    """½ Σ_pairs cos²-shaped repulsion with a constant σ-like measure; what broken ones start from."""
+    """A pair repulsion with some σ: whole itself, and what the broken ones start from."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -463,7 +464,7 @@ class Permissive(Pairs):
         (FirstComesFirst, check_permutation, "energy"),
         (Neighborly, check_batching, "energy"),
         (Forgetful, check_uncertainty_gradient, None),
-        (Brittle, check_isolated_atoms, "energy"),
+        (Brittle, check_isolated_atoms, "forces"),
         (SinglePrecisionSum, check_precision, "energy"),
         (WrongStress, check_stress, "stress[xx]"),
     ],
@@ -499,16 +500,16 @@ def test_a_potential_that_takes_any_element_is_refused() -> None:
 
 
 def test_a_precise_sum_at_minus_17617_ev_passes_where_a_float32_sum_fails() -> None:
-    frames = [molecule("H2O") for _ in range(2)]
-    cluster = frames[0].copy()
-    for i in range(1, 6):
-        more = molecule("H2O")
-        more.positions += [2.3 * (i % 2), 2.3 * (i // 2), 1.1 * i]
-        cluster += more
-    energy = float(Pairs().predict(cluster).energy)
-    assert energy < -17_617
-    check_precision(Pairs(), [cluster])
-    violation(lambda: check_precision(SinglePrecisionSum(), [cluster]))
+    frames = []
+    for seed in range(6):
+        pair = molecule("H2O")
+        pair += pair.copy()
+        pair.positions[3:] += [0.0, 2.6, 1.0]
+        pair.rattle(0.05, seed=seed)
+        frames.append(pair)
+    assert Pairs().predict(frames).energy.max() < -17_617
+    check_precision(Pairs(), frames)
+    violation(lambda: check_precision(SinglePrecisionSum(), frames))
 
 
 def test_example_structures_are_what_they_are_for() -> None:

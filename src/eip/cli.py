@@ -57,10 +57,11 @@ def _labels(*given: str | None) -> Labels | None:
 # --- verbs ---------------------------------------------------------------------------------------
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         out.print(f"eip {__version__}", highlight=False)
         raise typer.Exit()
+    return wanted
 
 
 @app.callback()
@@ -247,7 +248,7 @@ def md(
 
     settings = DynamicsSettings(
         steps=steps,
-        ensemble=ensemble,  # type: ignore[arg-type]  # checked there, with "did you mean"
+        ensemble=ensemble,  # checked there, with "did you mean"
         temperature=temperature,
         timestep_fs=timestep,
         friction=friction,
@@ -266,7 +267,7 @@ def md(
         settings,
         folder,
         frame=frame,
-        udd=UDDChoice(**chosen, limiter=udd_limiter) if udd else None,  # type: ignore[arg-type]
+        udd=UDDChoice(**chosen, limiter=udd_limiter) if udd else None,
         resume=resume,
         device=device,
         progress=progress,

@@ -26,11 +26,11 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from eip.errors import InputError, did_you_mean
+from eip.training.settings import TrainingSettings
 from eip.units import ENERGY_IN_EV, LENGTH_IN_ANGSTROM
 
 if TYPE_CHECKING:
     from eip.data.readers import Labels
-    from eip.training.trainer import TrainingSettings
 
 # --- kinds of values -----------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ class DataConfig(Section):
     ood: Files = Field(
         [], description="file or files unlike the training frames, to see whether σ notices"
     )
-    labels: LabelsConfig = Field(default_factory=LabelsConfig)
+    labels: LabelsConfig = LabelsConfig()
     element_energies: ElementEnergies | None = Field(
         None,
         description="energies of isolated atoms, eV, as {H: -13.6, O: -432.1}; empty: fitted",
@@ -151,41 +151,73 @@ class ModelConfig(Section):
     dtype: Literal["float32", "float64"] = Field("float32", description="float32 or float64")
 
 
+#: One truth: what a script that calls the trainer gets, a configuration gets too.
+_DEFAULTS = TrainingSettings()
+
+
 class TrainingConfig(Section):
     """How the weights are found."""
 
-    epochs: int = Field(200, ge=1, description="passes over the training frames")
-    batch_size: int = Field(5, ge=1, description="frames of a step")
+    epochs: int = Field(_DEFAULTS.epochs, ge=1, description="passes over the training frames")
+    batch_size: int = Field(_DEFAULTS.batch_size, ge=1, description="frames of a step")
     max_atoms: int | None = Field(
-        None, ge=1, description="atoms of a step, in place of batch_size, for frames of mixed sizes"
+        _DEFAULTS.max_atoms,
+        ge=1,
+        description="atoms of a step, in place of batch_size, for frames of mixed sizes",
     )
-    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, after the warm-up")
-    minimum_learning_rate: float = Field(1e-6, gt=0, description="where the cosine decay ends")
-    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
-    warmup_epochs: float = Field(1.0, ge=0, description="epochs over which the rate rises")
+    learning_rate: float = Field(
+        _DEFAULTS.learning_rate, gt=0, description="of AdamW, after the warm-up"
+    )
+    minimum_learning_rate: float = Field(
+        _DEFAULTS.minimum_learning_rate, gt=0, description="where the cosine decay ends"
+    )
+    weight_decay: float = Field(_DEFAULTS.weight_decay, ge=0, description="of AdamW")
+    warmup_epochs: float = Field(
+        _DEFAULTS.warmup_epochs, ge=0, description="epochs over which the rate rises"
+    )
     ema_decay: float = Field(
-        0.999, ge=0, lt=1, description="of the running average of the weights, which is kept"
+        _DEFAULTS.ema_decay,
+        ge=0,
+        lt=1,
+        description="of the running average of the weights, which is kept",
     )
-    gradient_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
+    gradient_clip: float = Field(
+        _DEFAULTS.gradient_clip, gt=0, description="largest norm of the gradient"
+    )
     patience: int = Field(
-        0, ge=0, description="epochs without a better validation loss before the end; 0: never"
+        _DEFAULTS.patience,
+        ge=0,
+        description="epochs without a better validation loss before the end; 0: never",
     )
-    energy_weight: float = Field(1.0, ge=0, description="of the energy's error in the loss")
-    force_weight: float = Field(1.0, ge=0, description="of the evidential loss of the forces")
-    stress_weight: float = Field(0.0, ge=0, description="of the stress; needs stress labels")
+    energy_weight: float = Field(
+        _DEFAULTS.energy_weight, ge=0, description="of the energy's error in the loss"
+    )
+    force_weight: float = Field(
+        _DEFAULTS.force_weight, ge=0, description="of the evidential loss of the forces"
+    )
+    stress_weight: float = Field(
+        _DEFAULTS.stress_weight, ge=0, description="of the stress; needs stress labels"
+    )
     energy_per_atom: bool = Field(
-        True, description="count the energy's error per atom, not per frame"
+        _DEFAULTS.energy_per_atom, description="count the energy's error per atom, not per frame"
     )
     quantile: float | None = Field(
-        0.5, gt=0, lt=1, description="q of the loss; any but 0.5 breaks rotation; empty: without"
+        _DEFAULTS.quantile,
+        gt=0,
+        lt=1,
+        description="q of the loss; any but 0.5 breaks rotation; empty: without",
     )
     regularization: float = Field(
-        0.1, ge=0, description="λ: how much errors weigh against evidence"
+        _DEFAULTS.regularization, ge=0, description="λ: how much errors weigh against evidence"
     )
-    seed: int = Field(0, description="of initial weights and the order of frames")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
-    devices: int = Field(1, ge=1, description="how many of them")
-    num_workers: int = Field(0, ge=0, description="processes that prepare batches; 0: none beside")
+    seed: int = Field(_DEFAULTS.seed, description="of initial weights and the order of frames")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        _DEFAULTS.device, description="auto, cpu or cuda"
+    )
+    devices: int = Field(_DEFAULTS.devices, ge=1, description="how many of them")
+    num_workers: int = Field(
+        _DEFAULTS.num_workers, ge=0, description="processes that prepare batches; 0: none beside"
+    )
 
 
 class Config(Section):
@@ -195,8 +227,8 @@ class Config(Section):
         Path("runs/eip"), validate_default=True, description="folder for everything that comes out"
     )
     data: DataConfig
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `load_config` reads it back from YAML."""
@@ -225,9 +257,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or str(error)
-        raise InputError(f"{path}{line}: not valid YAML ({problem})") from error
+        raise InputError(f"{where}: not valid YAML ({problem})") from error
     if not isinstance(values, dict):
         raise InputError(
             f"{path}: expected sections {', '.join(Config.model_fields)}, found "
@@ -444,8 +476,5 @@ def build_labels(config: DataConfig) -> Labels:
 
 def build_training(config: TrainingConfig) -> TrainingSettings:
     """Settings of the trainer."""
-    # Not at the top: torch and Lightning would be loaded to write or check a file.
-    from eip.training.trainer import TrainingSettings
-
     known = {field.name for field in fields(TrainingSettings)}
     return TrainingSettings(**{k: v for k, v in config.model_dump().items() if k in known})

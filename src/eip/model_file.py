@@ -117,7 +117,9 @@ def load_model(
         potential.load_state_dict(weights)
     except InputError:
         raise
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (
+        SafetensorError, OSError, LookupError, AttributeError, TypeError, ValueError, RuntimeError
+    ) as error:
         raise InputError(f"{path}: the model file is damaged ({error})") from error
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from eip.data import (
     split_indices,
     summarize,
 )
-from eip.errors import InputError
+from eip.errors import InputError, did_you_mean
 from eip.evaluation import calibrate, compute_metrics, evaluate, write_report
 from eip.model_file import load_model, read_model_info, save_model
 from eip.potential import Potential
@@ -222,9 +222,9 @@ def _read_sets(config: Config, folder: Path) -> dict[str, FrameStore]:
     for name, paths in files.items():
         if not paths:
             continue
-        needed = ("energy", "forces")
+        needed = ["energy", "forces"]
         if name in ("train", "validation") and config.training.stress_weight:
-            needed = (*needed, "stress")
+            needed.append("stress")
         before = set((folder / name).glob("*"))
         stores[name] = _open(paths, build_labels(data), needed, folder / name)
         if before and stores[name].path not in before:
@@ -359,7 +359,7 @@ def calibrate_model(
     files: Sequence[str | Path],
     out: str | Path | None = None,
     *,
-    method: CalibrationMethod = "per_element",
+    method: str = "per_element",
     labels: Labels | None = None,
     device: str | None = None,
     progress: bool = True,
@@ -373,13 +373,16 @@ def calibrate_model(
     Raises:
         InputError: as `evaluate_model`, and if the potential gives no force uncertainty.
     """
+    methods = get_args(CalibrationMethod)
+    if method not in methods:
+        raise InputError(f"unknown calibration method '{method}': {did_you_mean(method, methods)}")
     potential, info = load_model(model, device=device), read_model_info(model)
     if isinstance(potential, CalibratedPotential):
         potential = potential.potential
     store = _open(files, labels or _labels_of(info), ("forces",))
     say(summarize(store).table())
     found = evaluate(potential, _loader(_dataset(store, potential)), progress=progress)
-    calibrated = calibrate(potential, found, method=method)
+    calibrated = calibrate(potential, found, method=cast(CalibrationMethod, method))
     say(_calibration_text(calibrated))
     target = Path(out or model)
     calibrated_on = [str(Path(f).resolve()) for f in files]
@@ -411,7 +414,7 @@ class UDDChoice:
     C: float | None = None
     D: float | None = None
     max_bias_force: float | None = None
-    limiter: Limiter = "global"
+    limiter: str = "global"
 
 
 def run_md(
@@ -474,6 +477,9 @@ def _bias(
     say: Say,
 ) -> UDDParameters:
     """What the user gave, the rest proposed; kept in udd.json, where a resume finds it again."""
+    if udd.limiter not in get_args(Limiter):
+        raise InputError(f"unknown limiter: {did_you_mean(udd.limiter, get_args(Limiter))}")
+    limiter = cast(Limiter, udd.limiter)
     kept = out_dir / "udd.json"
     if resume and kept.is_file():
         chosen = json.loads(kept.read_text(encoding="utf-8"))
@@ -482,14 +488,14 @@ def _bias(
         raise InputError("give either D or the largest bias force: one follows from the other")
     given = {k: getattr(udd, k) for k in "ABCD" if getattr(udd, k) is not None}
     if set(given) == set("ABCD"):
-        parameters = UDDParameters(**given, limiter=udd.limiter)
+        parameters = UDDParameters(**given, limiter=limiter)
     else:
         alike = [f for f in frames if sorted(f.numbers) == sorted(atoms.numbers)]
         proposal = propose_udd(
             potential,
             alike[:: max(1, len(alike) // 20)],
             settings.temperature,
-            limiter=udd.limiter,
+            limiter=limiter,
         )
         say(proposal.explain())
         parameters = replace(proposal.parameters, **given)

@@ -43,7 +43,8 @@ def derivatives(
 
 def crystal() -> Atoms:
     atoms = bulk("NaCl", "rocksalt", a=3.4)
-    atoms.set_cell(atoms.cell.array @ (np.eye(3) + [[0, 0.1, 0], [0, 0, -0.2], [0, 0, 0.1]]))
+    shear = np.array([[1.0, 0.1, 0.0], [0.0, 1.0, -0.2], [0.0, 0.0, 1.1]])
+    atoms.set_cell(atoms.cell.array @ shear)
     atoms.positions += [[0, 0, 0], [0.2, -0.1, 0.3]]
     return atoms
 

@@ -24,6 +24,8 @@ class ZBL(nn.Module):
     radii, so that what the data do show is left to the network; at the cutoff at the latest.
     """
 
+    radii: Tensor
+
     def __init__(self, cutoff: float, reach: float = 0.75) -> None:
         super().__init__()
         self.cutoff, self.reach = cutoff, reach

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -11,8 +12,8 @@ class TrainingSettings:
 
     Attributes:
         epochs: passes over the training frames.
-        batch_size: frames of a step; or give ``max_atoms`` instead, for frames of mixed sizes.
-        max_atoms: atoms of a step.
+        batch_size: frames of a step.
+        max_atoms: atoms of a step, in place of ``batch_size``, for frames of mixed sizes.
         learning_rate: AdamW's, after the warm-up.
         minimum_learning_rate: where the cosine decay ends.
         weight_decay: AdamW's.
@@ -29,7 +30,7 @@ class TrainingSettings:
     """
 
     epochs: int = 200
-    batch_size: int | None = 5
+    batch_size: int = 5
     max_atoms: int | None = None
     learning_rate: float = 2e-3
     minimum_learning_rate: float = 1e-6
@@ -45,6 +46,6 @@ class TrainingSettings:
     quantile: float | None = 0.5
     regularization: float = 0.1
     seed: int = 0
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
     num_workers: int = 0

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.io import read, write
+
+from eip.cli import main
+
+TINY = """
+run_dir: run
+data:
+  train: train.xyz
+  validation: 4
+  test: test.xyz
+model: {channels: 8, interactions: 1, radial_functions: 6, cutoff: 3.0}
+training: {epochs: 2, num_workers: 0, device: cpu}
+"""
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr (lines joined) of a command."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, " ".join(captured.err.split())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> Path:
+    """A folder with a trained model in run/."""
+    folder = tmp_path_factory.mktemp("cli")
+    write(folder / "train.xyz", read(demo_data / "ethanol_300K.xyz", ":24"))
+    write(folder / "test.xyz", read(demo_data / "ethanol_300K_test.xyz", ":6"))
+    write(folder / "hot.xyz", read(demo_data / "ethanol_800K_test.xyz", ":6"))
+    write(folder / "water.xyz", read(demo_data / "water_300K_test.xyz", ":2"))
+    (folder / "config.yaml").write_text(TINY)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(folder / "config.yaml"), "--no-progress"])
+    assert not ended.value.code
+    return folder
+
+
+def test_help_and_version_answer_at_once() -> None:
+    code = "import sys, eip.cli; print(sorted({'torch', 'ase', 'lightning'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_names_of_the_package() -> None:
+    import eip
+
+    assert eip.Calculator.__name__ == "Calculator"
+    assert set(eip.__all__) <= set(dir(eip))
+    for name in eip.__all__:
+        assert getattr(eip, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Calculater'"):
+        eip.Calculater  # noqa: B018
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    import eip
+
+    assert run(capsys, "--version")[:2] == (0, f"eip {eip.__version__}\n")
+
+
+def test_init_writes_a_config_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    assert run(capsys, "init", path, "--train", "a.xyz")[0] == 0
+    assert "train: [a.xyz]" in path.read_text()
+    code, _, said = run(capsys, "init", path)
+    assert (code, said) == (2, f"Error: {path} exists already; --force replaces it")
+
+
+def test_training_leaves_everything(folder: Path) -> None:
+    files = {path.name for path in (folder / "run").iterdir()}
+    assert {
+        "model.eip", "metrics.json", "train.csv", "training.png", "config.yaml", "report.html",
+        "predictions.xyz", "tensorboard", "checkpoints", "parity.png",
+    } <= files  # fmt: skip
+    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    assert metrics["n_frames"] == 6
+    assert metrics["force_mae"] > 0
+
+
+def test_model_predicts_with_a_calibrated_error_bar(folder: Path) -> None:
+    import eip
+    from eip.uncertainty.calibration import CalibratedPotential
+
+    potential = eip.load(folder / "run" / "model.eip")
+    assert isinstance(potential, CalibratedPotential)
+    frames = read(folder / "test.xyz", ":")
+    together = potential.predict(frames)
+    atoms = frames[3].copy()
+    atoms.calc = eip.Calculator(folder / "run" / "model.eip")
+    np.testing.assert_allclose(
+        atoms.get_forces(), together.forces[27:36].numpy(), rtol=1e-3, atol=1e-4
+    )
+    assert atoms.calc.results["force_uncertainty"].shape == (9,)
+
+
+def test_a_run_folder_is_not_written_over(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    code, _, said = run(capsys, "train", folder / "config.yaml")
+    assert code == 2
+    assert "is not empty: go on with --resume, or choose another run_dir" in said
+
+
+def test_resume_wants_the_same_configuration(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    code, _, said = run(
+        capsys, "train", folder / "config.yaml", "--resume", "--set", "training.epochs=5"
+    )
+    assert code == 2
+    assert "training.epochs was 2, now 5" in said
+
+
+def test_resume_of_a_finished_run_changes_no_figure(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    path = folder / "run" / "metrics.json"
+    before = json.loads(path.read_text())
+    code, _, said = run(capsys, "train", folder / "config.yaml", "--resume", "--no-progress")
+    assert code == 0, said
+    assert json.loads(path.read_text()) == before
+
+
+def test_resume_wants_the_same_frames(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
+) -> None:
+    frames = read(folder / "train.xyz", ":")
+    write(tmp_path / "train.xyz", frames)
+    write(tmp_path / "test.xyz", frames[:2])
+    (tmp_path / "config.yaml").write_text(TINY)
+    quick = ("--no-progress", "--set", "training.epochs=1")
+    assert run(capsys, "train", tmp_path / "config.yaml", *quick)[0] == 0
+    write(tmp_path / "train.xyz", frames[:-1])
+    code, _, said = run(capsys, "train", tmp_path / "config.yaml", *quick, "--resume")
+    assert code == 2
+    assert "the train files have changed since the run was begun" in said
+
+
+def test_evaluate_with_ood(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    out = folder / "evaluation"
+    code, shown, said = run(
+        capsys, "evaluate", folder / "run/model.eip", folder / "test.xyz",
+        "--ood", folder / "hot.xyz", "--out", out, "--no-progress",
+    )  # fmt: skip
+    assert code == 0, said
+    assert "meV/Å" in shown
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["ood_ratio"] > 0
+    frames = read(out / "predictions.xyz", ":")
+    assert frames[0].arrays["eip_forces"].shape == (9, 3)
+
+
+def test_calibrate_writes_a_copy(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    from eip.model_file import read_model_info
+
+    model, copy = folder / "run/model.eip", folder / "copy.eip"
+    before = model.read_bytes()
+    code, _, said = run(
+        capsys, "calibrate", model, folder / "test.xyz", "--out", copy, "--no-progress"
+    )
+    assert code == 0, said
+    assert model.read_bytes() == before
+    info = read_model_info(copy)
+    assert info["potential"]["settings"]["calibration"]["n_frames"] == 6
+    assert "coverage_80" not in info["info"]["metrics"]
+    assert "force_mae" in info["info"]["metrics"]
+
+
+def test_info_of_model_and_frames(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    code, shown, _ = run(capsys, "info", folder / "run/model.eip", "--json")
+    assert code == 0
+    described = json.loads(shown)
+    assert described["elements"] == ["H", "C", "O"]
+    assert described["training"]["frames"] == 20
+    assert described["calibration"]["frames"] == 4
+    code, shown, _ = run(capsys, "info", folder / "hot.xyz", "--json")
+    assert json.loads(shown)["elements"] == {"H": 36, "C": 12, "O": 6}
+    assert run(capsys, "info", folder / "hot.xyz")[0] == 0
+    assert run(capsys, "info", folder / "run/model.eip")[0] == 0
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_md_runs_and_goes_on(
+    capsys: pytest.CaptureFixture[str], folder: Path, biased: bool
+) -> None:
+    out = folder / f"md{biased}"
+    common = [
+        "md", folder / "run/model.eip", folder / "test.xyz", "--out", out, "--no-progress",
+        "--every", "1", "--break-bonds", *(["--udd"] if biased else []),
+    ]  # fmt: skip
+    code, shown, said = run(capsys, *common, "--steps", 3)
+    assert code == 0, said
+    assert ("no atom feels more bias" in shown) == biased
+    code, _, said = run(capsys, *common, "--steps", 5)
+    assert code == 2
+    assert "holds a run already" in said
+    code, _, said = run(capsys, *common, "--steps", 5, "--resume")
+    assert code == 0, said
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["ending"], summary["steps"]) == ("finished", 5)
+    assert (summary["udd"] is not None) == biased
+    assert len(read(out / "trajectory.xyz", ":")) == 6
+    assert (out / "dynamics.png").stat().st_size > 1000
+
+
+def test_given_udd_parameters_are_taken(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    out = folder / "udd_given"
+    code, _, said = run(
+        capsys, "md", folder / "run/model.eip", folder / "test.xyz", "--out", out, "--steps", 1,
+        "--udd", "--udd-a", 3, "--udd-max-force", 0.1, "--no-progress", "--break-bonds",
+    )  # fmt: skip
+    assert code == 0, said
+    chosen = json.loads((out / "udd.json").read_text())
+    assert chosen["A"] == 3
+    assert chosen["max_bias_force"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trainn"], "No such command 'trainn'. Did you mean 'train'? See 'eip --help'."),
+        (["train", "no.yaml"], "no.yaml: no such file. 'eip init no.yaml' writes one"),
+        (["train", "{}/config.yaml", "--epochs", "3"], "--epochs. See 'eip train --help'."),
+        (["train", "{}/config.yaml", "--set", "training.epoch=3"], "did you mean 'epochs'?"),
+        (["evaluate", "{}/no.eip", "{}/test.xyz"], "no.eip: no such model file"),
+        (["evaluate", "{}/test.xyz", "{}/test.xyz"], "not a readable model file"),
+        (["evaluate", "{}/run/model.eip", "{}/tests.xyz"], "did you mean 'test.xyz'?"),
+        (["evaluate", "{}/run/model.eip", "{}/water.xyz", "--energy-unit", "kcal"], "unknown"),
+        (["calibrate", "{}/run/model.eip", "{}/test.xyz", "--method", "scal"], "mean 'scale'?"),
+        (["md", "{}/run/model.eip", "{}/test.xyz", "--ensemble", "nvee"], "mean 'nve'?"),
+        (["md", "{}/run/model.eip", "{}/test.xyz", "--frame", "99"], "6 frames, so none with"),
+        (["md", "{}/run/model.eip", "{}/test.xyz", "--udd-a", "3"], "but not --udd itself"),
+        (["md", "{}/run/model.eip", "{}/test.xyz", "--udd", "--udd-limiter", "globl"], "'global'?"),
+        (["md", "{}/run/model.eip", "{}/config.yaml"], "ASE cannot read it"),
+        (["info", "{}/no.xyz"], "no.xyz does not exist"),
+    ],
+)
+def test_failures_are_one_paragraph_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], folder: Path, arguments: list[str], expected: str
+) -> None:
+    code, _, said = run(capsys, *(a.format(folder) for a in arguments))
+    assert code == 2
+    assert expected in said
+    assert said.startswith("Error: ")
+    assert "Traceback" not in said
+
+
+def test_strange_element_is_named(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    from ase import Atoms
+
+    write(folder / "salt.xyz", Atoms("NaCl", [[0, 0, 0], [0, 0, 2.4]]))
+    code, _, said = run(
+        capsys, "md", folder / "run/model.eip", folder / "salt.xyz", "--out", folder / "salt"
+    )
+    assert code == 2
+    assert re.search(r"holds Na, Cl, which the potential was not made for", said)
+
+
+def test_unforeseen_errors_say_how_to_get_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(*_: object) -> str:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr("eip.config.default_config_yaml", broken)
+    code, _, said = run(capsys, "init", tmp_path / "c.yaml")
+    assert code == 2
+    assert "(RuntimeError: two lines)" in said
+    assert "--debug" in said
+    with pytest.raises(RuntimeError, match="two"):
+        main(["init", str(tmp_path / "c.yaml"), "--debug"])
+
+
+def test_errors_of_the_file_system_name_the_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").mkdir()
+    code, _, said = run(capsys, "init", tmp_path / "c.yaml", "--force")
+    assert code == 2
+    assert "c.yaml: Is a directory" in said

@@ -1,0 +1,37 @@
+"""The pages name what the code has, and link to what is there."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from eip.evaluation import METRIC_KEYS
+from eip.evaluation.report import PREDICTION_KEYS
+from eip.simulation import DynamicsSummary, UDDParameters
+from eip.simulation.records import LOG_COLUMNS
+from eip.uncertainty.evidential import HEADS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+
+
+def test_every_key_of_every_file_is_documented() -> None:
+    documented = set(re.findall(r"`([a-zA-Z_0-9]+)`", (ROOT / "docs/metrics.md").read_text()))
+    keys = {key for key in METRIC_KEYS if not key.endswith("_ood")} | set(PREDICTION_KEYS)
+    keys |= {field.name for field in fields(DynamicsSummary)} | set(LOG_COLUMNS)
+    keys |= {field.name for field in fields(UDDParameters)}
+    assert keys - documented == set()
+
+
+def test_every_head_is_explained() -> None:
+    page = (ROOT / "docs/uncertainty.md").read_text()
+    assert [head for head in HEADS if f"| `{head}` |" not in page] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []

@@ -1,0 +1,52 @@
+"""The README's commands are run as they stand, one block after the other, in a copy.
+
+One thing is changed: training is cut to one epoch of a tiny network, by options added to the line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKED = re.compile(r"<!-- run -->\n```(bash|python)\n(.*?)```", re.DOTALL)
+QUICK = "--set training.epochs=1 --set model.channels=8 --set model.interactions=1"
+
+
+def blocks() -> list[tuple[str, str]]:
+    return MARKED.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def test_all_shown_eip_commands_are_run() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    fenced = re.findall(r"```(?:bash|python)\n", text)
+    assert len(blocks()) == len(fenced) >= 4
+
+
+@pytest.mark.timeout(500)
+def test_readme_commands(tmp_path: Path) -> None:
+    (tmp_path / "examples").mkdir()
+    shutil.copytree(ROOT / "examples" / "data", tmp_path / "examples" / "data")
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    for language, code in blocks():
+        if language == "bash":
+            code = re.sub(r"^(eip train \S+)", rf"\1 {QUICK}", code, flags=re.MULTILINE)
+            command = ["bash", "-euo", "pipefail", "-c", code]
+        else:
+            command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    for name in ("model.eip", "metrics.json", "train.csv", "report.html", "tensorboard"):
+        assert (tmp_path / "runs" / "eip" / name).exists(), name
