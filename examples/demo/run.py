@@ -21,6 +21,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from eip.workflow import plot_dynamics
+
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parent / "data"
 TEST = [DATA / "ethanol_300K_test.xyz", DATA / "water_300K_test.xyz"]
@@ -52,6 +54,12 @@ def main() -> None:
     water += ["--temperature", 300, "--every", 10]
     eip("md", *water, "--out", out / "md")
     eip("md", *water, "--udd", "--out", out / "udd")
+
+    endings = {name: read_json(out / name / "summary.json")["ending"] for name in ("md", "udd")}
+    plot_dynamics(
+        {name.upper(): (out / name, ending) for name, ending in endings.items()},
+        out / "dynamics.png",
+    )
 
     summary = summarize(out, time.monotonic() - began)
     temporary = out / ".summary.json.part"

@@ -13,8 +13,6 @@ Layout: weights as tensors by name; in the safetensors header, under ``eip``, a 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from safetensors.torch import save_file
 
 from eip._version import __version__
 from eip.errors import InputError
+from eip.files import json_text, replacing
 from eip.potential import Potential
 from eip.uncertainty import calibration, evidential  # noqa: F401  (each registers its kind)
 from eip.uncertainty.registry import build_potential, describe_potential
@@ -50,16 +49,9 @@ def save_model(potential: Potential, path: str | Path, info: dict[str, Any] | No
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in potential.state_dict().items()
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
-    try:
-        save_file(weights, temporary, metadata={"eip": json.dumps(header, allow_nan=False)})
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    metadata = {"eip": json_text(header)}
+    with replacing(path) as temporary:
+        save_file(weights, temporary, metadata=metadata)
 
 
 def read_model_info(path: str | Path) -> dict[str, Any]:
@@ -118,7 +110,13 @@ def load_model(
     except InputError:
         raise
     except (
-        SafetensorError, OSError, LookupError, AttributeError, TypeError, ValueError, RuntimeError
+        SafetensorError,
+        OSError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        RuntimeError,
     ) as error:
         raise InputError(f"{path}: the model file is damaged ({error})") from error
     if device is None:

@@ -158,3 +158,27 @@ class Potential(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+class WrappedPotential(Potential):
+    """A potential round another, which it is like in all but what it says."""
+
+    def __init__(self, potential: Potential) -> None:
+        super().__init__()
+        self.potential = potential
+
+    @property
+    def cutoff(self) -> float:
+        return self.potential.cutoff
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return self.potential.elements
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.potential.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.potential.device

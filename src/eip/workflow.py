@@ -449,20 +449,27 @@ def run_md(
         atoms, potential, settings, out_dir, resume=resume, udd=bias, progress=progress
     )
     name = "UDD" if udd else "MD"
-    plot_dynamics({name: (out_dir, summary.ending)}, out_dir / "dynamics.png", settings)
+    plot_dynamics(
+        {name: (out_dir, summary.ending)}, out_dir / "dynamics.png", settings.max_uncertainty
+    )
     return summary
 
 
 def plot_dynamics(
-    runs: Mapping[str, tuple[Path, str]], path: Path, settings: DynamicsSettings
+    runs: Mapping[str, tuple[Path, str]], path: Path, threshold: float | None = None
 ) -> None:
-    """Energy, temperature and σ of runs over time; each name has its folder and its ending."""
+    """Energy, temperature and σ of runs over time, laid over each other.
+
+    Args:
+        runs: by name, the folder and the ending.
+        threshold: σ that stops a run, eV/Å.
+    """
     columns = {}
     for name, (folder, _) in runs.items():
         log = _read_csv(folder / "log.csv")
         columns[name] = {"time": log.pop("time_fs", []), **log}
     endings = {name: ending for name, (_, ending) in runs.items()}
-    figure = plots.dynamics(columns, threshold=settings.max_uncertainty, endings=endings)
+    figure = plots.dynamics(columns, threshold=threshold, endings=endings)
     plots.save_figure(figure, path)
 
 

@@ -10,11 +10,10 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -30,6 +29,7 @@ from eip.evaluation.metrics import (
     retention_curve,
 )
 from eip.evaluation.predictions import Evaluation
+from eip.files import json_text, replacing, to_json, write_whole
 
 #: What the per-atom columns and per-frame keys of predictions.xyz hold.
 PREDICTION_KEYS: dict[str, str] = {
@@ -93,8 +93,7 @@ def write_report(
     ):
         plots.save_figure(figure, path)
         images[path.stem] = path.read_bytes()
-    with _whole_file(files.html) as file:
-        file.write(_html(evaluation, metrics, elements, images, model_info or {}))
+    write_whole(files.html, _html(evaluation, metrics, elements, images, model_info or {}))
     return files
 
 
@@ -105,15 +104,15 @@ def write_metrics(
     elements: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
     """Metrics as JSON, with the meaning and unit of each key under ``_keys``; NaN becomes null."""
-    content: dict[str, Any] = dict(metrics)
+    content: dict[str, Any] = {
+        key: int(value) if key.startswith("n_") else value for key, value in metrics.items()
+    }
     if elements:
         content["elements"] = elements
     known = {**METRIC_KEYS, "elements": "the measures of each element's atoms, by chemical symbol"}
     content["_keys"] = {key: known[key] for key in content if key in known}
     content["_note"] = "energies in eV, lengths in Å; null: not defined for this data"
-    text = json.dumps(_json_able(content), indent=2, ensure_ascii=False, allow_nan=False)
-    with _whole_file(Path(path)) as file:
-        file.write(text + "\n")
+    write_whole(path, json_text(content))
 
 
 def write_predictions(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
@@ -121,7 +120,7 @@ def write_predictions(evaluation: Evaluation, path: str | os.PathLike[str]) -> N
 
     The columns are those of `PREDICTION_KEYS`; ``energy`` and ``forces`` are always the labels.
     """
-    with _whole_file(Path(path)) as file:
+    with replacing(path) as temporary, temporary.open("w") as file:
         for atoms in prediction_frames(evaluation):
             write(file, atoms, format="extxyz")
 
@@ -287,7 +286,7 @@ def _html(
     )
     info = "".join(
         f"<tr><td>{escape(str(key))}</td><td><code>"
-        f"{escape(value if isinstance(value, str) else json.dumps(_json_able(value)))}</code>"
+        f"{escape(value if isinstance(value, str) else json.dumps(to_json(value)))}</code>"
         f"</td></tr>"
         for key, value in model_info.items()
     )
@@ -318,32 +317,3 @@ def _figure(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:,.0f}" if value == int(value) and abs(value) >= 1 else f"{value:.4g}"
-
-
-def _json_able(value: Any) -> Any:
-    """Without NaN and infinity, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(key): _json_able(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_able(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return _json_able(value.tolist())
-    if isinstance(value, np.generic):
-        return _json_able(value.item())
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        return int(value) if value.is_integer() and abs(value) < 1e15 else value
-    return value if isinstance(value, str | int | bool | None) else str(value)
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes its name only when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

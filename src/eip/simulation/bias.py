@@ -25,7 +25,7 @@ from torch import Tensor
 from eip.errors import InputError, did_you_mean
 from eip.graph import AtomGraph
 from eip.neighbors import build_graph
-from eip.potential import Differentiable, Potential, Prediction
+from eip.potential import Differentiable, Potential, Prediction, WrappedPotential
 from eip.units import BOLTZMANN
 
 #: What the limiter measures. "global": one factor for a structure, from its largest ‖F_bias‖:
@@ -108,7 +108,7 @@ def limit_bias(
     return limited
 
 
-class UDDPotential(Potential):
+class UDDPotential(WrappedPotential):
     """A potential with the bias of UDD beside its predictions.
 
     ``energy``, ``forces`` and ``stress`` stay the unbiased ones of the wrapped potential; the bias
@@ -136,34 +136,17 @@ class UDDPotential(Potential):
         *,
         max_bias_force: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(potential)
         if (D is None) == (max_bias_force is None):
             raise InputError(
                 f"UDD needs either D or max_bias_force, got D={D} and "
                 f"max_bias_force={max_bias_force}"
             )
-        self.potential = potential
         self.parameters_udd = (
             UDDParameters(A, B, C, D, limiter)
             if D is not None
             else UDDParameters.from_max_force(A, B, C, max_bias_force or 0.0, limiter)
         )
-
-    @property
-    def cutoff(self) -> float:
-        return self.potential.cutoff
-
-    @property
-    def elements(self) -> tuple[int, ...]:
-        return self.potential.elements
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.potential.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.potential.device
 
     def forward(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import deque
@@ -16,6 +15,7 @@ import torch
 from ase import Atoms
 
 from eip.errors import InputError
+from eip.files import json_text, to_json, write_whole
 from eip.potential import Potential
 from eip.simulation.bias import UDDParameters, UDDPotential, UDDProposal
 from eip.simulation.calculator import BiasedCalculator, as_potential, check_elements
@@ -28,8 +28,6 @@ from eip.simulation.records import (
     as_text,
     bare,
     labelled,
-    to_json,
-    write_whole,
 )
 from eip.simulation.session import deferred_interrupts, progress_bar
 from eip.simulation.settings import DynamicsSettings
@@ -412,7 +410,7 @@ class _Run:
         """Everything on disk that a continuation needs, and the last good frame."""
         assert self.recorder is not None and self.good is not None
         self._tick()
-        write_whole(self.paths.last, as_text([_frame(self.good)]).encode())
+        write_whole(self.paths.last, as_text([_frame(self.good)]))
         arrays = {
             "numbers": self.atoms.numbers,
             "positions": self.atoms.positions,
@@ -441,13 +439,12 @@ class _Run:
         else:
             self._tick()
             if self.good is not None:
-                write_whole(self.paths.last, as_text([_frame(self.good)]).encode())
+                write_whole(self.paths.last, as_text([_frame(self.good)]))
         told = ending.kind != "finished" and len(self.approach) > 0
         if told:
-            write_whole(self.paths.approach, as_text(map(_frame, self.approach)).encode())
+            write_whole(self.paths.approach, as_text(map(_frame, self.approach)))
         summary = self._summary(ending, str(self.paths.approach) if told else None)
-        text = json.dumps(to_json(asdict(summary)), indent=2, allow_nan=False, ensure_ascii=False)
-        write_whole(self.paths.summary, (text + "\n").encode())
+        write_whole(self.paths.summary, json_text(asdict(summary)))
         return summary
 
     def _summary(self, ending: Ending, approach: str | None) -> DynamicsSummary:

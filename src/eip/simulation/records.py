@@ -9,9 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
-import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.extxyz import write_xyz
 
 from eip.errors import InputError
+from eip.files import write_whole
 
 #: Columns of log.csv: eV, Å, eV/Å, fs, K, eV/Å³; empty where a run has no such thing.
 LOG_COLUMNS = (
@@ -85,34 +84,6 @@ class RunPaths:
         return (
             self.trajectory, self.log, self.last, self.approach, self.checkpoint, self.summary
         )  # fmt: skip
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Replaces a file at once, or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def to_json(value: Any) -> Any:
-    """With null for numbers that JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def bare(atoms: Atoms) -> Atoms:

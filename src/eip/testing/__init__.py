@@ -101,7 +101,7 @@ def check_potential(
         potential: any; it is copied, not changed.
         structures: by default `example_structures` of its elements. Give weights that matter: a
             force or an uncertainty that is zero everywhere keeps every law.
-        tolerance, derivative_tolerance, precision_tolerance: see the constants of `eip.testing.contract`.
+        tolerance, derivative_tolerance, precision_tolerance: see `eip.testing.contract`.
         seed: of rotations, permutations and displacements.
 
     Raises:

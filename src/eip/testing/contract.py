@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,26 +108,28 @@ def as_subject(subject: Potential | Subject) -> Subject:
     return Subject(observe, potential.cutoff, potential.elements)
 
 
+_KINDS: dict[str, dict[str, Any]] = {
+    "energy": {"by_atom": False, "extensive": True},
+    "forces": {"rank": 1},
+    "stress": {"rank": 2, "by_atom": False},
+    "force_uncertainty": {},
+    "force_covariance": {"rank": 2},
+    "force_aleatoric": {},
+    "energy_uncertainty": {"by_atom": False, "extensive": True},
+    "uncertainty": {"by_atom": False},
+    "features": {},
+    "energy_bias": {"by_atom": False},
+    "forces_bias": {"rank": 1},
+}
+
+
 def of_prediction(prediction: Prediction) -> Observables:
     """The fields that a prediction has."""
-    kinds = {
-        "energy": Observable(prediction.energy, by_atom=False, extensive=True),
-        "forces": Observable(prediction.energy, rank=1),
-        "stress": Observable(prediction.energy, rank=2, by_atom=False),
-        "force_uncertainty": Observable(prediction.energy),
-        "force_covariance": Observable(prediction.energy, rank=2),
-        "force_aleatoric": Observable(prediction.energy),
-        "energy_uncertainty": Observable(prediction.energy, by_atom=False, extensive=True),
-        "uncertainty": Observable(prediction.energy, by_atom=False),
-        "features": Observable(prediction.energy),
-        "energy_bias": Observable(prediction.energy, by_atom=False),
-        "forces_bias": Observable(prediction.energy, rank=1),
-    }
     found = {}
-    for name, kind in kinds.items():
+    for name, kind in _KINDS.items():
         value = getattr(prediction, name)
         if value is not None:
-            found[name] = replace(kind, values=value.detach().cpu().double())
+            found[name] = Observable(value.detach().cpu().double(), **kind)
     forces = found.get("forces")
     if forces is not None:
         # An energy is measured by the forces it comes with, not by its offset.
@@ -136,6 +139,7 @@ def of_prediction(prediction: Prediction) -> Observables:
 
 
 def subject_of_backbone(backbone: Backbone, elements: tuple[int, ...]) -> Subject:
+    """A backbone likewise; its scalars are differentiated, as forces would be."""
     backbone = copy.deepcopy(backbone).to(torch.float64).eval()
     index = torch.full((119,), -1)
     index[list(elements)] = torch.arange(len(elements))
@@ -146,7 +150,7 @@ def subject_of_backbone(backbone: Backbone, elements: tuple[int, ...]) -> Subjec
         positions = graph.positions.detach().requires_grad_()
         graph = graph.with_positions(positions)
         features = backbone(graph, index.to(device)[graph.numbers], graph.edge_vectors())
-        # What forces would be made of: a fixed mix of all scalars, differentiated.
+        # A fixed mix of all scalars stands for the energy.
         mix = torch.cos(torch.arange(features.scalars.shape[1], device=device).double())
         (slope,) = torch.autograd.grad(
             features.scalars.tanh().sum(dim=0) @ mix,

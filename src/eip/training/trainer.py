@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from eip.data.dataset import Batch, GraphDataset, make_loader
 from eip.errors import InputError
+from eip.files import replacing
 from eip.potential import Potential
 from eip.training.loss import Loss
 from eip.training.settings import TrainingSettings
@@ -320,12 +320,10 @@ class History(Callback):
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         row = {"epoch": trainer.current_epoch + 1, "learning_rate": rate, **values}
         self.rows = [r for r in self.rows if r["epoch"] < row["epoch"]] + [row]
-        temporary = self.path.with_suffix(".csv.part")
-        with temporary.open("w", newline="") as file:
+        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(row))
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(temporary, self.path)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}

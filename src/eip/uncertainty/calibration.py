@@ -40,7 +40,7 @@ from torch import Tensor
 
 from eip.errors import InputError, did_you_mean
 from eip.graph import AtomGraph
-from eip.potential import Differentiable, Potential, Prediction
+from eip.potential import Differentiable, Potential, Prediction, WrappedPotential
 from eip.uncertainty.registry import build_potential, describe_potential, register
 
 Method = Literal["scale", "per_element"]
@@ -262,7 +262,7 @@ def _check_method(method: object) -> Method:
 
 
 @register
-class CalibratedPotential(Potential):
+class CalibratedPotential(WrappedPotential):
     """A potential whose σ is an error bar; energy and forces are those of the potential inside.
 
     ``force_uncertainty`` and ``force_covariance`` are calibrated, ``uncertainty`` is the mean of
@@ -277,8 +277,7 @@ class CalibratedPotential(Potential):
     kind: ClassVar[str] = "calibrated"
 
     def __init__(self, potential: Potential, calibration: Calibration) -> None:
-        super().__init__()
-        self.potential = potential
+        super().__init__(potential)
         self.calibration = calibration
         factors = [calibration.factor_of(number) for number in range(119)]
         # Not persistent: the calibration in the settings is the one truth.
@@ -286,22 +285,6 @@ class CalibratedPotential(Potential):
         self.register_buffer(
             "_factors", torch.tensor(factors, dtype=torch.float64), persistent=False
         )
-
-    @property
-    def cutoff(self) -> float:
-        return self.potential.cutoff
-
-    @property
-    def elements(self) -> tuple[int, ...]:
-        return self.potential.elements
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.potential.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.potential.device
 
     def forward(
         self,
