@@ -21,6 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from eip.files import json_text, write_whole
 from eip.workflow import plot_dynamics
 
 HERE = Path(__file__).resolve().parent
@@ -62,9 +63,7 @@ def main() -> None:
     )
 
     summary = summarize(out, time.monotonic() - began)
-    temporary = out / ".summary.json.part"
-    temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, out / "summary.json")
+    write_whole(out / "summary.json", json_text(summary))
     console.print(table(summary, out))
 
 

@@ -124,7 +124,10 @@ class DataConfig(Section):
         description="frames that choose the best epoch and fit the calibration: a fraction of the "
         "training frames (0.1), a number of them (50), or files",
     )
-    split_seed: int = Field(0, description="which frames the fraction or number draws")
+    split: Literal["random", "last"] = Field(
+        "random", description="random, or last: the frames that end the training files"
+    )
+    split_seed: int = Field(0, description="which frames a random split draws")
     test: Files = Field([], description="file or files to report on after training")
     ood: Files = Field(
         [], description="file or files unlike the training frames, to see whether σ notices"

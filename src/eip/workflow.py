@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import tempfile
 import warnings
@@ -41,6 +40,7 @@ from eip.data import (
 )
 from eip.errors import InputError, did_you_mean
 from eip.evaluation import calibrate, compute_metrics, evaluate, write_report
+from eip.files import json_text, write_whole
 from eip.model_file import load_model, read_model_info, save_model
 from eip.potential import Potential
 from eip.simulation import (
@@ -192,7 +192,7 @@ def _claim(config: Config, resume: bool) -> None:
             )
         return
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    _write(kept, config_yaml(config))
+    write_whole(kept, config_yaml(config))
 
 
 def _absolute(config: Config) -> Config:
@@ -254,7 +254,7 @@ def _split(config: Config, stores: dict[str, FrameStore]) -> dict[str, Int[np.nd
     wanted = config.data.validation
     if not isinstance(wanted, list):
         chosen["train"], chosen["validation"] = split_indices(
-            len(stores["train"]), wanted, config.data.split_seed
+            len(stores["train"]), wanted, config.data.split_seed, config.data.split
         )
     return chosen
 
@@ -514,7 +514,7 @@ def _bias(
     # A folder in use is for run_dynamics to refuse; its bias must stay what it is.
     if not (out_dir / "checkpoint.npz").exists():
         out_dir.mkdir(parents=True, exist_ok=True)
-        _write(kept, json.dumps(parameters.as_dict(), indent=2) + "\n")
+        write_whole(kept, json_text(parameters.as_dict()))
     return parameters
 
 
@@ -553,51 +553,3 @@ def is_model(path: str | Path) -> bool:
         head = file.read(9)
     # A header's length, then the header, which is JSON.
     return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 10**8
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def describe_model(path: str | Path) -> dict[str, Any]:
-    """What a model file says of itself, for a person or as JSON.
-
-    Raises:
-        InputError: if it is no readable model file.
-    """
-    header = read_model_info(path)
-    potential, calibration = header["potential"], None
-    if potential["kind"] == "calibrated":
-        calibration = potential["settings"]["calibration"]
-        potential = potential["settings"]["potential"]
-    settings, info = dict(potential["settings"]), header["info"]
-    energies = settings.pop("element_energies", {})
-    elements = [chemical_symbols[z] for z in settings.pop("elements", [])]
-    out: dict[str, Any] = {
-        "kind": potential["kind"],
-        "elements": elements,
-        "element energies (eV)": {chemical_symbols[int(z)]: e for z, e in energies.items()},
-        "units": "eV, Å, eV/Å, eV/Å³",
-        "network": {**settings, "dtype": header["dtype"]},
-        "calibration": "none: σ ranks atoms, its size means little",
-        "training": info.get("training", {}),
-        "training data": info.get("data", {}),
-        f"measured on {info.get('measured_on', 'nothing')} frames": {
-            k: v for k, v in info.get("metrics", {}).items() if not k.endswith("_ood")
-        },
-        "written by": header["written_by"],
-        "format": header["format"],
-    }
-    if calibration is not None:
-        out["calibration"] = {
-            "method": calibration["method"],
-            "factor": calibration["factor"],
-            "element factors": {
-                chemical_symbols[int(z)]: c for z, c in calibration["element_factors"].items()
-            },
-            "frames": calibration["n_frames"],
-            "created": calibration["created"],
-        }
-    return {key: value for key, value in out.items() if value}
