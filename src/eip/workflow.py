@@ -553,3 +553,45 @@ def is_model(path: str | Path) -> bool:
         head = file.read(9)
     # A header's length, then the header, which is JSON.
     return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 10**8
+
+
+def describe_model(path: str | Path) -> dict[str, Any]:
+    """What a model file says of itself, for a person or as JSON.
+
+    Raises:
+        InputError: if it is no readable model file.
+    """
+    header = read_model_info(path)
+    potential, calibration = header["potential"], None
+    if potential["kind"] == "calibrated":
+        calibration = potential["settings"]["calibration"]
+        potential = potential["settings"]["potential"]
+    settings, info = dict(potential["settings"]), header["info"]
+    energies = settings.pop("element_energies", {})
+    elements = [chemical_symbols[z] for z in settings.pop("elements", [])]
+    out: dict[str, Any] = {
+        "kind": potential["kind"],
+        "elements": elements,
+        "element energies (eV)": {chemical_symbols[int(z)]: e for z, e in energies.items()},
+        "units": "eV, Å, eV/Å, eV/Å³",
+        "network": {**settings, "dtype": header["dtype"]},
+        "calibration": "none: σ ranks atoms, its size means little",
+        "training": info.get("training", {}),
+        "training data": info.get("data", {}),
+        f"measured on {info.get('measured_on', 'nothing')} frames": {
+            k: v for k, v in info.get("metrics", {}).items() if not k.endswith("_ood")
+        },
+        "written by": header["written_by"],
+        "format": header["format"],
+    }
+    if calibration is not None:
+        out["calibration"] = {
+            "method": calibration["method"],
+            "factor": calibration["factor"],
+            "element factors": {
+                chemical_symbols[int(z)]: c for z, c in calibration["element_factors"].items()
+            },
+            "frames": calibration["n_frames"],
+            "created": calibration["created"],
+        }
+    return {key: value for key, value in out.items() if value}
