@@ -165,7 +165,9 @@ def test_frames_of_a_non_finite_loss_are_named(store, tmp_path: Path) -> None:
 
 
 def test_early_stopping(store, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, epochs=30, patience=2, learning_rate=1e-30)
+    settings = replace(
+        SETTINGS, epochs=30, patience=2, learning_rate=1e-30, minimum_learning_rate=0.0
+    )
     _, result = run(store, tmp_path, settings)
     # At this rate no weight changes.
     assert result.ending == "early" and result.epochs < 30

@@ -272,7 +272,7 @@ class TrainingModule(pl.LightningModule):
             warmup_cosine(
                 round(s.warmup_epochs * self.steps_per_epoch),
                 s.epochs * self.steps_per_epoch,
-                s.minimum_learning_rate / s.learning_rate,
+                min(1.0, s.minimum_learning_rate / s.learning_rate),
             ),
         )
         return {
