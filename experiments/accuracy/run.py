@@ -1,7 +1,7 @@
 """Accuracy and trust of the error bar on fixed splits of published reference data.
 
     python experiments/accuracy/run.py acac --seeds 0 1 2            # the table of the README
-    python experiments/accuracy/run.py water --epochs 25 --seeds 0
+    python experiments/accuracy/run.py water --epochs 20 --batch-size 2 --ema-decay 0.999 --seeds 0
     python experiments/accuracy/run.py all --epochs 2 --frames 40    # does each data set train?
 
 A run that is done is not done again, one that was killed goes on; figures of all runs land in

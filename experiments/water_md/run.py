@@ -1,6 +1,6 @@
 """Liquid water at 300 K (192 atoms, periodic): does a trained potential hold, and does UDD?
 
-    python experiments/accuracy/run.py water --epochs 20 --batch-size 2 --seeds 0
+    python experiments/accuracy/run.py water --epochs 20 --batch-size 2 --ema-decay 0.999 --seeds 0
     python experiments/water_md/run.py --model runs/accuracy/water/…/seed0/model.eip --steps 2000
 
 Starts from a frame of the test set, NVT (Langevin). Each run continues where it was stopped;
