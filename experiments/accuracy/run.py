@@ -1,8 +1,8 @@
 """Accuracy and trust of the error bar on fixed splits of published reference data.
 
-    python experiments/accuracy/run.py acac --seeds 0 1 2            # the table of the README
+    python experiments/accuracy/run.py acac --epochs 60 --seeds 0 1 2    # the table of the README
     python experiments/accuracy/run.py water --epochs 20 --batch-size 2 --ema-decay 0.999 --seeds 0
-    python experiments/accuracy/run.py all --epochs 2 --frames 40    # does each data set train?
+    python experiments/accuracy/run.py all --epochs 3 --frames 40        # does each data set train?
 
 A run that is done is not done again, one that was killed goes on; figures of all runs land in
 results.json beside this file: {data set: {setting: {metric: {mean, std, seeds}}}}, eV and Å.
