@@ -204,6 +204,11 @@ def test_stress_is_learned_where_it_is_asked_for(tmp_path: Path) -> None:
     assert stress_error() < 0.5 * before
 
 
+def test_a_stress_that_is_asked_for_and_missing_is_not_passed_over(store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"training needs stress, but frames .*ethanol_300K\.xyz#"):
+        run(store, tmp_path, replace(SETTINGS, stress_weight=1.0))
+
+
 def test_wrong_settings_are_refused(store, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"ema_decay must lie in \[0, 1\), got 1.5"):
         run(store, tmp_path, replace(SETTINGS, ema_decay=1.5))

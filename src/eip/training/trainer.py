@@ -232,7 +232,7 @@ class TrainingModule(pl.LightningModule):
         training = self.training
         prediction = self.potential(
             graph,
-            stress=bool(self.loss.stress_weight) and batch.stress is not None,
+            stress=bool(self.loss.stress_weight),
             differentiable="everything" if training else "uncertainty",
         )
         loss = self.loss(prediction, batch).total
