@@ -34,7 +34,12 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, graph: AtomGraph, species: Tensor, edge_vectors: Float[Tensor, "edges 3"]
+        self,
+        graph: AtomGraph,
+        species: Tensor,
+        edge_vectors: Float[Tensor, "edges 3"],
+        *,
+        frozen: bool = False,
     ) -> AtomFeatures:
         """Features of each atom.
 
@@ -43,6 +48,8 @@ class Backbone(nn.Module, ABC):
             species: index of each atom's element, ``[atoms]``, counted from 0.
             edge_vectors: from centre to neighbor, Å; the only source of geometry, so that a strain
                 or a derivative enters in one place.
+            frozen: the caller will differentiate the features once, in the edge vectors alone: a
+                backbone may then take shortcuts that training cannot.
         """
 
 

@@ -88,10 +88,11 @@ class EnergyModel(nn.Module):
             )
         return species
 
-    def forward(self, graph: AtomGraph) -> EnergyOutput:
+    def forward(self, graph: AtomGraph, *, frozen: bool = False) -> EnergyOutput:
+        """``frozen``: see `eip.models.backbone.Backbone.forward`."""
         species = self.species(graph)
         vectors = graph.edge_vectors()
-        features = self.backbone(graph, species, vectors)
+        features = self.backbone(graph, species, vectors, frozen=frozen)
         atom_energy = self.force_scale * self.readout(features.scalars)[:, 0].double()
         if self.zbl is not None:
             atom_energy = atom_energy + self.zbl(graph, vectors).double()

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from eip.graph import AtomGraph
+from eip.kernels.library import Library, library
+from eip.models import fused
 from eip.models.backbone import AtomFeatures, Backbone, norm
 from eip.models.radial import cosine_cutoff, sine_basis
+
+_REFERENCE = ContextVar("reference_path", default=False)
+
+
+@contextmanager
+def reference_path() -> Iterator[None]:
+    """Within it, PaiNN runs in plain PyTorch: what the compiled kernels are checked against."""
+    token = _REFERENCE.set(True)
+    try:
+        yield
+    finally:
+        _REFERENCE.reset(token)
 
 
 class PaiNN(Backbone):
     """Scalars and vectors of each atom, exactly invariant and equivariant.
+
+    On a CPU compiled kernels do the work (`eip.models.fused`); on other devices, for a width that
+    is no multiple of the processor's vectors, and without a compiler, what is written here.
 
     Vectors meet nothing but products with scalars and linear maps over channels without bias: any
     bias, or nonlinearity on a component, would single out the coordinate axes.
@@ -42,6 +63,27 @@ class PaiNN(Backbone):
         self.updates = nn.ModuleList(Update(channels) for _ in range(interactions))
 
     def forward(
+        self,
+        graph: AtomGraph,
+        species: Tensor,
+        edge_vectors: Float[Tensor, "edges 3"],
+        *,
+        frozen: bool = False,
+    ) -> AtomFeatures:
+        kernels = self._kernels(edge_vectors)
+        if kernels is not None and frozen:
+            return fused.frozen(self, kernels, graph, species, edge_vectors)
+        return self._reference(graph, species, edge_vectors)
+
+    def _kernels(self, edge_vectors: Tensor) -> Library | None:
+        # A subclass may do other sums than the kernels know.
+        if _REFERENCE.get() or edge_vectors.device.type != "cpu" or type(self) is not PaiNN:
+            return None
+        kernels = library()
+        usable = kernels is not None and kernels.chunk(self.channels, edge_vectors.dtype) > 0
+        return kernels if usable else None
+
+    def _reference(
         self, graph: AtomGraph, species: Tensor, edge_vectors: Float[Tensor, "edges 3"]
     ) -> AtomFeatures:
         distance = edge_vectors.square().sum(dim=1).sqrt()

@@ -223,7 +223,7 @@ class EvidentialPotential(Potential):
             strain = None
             if stress:
                 graph, strain = strained(graph)
-            output = self.energy_model(graph)
+            output = self.energy_model(graph, frozen=differentiable != "everything")
             evidence = self.head(output.features, graph)
             moments = evidence.moments()
             force = virial = None
