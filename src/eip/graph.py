@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from eip.kernels import kernels_for
+from eip.kernels.geometry import edge_vectors
+
 
 @dataclass(frozen=True)
 class AtomGraph:
@@ -54,6 +57,12 @@ class AtomGraph:
 
     def edge_vectors(self) -> Float[Tensor, "edges 3"]:
         """Vectors from centre to neighbor, Å; differentiable in positions and cell."""
+        kernels = kernels_for(self.positions)
+        if kernels is not None:
+            return edge_vectors(
+                *(kernels, self.positions, self.cell, self.frame),
+                *(self.centers, self.neighbors, self.shifts),
+            )
         vectors = self.positions[self.neighbors] - self.positions[self.centers]
         # A molecule's shifts are all zero; multiplying them out would cost as much as the rest.
         if bool(self.pbc.any()):

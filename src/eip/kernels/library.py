@@ -18,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -40,9 +42,12 @@ class Library:
         self._functions = ctypes.CDLL(str(path))
 
     @functools.cache  # noqa: B019 (a library lives as long as the process)
-    def function(self, name: str, dtype: torch.dtype, result: bool = False) -> Callable[..., int]:
-        """``eip_{name}`` for a dtype; the caller passes ctypes values."""
-        function = getattr(self._functions, f"eip_{name}_{_SUFFIX[dtype]}")
+    def function(
+        self, name: str, dtype: torch.dtype | None = None, result: bool = False
+    ) -> Callable[..., int]:
+        """``eip_{name}``, of a dtype where there are two; the caller passes ctypes values."""
+        suffix = "" if dtype is None else f"_{_SUFFIX[dtype]}"
+        function = getattr(self._functions, f"eip_{name}{suffix}")
         function.restype = ctypes.c_int64 if result else None
         return function  # type: ignore[no-any-return]
 
@@ -52,6 +57,26 @@ class Library:
         if dtype not in _SUFFIX:
             return 0
         return int(self.function("chunk", dtype, result=True)(ctypes.c_int64(channels)))
+
+
+_REFERENCE = ContextVar("reference_path", default=False)
+
+
+@contextmanager
+def reference_path() -> Iterator[None]:
+    """Within it everything runs in plain PyTorch: what the kernels are checked against."""
+    token = _REFERENCE.set(True)
+    try:
+        yield
+    finally:
+        _REFERENCE.reset(token)
+
+
+def kernels_for(array: Tensor) -> Library | None:
+    """The kernels, if they can work on this array and are wanted."""
+    if _REFERENCE.get() or array.device.type != "cpu" or array.dtype not in _SUFFIX:
+        return None
+    return library()
 
 
 @functools.cache

@@ -48,16 +48,16 @@ static inline void messages(const Edge<T>* edges, int count, const T* phi, const
     }
 }
 
-// One chunk of the gradient at one atom j, from the gradients g [atoms, 4, F] = (∂s, ∂v) of the
-// atoms i that hear it. The message i ← j belongs to the edge from i to j, of which only the
+// One chunk of the gradient at one atom j, from the gradients ∂s [atoms, F] and ∂v [atoms, 3, F] of
+// the atoms i that hear it. The message i ← j belongs to the edge from i to j, of which only the
 // reverse is at hand: û changes sign, and its gradient is filed under the reverse with the sign
 // changed, which the gradient of positions and strain cannot tell.
 //
-// g_phi [3, chunk] is overwritten, g_v [3, F] is added to; g_edges[n] += ∂/∂r, ∂/∂û of edge n.
+// to_phi [3, chunk] is overwritten, to_v [3, F] is added to; g_edges[n] += ∂/∂r, ∂/∂û of edge n.
 template <class T, int V, bool VECTORS>
-static inline void message_gradients(const Edge<T>* edges, int count, const T* g, const T* phi_own,
-                                     const T* v_own, const T* table, int F, T* g_phi, T* g_v,
-                                     T (*g_edges)[4]) {
+static inline void message_gradients(const Edge<T>* edges, int count, const T* g_s, const T* g_v,
+                                     const T* phi_own, const T* v_own, const T* table, int F,
+                                     T* to_phi, T* to_v, T (*g_edges)[4]) {
     constexpr int L = Simd<T>::LANES, C = V * L;
     vec<T> to_a[V], to_b[V], gathered[3][V];
     for (int u = 0; u < V; u++) {
@@ -66,7 +66,7 @@ static inline void message_gradients(const Edge<T>* edges, int count, const T* g
     }
     for (int n = 0; n < count; n++) {
         const Edge<T>& e = edges[n];
-        const T* gi = g + static_cast<int64_t>(e.neighbor) * 4 * F;
+        const int64_t i = e.neighbor;
         const T* t = table + static_cast<ptrdiff_t>(e.knot) * 3 * C;
         vec<T> along_r{}, along_u[3] = {};
         for (int u = 0; u < V; u++) {
@@ -78,9 +78,9 @@ static inline void message_gradients(const Edge<T>* edges, int count, const T* g
                 w[part] = e.weight[0] * t0 + e.weight[1] * t1 + e.weight[2] * t2 + e.weight[3] * t3;
                 d[part] = e.slope[0] * t0 + e.slope[1] * t1 + e.slope[2] * t2 + e.slope[3] * t3;
             }
-            const vec<T> gs = load(gi + u * L);
+            const vec<T> gs = load(g_s + i * F + u * L);
             vec<T> gv[3];
-            for (int k = 0; k < 3; k++) gv[k] = load(gi + (1 + k) * F + u * L);
+            for (int k = 0; k < 3; k++) gv[k] = load(g_v + (i * 3 + k) * F + u * L);
             const vec<T> toward =
                 -(e.direction[0] * gv[0] + e.direction[1] * gv[1] + e.direction[2] * gv[2]);
             const vec<T> a = load(phi_own + u * L), b = load(phi_own + C + u * L);
@@ -105,12 +105,12 @@ static inline void message_gradients(const Edge<T>* edges, int count, const T* g
         vec<T> to_c{};
         for (int k = 0; k < 3; k++) {
             to_c += gathered[k][u] * load(v_own + k * F + u * L);
-            T* out = g_v + k * F + u * L;
+            T* out = to_v + k * F + u * L;
             store(out, load(out) + c * gathered[k][u]);
         }
-        store(g_phi + u * L, to_a[u]);
-        store(g_phi + C + u * L, to_b[u]);
-        store(g_phi + 2 * C + u * L, to_c);
+        store(to_phi + u * L, to_a[u]);
+        store(to_phi + C + u * L, to_b[u]);
+        store(to_phi + 2 * C + u * L, to_c);
     }
 }
 

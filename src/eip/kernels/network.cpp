@@ -17,19 +17,28 @@ template <class T>
 struct Layer {
     const T *context1, *context1_bias, *context1_t, *context2, *context2_bias, *context2_t;
     const T *table;
-    const T *mix, *mix_t;
+    const T *left, *left_t, *right, *right_t;  // the two mixes of vectors: U and V
     const T *update1, *update1_bias, *update1_t, *update2, *update2_bias, *update2_t;
 };
 
-// What forward leaves behind for the gradient, [atoms, …] each.
+// What forward leaves behind for the gradient, [atoms, …] each. Those marked * may be null: the
+// gradient then works them out again, for systems so large that memory is dearer than time.
 template <class T>
 struct Saved {
     T *hidden;   // [F] before the activation of context; not of layer 0
-    T *phi;      // [3F]; not of layer 0, where it depends on the element alone
-    T *mixed;    // [3, 2F] U and V
+    T *phi;      // [3F] *; not of layer 0, where it depends on the element alone
+    T *left;     // [3, F] U
+    T *right;    // [3, F] V *
     T *pre;      // [F] before the activation of the update's context
-    T *scales;   // [2F] of U·V and of U
+    T *scales;   // [2F] of U·V and of U *
     T *vectors;  // [3, F] leaving the layer
+};
+
+// Gradients with respect to what a layer's update takes in, [atoms, F] and [atoms, 3, F]. They may lie
+// where that layer's `pre` and `left` are, if these are not needed again.
+template <class T>
+struct Gradient {
+    T *s, *v;
 };
 
 template <class T>
@@ -93,10 +102,10 @@ void forward(const Graph<T>& graph, const Network<T>& net, T* scalars, int threa
             const int n = static_cast<int>(stop - start);
             Scratch<T>& own = scratch<T>();
             own.block.read(graph, start, stop);
-            T* v = own.take(static_cast<size_t>(n) * F * 9);  // [n, 3, F]
-            T* both = v + n * 3 * F;                          // [n, 2F]: s and ‖V‖
-            T* context = both + n * 2 * F;                    // [n, 3F]
-            T* active = context + n * 3 * F;                  // [n, F]
+            T* v = own.take(static_cast<size_t>(n) * F * 12);  // [n, 3, F]
+            T* both = v + n * 3 * F;                           // [n, 2F]: s and ‖V‖
+            T* context = both + n * 2 * F;                     // [n, 3F]
+            T* active = context + n * 3 * F;                   // [n, F]
             T* s = scalars + start * F;
 
             for (int i = 0; i < n; i++) {
@@ -120,12 +129,14 @@ void forward(const Graph<T>& graph, const Network<T>& net, T* scalars, int threa
                                              v_in + c * C, w.table + c * table_chunk, F, to_s, to_v);
                 }
 
-            T* mixed = here.mixed + start * 6 * F;
-            matmul<T>(3 * n, 2 * F, F, v, F, w.mix, mixed, 2 * F, nullptr, Start::zero);
+            T* left = here.left + start * 3 * F;
+            T* right = here.right ? here.right + start * 3 * F : active + n * F;
+            matmul<T>(3 * n, F, F, v, F, w.left, left, F, nullptr, Start::zero);
+            matmul<T>(3 * n, F, F, v, F, w.right, right, F, nullptr, Start::zero);
             for (int i = 0; i < n; i++)
                 for (int f = 0; f < F; f += L) {
-                    const T* m = mixed + i * 6 * F + F + f;
-                    const vec<T> x = load(m), y = load(m + 2 * F), z = load(m + 4 * F);
+                    const T* m = right + i * 3 * F + f;
+                    const vec<T> x = load(m), y = load(m + F), z = load(m + 2 * F);
                     store<T>(both + i * 2 * F + F + f,
                              square_root<T>(x * x + y * y + z * z + T(NORM_EPSILON)));
                 }
@@ -136,16 +147,17 @@ void forward(const Graph<T>& graph, const Network<T>& net, T* scalars, int threa
             T* v_out = here.vectors + start * 3 * F;
             for (int i = 0; i < n; i++)
                 for (int f = 0; f < F; f += L) {
-                    const T *m = mixed + i * 6 * F + f, *x = context + i * 3 * F + f;
+                    const T* x = context + i * 3 * F + f;
                     const vec<T> scale_product = load(x + F), scale_vectors = load(x + 2 * F);
-                    store(here.scales + (start + i) * 2 * F + f, scale_product);
-                    store(here.scales + (start + i) * 2 * F + F + f, scale_vectors);
+                    if (here.scales) {
+                        store(here.scales + (start + i) * 2 * F + f, scale_product);
+                        store(here.scales + (start + i) * 2 * F + F + f, scale_vectors);
+                    }
                     vec<T> product{};
                     for (int k = 0; k < 3; k++) {
-                        const vec<T> left = load(m + k * 2 * F);
-                        product += left * load(m + k * 2 * F + F);
-                        store<T>(v_out + (i * 3 + k) * F + f,
-                                 load(v + (i * 3 + k) * F + f) + scale_vectors * left);
+                        const int at = (i * 3 + k) * F + f;
+                        product += load(left + at) * load(right + at);
+                        store<T>(v_out + at, load(v + at) + scale_vectors * load(left + at));
                     }
                     store<T>(s + i * F + f,
                              load(both + i * 2 * F + f) + load(x) + scale_product * product);
@@ -163,26 +175,48 @@ void forward(const Graph<T>& graph, const Network<T>& net, T* scalars, int threa
     }
 }
 
-// Through the update of one block: g_s [n, F] and g_v [n, 3, F] (or null) → g [n, 4, F].
+// Through the update of one block: g_s [n, F] and g_v [n, 3, F] (or null) → to.
 template <class T>
 void update_gradient(const Layer<T>& w, const Saved<T>& saved, int F, int64_t start, int n,
-                     const T* g_s, const T* g_v, T* g, T* space) {
+                     const T* g_s, const T* g_v, const Gradient<T>& to, T* space) {
     constexpr int L = Simd<T>::LANES;
-    T* context = space;              // [n, 3F]
+    T* context = space;               // [n, 3F]
     T* hidden = context + n * 3 * F;  // [n, F]
     T* both = hidden + n * F;         // [n, 2F]
-    T* to_mixed = both + n * 2 * F;   // [n, 3, 2F]
-    const T* mixed = saved.mixed + start * 6 * F;
-    const T* scales = saved.scales + start * 2 * F;
+    T* g_left = both + n * 2 * F;     // [n, 3, F]
+    T* g_right = g_left + n * 3 * F;  // [n, 3, F]
+    const T *left = saved.left + start * 3 * F, *pre = saved.pre + start * F;
+    const T *right, *scales;
+    if (saved.right) {
+        right = saved.right + start * 3 * F;
+        scales = saved.scales + start * 2 * F;
+    } else {
+        T* again = g_right + n * 3 * F;       // [n, 3, F]
+        T* two = again + n * 3 * F;           // [n, 2F]
+        const T* v_out = saved.vectors + start * 3 * F;
+        activate(hidden, pre, static_cast<int64_t>(n) * F);
+        matmul<T>(n, 3 * F, F, hidden, F, w.update2, context, 3 * F, w.update2_bias, Start::bias);
+        for (int i = 0; i < n; i++) {
+            std::memcpy(two + i * 2 * F, context + i * 3 * F + F, 2 * F * sizeof(T));
+            for (int k = 0; k < 3; k++)
+                for (int f = 0; f < F; f += L) {
+                    const int at = (i * 3 + k) * F + f;
+                    store<T>(g_left + at,
+                             load(v_out + at) - load(two + i * 2 * F + F + f) * load(left + at));
+                }
+        }
+        matmul<T>(3 * n, F, F, g_left, F, w.right, again, F, nullptr, Start::zero);
+        right = again;
+        scales = two;
+    }
     for (int i = 0; i < n; i++)
         for (int f = 0; f < F; f += L) {
-            const T* m = mixed + i * 6 * F + f;
             const vec<T> gs = load(g_s + i * F + f);
             vec<T> product{}, along{};
             for (int k = 0; k < 3; k++) {
-                const vec<T> left = load(m + k * 2 * F);
-                product += left * load(m + k * 2 * F + F);
-                if (g_v) along += left * load(g_v + (i * 3 + k) * F + f);
+                const int at = (i * 3 + k) * F + f;
+                product += load(left + at) * load(right + at);
+                if (g_v) along += load(left + at) * load(g_v + at);
             }
             T* c = context + i * 3 * F + f;
             store(c, gs);
@@ -190,62 +224,59 @@ void update_gradient(const Layer<T>& w, const Saved<T>& saved, int F, int64_t st
             store(c + 2 * F, along);
         }
     matmul<T>(n, F, 3 * F, context, 3 * F, w.update2_t, hidden, F, nullptr, Start::zero);
-    times_slope(hidden, saved.pre + start * F, static_cast<int64_t>(n) * F);
+    times_slope(hidden, pre, static_cast<int64_t>(n) * F);
     matmul<T>(n, 2 * F, F, hidden, F, w.update1_t, both, 2 * F, nullptr, Start::zero);
+    T *to_s = to.s + start * F, *to_v = to.v + start * 3 * F;
     for (int i = 0; i < n; i++)
         for (int f = 0; f < F; f += L) {
-            const T *m = mixed + i * 6 * F + f, *x = scales + i * 2 * F + f;
+            const T* x = scales + i * 2 * F + f;
             const vec<T> gs = load(g_s + i * F + f);
             const vec<T> g_product = gs * load(x), scale_vectors = load(x + F);
-            vec<T> left[3], right[3], squares{};
+            vec<T> squares{};
             for (int k = 0; k < 3; k++) {
-                left[k] = load(m + k * 2 * F);
-                right[k] = load(m + k * 2 * F + F);
-                squares += right[k] * right[k];
+                const vec<T> r = load(right + (i * 3 + k) * F + f);
+                squares += r * r;
             }
             const vec<T> g_norm = load(both + i * 2 * F + F + f) /
                                   square_root<T>(squares + T(NORM_EPSILON));
-            store<T>(g + i * 4 * F + f, gs + load(both + i * 2 * F + f));
             for (int k = 0; k < 3; k++) {
-                vec<T> to_left = g_product * right[k], gv{};
-                if (g_v) {
-                    gv = load(g_v + (i * 3 + k) * F + f);
-                    to_left += scale_vectors * gv;
-                }
-                store(to_mixed + (i * 3 + k) * 2 * F + f, to_left);
-                store<T>(to_mixed + (i * 3 + k) * 2 * F + F + f,
-                         g_product * left[k] + g_norm * right[k]);
-                store(g + (i * 4 + 1 + k) * F + f, gv);
+                const int at = (i * 3 + k) * F + f;
+                const vec<T> l = load(left + at), r = load(right + at);
+                const vec<T> gv = g_v ? load(g_v + at) : vec<T>{};
+                store<T>(g_left + at, g_product * r + scale_vectors * gv);
+                store<T>(g_right + at, g_product * l + g_norm * r);
+                store(to_v + at, gv);
             }
+            store<T>(to_s + i * F + f, gs + load(both + i * 2 * F + f));
         }
-    for (int i = 0; i < n; i++)  // rows of g are not evenly spaced: atom by atom
-        matmul<T>(3, F, 2 * F, to_mixed + i * 6 * F, 2 * F, w.mix_t, g + (i * 4 + 1) * F, F,
-                  nullptr, Start::add);
+    matmul<T>(3 * n, F, F, g_left, F, w.left_t, to_v, F, nullptr, Start::add);
+    matmul<T>(3 * n, F, F, g_right, F, w.right_t, to_v, F, nullptr, Start::add);
 }
 
-// g_vectors [edges, 3] is overwritten. g_one, g_two: room for [atoms, 4, F] each.
+// g_vectors [edges, 3] is overwritten; g_scalars and g_atoms (or null) are those of the features.
 template <class T, int V>
 void backward(const Graph<T>& graph, const Network<T>& net, const T* g_scalars, const T* g_atoms,
-              T* g_one, T* g_two, T* g_vectors, int threads) {
+              const Gradient<T>* gradient, T* g_vectors, int threads) {
     constexpr int L = Simd<T>::LANES, C = V * L;
+    constexpr int UPDATE_SPACE = 17;  // times n F
     const int F = static_cast<int>(net.F);
     const int64_t size = block_size(graph.atoms, threads), blocks = (graph.atoms + size - 1) / size;
     const ptrdiff_t table_chunk = static_cast<ptrdiff_t>(graph.intervals + 3) * 3 * C;
     const int64_t last = net.layers - 1;
-    T *g = g_one, *g_next = g_two;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (int64_t block = 0; block < blocks; block++) {
         const int64_t start = block * size, stop = std::min(graph.atoms, start + size);
         const int n = static_cast<int>(stop - start);
-        T* space = scratch<T>().take(static_cast<size_t>(n) * F * 12);
+        T* space = scratch<T>().take(static_cast<size_t>(n) * F * UPDATE_SPACE);
         update_gradient(net.layer[last], net.saved[last], F, start, n, g_scalars + start * F,
-                        g_atoms ? g_atoms + start * 3 * F : nullptr, g + start * 4 * F, space);
+                        g_atoms ? g_atoms + start * 3 * F : nullptr, gradient[last], space);
         std::memset(g_vectors + 3 * graph.first[start], 0,
                     3 * (graph.first[stop] - graph.first[start]) * sizeof(T));
     }
     for (int64_t l = last; l >= 0; l--) {
         const Layer<T>& w = net.layer[l];
         const Saved<T>& here = net.saved[l];
+        const T *g_s = gradient[l].s, *g_v = gradient[l].v;
         const T* v_in = l ? net.saved[l - 1].vectors : nullptr;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
         for (int64_t block = 0; block < blocks; block++) {
@@ -255,15 +286,21 @@ void backward(const Graph<T>& graph, const Network<T>& net, const T* g_scalars, 
             own.block.read(graph, start, stop);
             own.g_edges.assign(own.block.begin[n] * 4, T(0));
             auto* g_edges = reinterpret_cast<T(*)[4]>(own.g_edges.data());
-            T* g_phi = own.take(static_cast<size_t>(n) * F * (3 + 1 + 3 + 12));  // [n, 3F]
-            T* g_s = g_phi + n * 3 * F;                                          // [n, F]
-            T* g_v = g_s + n * F;                                                // [n, 3, F]
-            T* space = g_v + n * 3 * F;
-            if (l)
-                for (int i = 0; i < n; i++) {
-                    std::memcpy(g_s + i * F, g + (start + i) * 4 * F, F * sizeof(T));
-                    std::memcpy(g_v + i * 3 * F, g + (start + i) * 4 * F + F, 3 * F * sizeof(T));
+            T* to_phi = own.take(static_cast<size_t>(n) * F * (10 + UPDATE_SPACE));  // [n, 3F]
+            T* to_s = to_phi + n * 3 * F;                                            // [n, F]
+            T* to_v = to_s + n * F;                                                  // [n, 3, F]
+            T* again = to_v + n * 3 * F;                                             // [n, 3F]
+            T* space = again + n * 3 * F;
+            const T* phi = here.phi ? here.phi + start * 3 * F : again;
+            if (l) {
+                std::memcpy(to_s, g_s + start * F, static_cast<size_t>(n) * F * sizeof(T));
+                std::memcpy(to_v, g_v + start * 3 * F, static_cast<size_t>(n) * 3 * F * sizeof(T));
+                if (!here.phi) {
+                    activate(space, here.hidden + start * F, static_cast<int64_t>(n) * F);
+                    matmul<T>(n, 3 * F, F, space, F, w.context2, again, 3 * F, w.context2_bias,
+                              Start::bias);
                 }
+            }
             for (int c = 0; c < F / C; c++)
                 for (int i = 0; i < n; i++) {
                     const int begin = own.block.begin[i], count = own.block.begin[i + 1] - begin;
@@ -271,13 +308,15 @@ void backward(const Graph<T>& graph, const Network<T>& net, const T* g_scalars, 
                     const T* table = w.table + c * table_chunk;
                     if (l == 0)
                         message_gradients<T, V, false>(
-                            edges, count, g + c * C, net.phi0 + net.species[start + i] * 3 * F + c * 3 * C,
-                            nullptr, table, F, nullptr, nullptr, g_edges + begin);
+                            edges, count, g_s + c * C, g_v + c * C,
+                            net.phi0 + net.species[start + i] * 3 * F + c * 3 * C, nullptr, table,
+                            F, nullptr, nullptr, g_edges + begin);
                     else
                         message_gradients<T, V, true>(
-                            edges, count, g + c * C, here.phi + (start + i) * 3 * F + c * 3 * C,
+                            edges, count, g_s + c * C, g_v + c * C, phi + i * 3 * F + c * 3 * C,
                             v_in + (start + i) * 3 * F + c * C, table, F,
-                            g_phi + i * 3 * F + c * 3 * C, g_v + i * 3 * F + c * C, g_edges + begin);
+                            to_phi + i * 3 * F + c * 3 * C, to_v + i * 3 * F + c * C,
+                            g_edges + begin);
                 }
             for (int e = 0; e < own.block.begin[n]; e++) {
                 const Edge<T>& edge = own.block.edges[e];
@@ -285,13 +324,12 @@ void backward(const Graph<T>& graph, const Network<T>& net, const T* g_scalars, 
             }
             if (l == 0) continue;
             T* hidden = space;
-            matmul<T>(n, F, 3 * F, g_phi, 3 * F, w.context2_t, hidden, F, nullptr, Start::zero);
+            matmul<T>(n, F, 3 * F, to_phi, 3 * F, w.context2_t, hidden, F, nullptr, Start::zero);
             times_slope(hidden, here.hidden + start * F, static_cast<int64_t>(n) * F);
-            matmul<T>(n, F, F, hidden, F, w.context1_t, g_s, F, nullptr, Start::add);
-            update_gradient(net.layer[l - 1], net.saved[l - 1], F, start, n, g_s, g_v,
-                            g_next + start * 4 * F, space);
+            matmul<T>(n, F, F, hidden, F, w.context1_t, to_s, F, nullptr, Start::add);
+            update_gradient(net.layer[l - 1], net.saved[l - 1], F, start, n, to_s, to_v,
+                            gradient[l - 1], space);
         }
-        std::swap(g, g_next);
     }
 }
 
@@ -326,14 +364,15 @@ bool by_two(int64_t F) {
         int64_t atoms, const int64_t* first, const int64_t* neighbors, const T* vectors,           \
         double cutoff, int64_t intervals, int64_t layers, int64_t F, const int64_t* species,       \
         const T* embedding, const T* phi0, const void* weights, const void* saved,                 \
-        const T* g_scalars, const T* g_atoms, T* g_one, T* g_two, T* g_vectors, int64_t threads) { \
+        const T* g_scalars, const T* g_atoms, const void* gradient, T* g_vectors,                  \
+        int64_t threads) {                                                                         \
         const auto graph = graph_of(atoms, first, neighbors, vectors, cutoff, intervals);          \
         const Network<T> net{layers,    F,    species, embedding,                                  \
                              phi0,      static_cast<const Layer<T>*>(weights),                     \
                              static_cast<const Saved<T>*>(saved)};                                 \
-        (by_two<T>(F) ? backward<T, 2> : backward<T, 1>)(graph, net, g_scalars, g_atoms, g_one,    \
-                                                         g_two, g_vectors,                         \
-                                                         static_cast<int>(threads));               \
+        (by_two<T>(F) ? backward<T, 2> : backward<T, 1>)(                                          \
+            graph, net, g_scalars, g_atoms, static_cast<const Gradient<T>*>(gradient), g_vectors,  \
+            static_cast<int>(threads));                                                            \
     }                                                                                              \
     extern "C" void eip_pack_##SUFFIX(const T* b, int64_t depth, int64_t columns,                  \
                                       int64_t stride_depth, int64_t stride_column, T* packed) {    \

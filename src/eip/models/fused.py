@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eip.graph import AtomGraph
+from eip.kernels.geometry import first_edges
 from eip.kernels.library import Library, pointer
 from eip.models.backbone import AtomFeatures
 from eip.models.radial import cosine_cutoff, sine_basis
@@ -54,6 +55,10 @@ def spline_coefficients(cutoff: float, radial_functions: int) -> Float[Tensor, "
         [sine_basis(r, cutoff, radial_functions) * envelope[:, None], envelope[:, None]], dim=1
     )
     return torch.from_numpy(make_lsq_spline(r.numpy(), functions.numpy(), knots, k=3).c)
+
+#: Beyond this, what the gradient can work out again is not kept: 16 kB an atom instead of 25 at
+#: F = 128, for an eighth more time.
+LEAN_BYTES = 2**31
 
 
 class Workspace:
@@ -127,6 +132,7 @@ def pack_weights(network: PaiNN, lib: Library) -> Packed:
         phi0 = first(weight)[:, order].contiguous()
         for message, update in zip(network.messages, network.updates, strict=True):
             one, two = message.context[0], message.context[2]
+            left, right = update.mix.weight.chunk(2)
             up_one, up_two = update.context[0], update.context[2]
             filters = torch.cat([message.filter.weight, message.filter.bias[:, None]], dim=1)
             table = (coefficients @ filters.double().T).to(dtype)
@@ -135,7 +141,7 @@ def pack_weights(network: PaiNN, lib: Library) -> Packed:
                 *(panels(one.weight.T), one.bias.clone(), panels(one.weight)),
                 *(panels(two.weight[order].T), two.bias[order], panels(two.weight[order])),
                 table,
-                *(panels(update.mix.weight.T), panels(update.mix.weight)),
+                *(panels(left.T), panels(left), panels(right.T), panels(right)),
                 *(panels(up_one.weight.T), up_one.bias.clone(), panels(up_one.weight)),
                 *(panels(up_two.weight.T), up_two.bias.clone(), panels(up_two.weight)),
             ]
@@ -169,29 +175,22 @@ class _Pass:
         self.vectors = edge_vectors.detach().contiguous()
         self.species = species.contiguous()
         self.neighbors = graph.neighbors.contiguous()
-        self.first = torch.zeros(graph.n_atoms + 1, dtype=torch.int64)
-        torch.cumsum(torch.bincount(graph.centers, minlength=graph.n_atoms), 0, out=self.first[1:])
-        self.dtype, self.atoms, self.threads = edge_vectors.dtype, graph.n_atoms, torch.get_num_threads()
-        layers, width = packed.layers, self.atoms * packed.channels
-        # Widths of Saved's fields in network.cpp, by layer.
-        widths = [
-            (0 if layer == 0 else 1, 0 if layer == 0 else 3, 6, 1, 2, 0 if layer == layers - 1 else 3)
-            for layer in range(layers)
-        ]
-        self.buffer = workspace.take(sum(map(sum, widths)) * width, self.dtype)
-        self.atom_vectors = edge_vectors.new_empty(self.atoms, 3, packed.channels)
-        self.scalars = edge_vectors.new_empty(self.atoms, packed.channels)
-        addresses, at = [], self.buffer.data_ptr()
-        for fields in widths:
-            for field in fields:
-                addresses.append(at if field else None)
-                at += field * width * self.buffer.element_size()
-        addresses[-1] = self.atom_vectors.data_ptr()
-        self.saved = (ctypes.c_void_p * len(addresses))(*addresses)
+        self.first = first_edges(lib, graph.centers, graph.n_atoms)
+        self.dtype, self.atoms = edge_vectors.dtype, graph.n_atoms
+        self.threads = torch.get_num_threads()
+        self.spent = False
+        channel = self.atoms * packed.channels  # numbers in an array of one for each channel
+        widths = _saved_widths(packed.layers)
+        total = channel * sum(sum(fields.values()) for fields in widths)
+        lean = total * edge_vectors.element_size() > LEAN_BYTES
+        kept = {"phi", "right", "scales"} if lean else set()
+        self.buffer, self._addresses = _arrays(workspace, self.dtype, channel, widths, without=kept)
+        self._last_vectors: Tensor | None = None
+        self._lean = lean
 
-    def _arguments(self) -> tuple[Any, ...]:
+    def _call(self, name: str, addresses: list[int | None], *arguments: Any) -> None:
         packed = self.packed
-        return (
+        self.lib.function(name, self.dtype)(
             ctypes.c_int64(self.atoms),
             pointer(self.first),
             pointer(self.neighbors),
@@ -202,35 +201,115 @@ class _Pass:
             pointer(packed.embedding),
             pointer(packed.phi0),
             packed.pointers,
-            self.saved,
+            _table(addresses),
+            *arguments,
+            ctypes.c_int64(self.threads),
         )
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        self.lib.function("forward", self.dtype)(
-            *self._arguments(), pointer(self.scalars), ctypes.c_int64(self.threads)
-        )
-        return self.scalars, self.atom_vectors
+        """Scalars [atoms, F] and vectors [atoms, 3, F]."""
+        scalars = self.vectors.new_empty(self.atoms, self.packed.channels)
+        vectors = self.vectors.new_empty(self.atoms, 3, self.packed.channels)
+        self._addresses[-1] = vectors.data_ptr()
+        # An output would hold this object by its node, and a cycle keep the memory in use.
+        self._last_vectors = vectors.detach() if self._lean else None
+        addresses = list(self._addresses)
+        phi = None
+        if self._lean:
+            widths = [{"phi": w["phi"]} for w in _saved_widths(self.packed.layers)]
+            phi, places = _arrays(
+                self.workspace, self.dtype, self.atoms * self.packed.channels, widths
+            )
+            addresses[_FIELDS.index("phi") :: len(_FIELDS)] = places
+        self._call("forward", addresses, pointer(scalars))
+        if phi is not None:
+            self.workspace.give_back(phi)
+        return scalars, vectors
 
-    def backward(self, g_scalars: Tensor, g_vectors: Tensor | None) -> Tensor:
-        size = self.atoms * 4 * self.packed.channels
-        room = self.workspace.take(2 * size, self.dtype)
+    def backward(
+        self, g_scalars: Tensor, g_vectors: Tensor | None, keep: bool
+    ) -> Float[Tensor, "edges 3"]:
+        """Gradient with respect to the edges' vectors; without ``keep``, the last one."""
+        if self.spent:
+            raise RuntimeError(
+                "a second gradient of the same features was asked for; the first was taken "
+                "without retain_graph=True, and what it was made of is gone"
+            )
         out = torch.empty_like(self.vectors)
         g_scalars = g_scalars.contiguous()
         g_vectors = None if g_vectors is None else g_vectors.contiguous()
-        self.lib.function("backward", self.dtype)(
-            *self._arguments(),
-            pointer(g_scalars),
-            pointer(g_vectors),
-            pointer(room),
-            ctypes.c_void_p(room.data_ptr() + size * room.element_size()),
-            pointer(out),
-            ctypes.c_int64(self.threads),
+        channel, room = self.atoms * self.packed.channels, None
+        if keep:
+            # Two pairs in turn: a layer reads one and writes the other.
+            room, pairs = _arrays(
+                *(self.workspace, self.dtype, channel),
+                [{"s": 1, "v": 3}, {"s": 1, "v": 3}],
+            )
+            gradient = [p for layer in range(self.packed.layers) for p in pairs[2 * (layer % 2) :][:2]]
+        else:
+            self.spent = True
+            columns = (_FIELDS.index("pre"), _FIELDS.index("left"))
+            rows = range(0, len(self._addresses), len(_FIELDS))
+            gradient = [self._addresses[row + column] for row in rows for column in columns]
+        self._call(
+            *("backward", self._addresses, pointer(g_scalars), pointer(g_vectors)),
+            *(_table(gradient), pointer(out)),
         )
-        self.workspace.give_back(room)
+        if room is not None:
+            self.workspace.give_back(room)
         return out
 
     def __del__(self) -> None:
-        self.workspace.give_back(self.buffer)
+        buffer = getattr(self, "buffer", None)
+        if buffer is not None:
+            self.workspace.give_back(buffer)
+
+
+#: The fields of Saved in network.cpp.
+_FIELDS = ("hidden", "phi", "left", "right", "pre", "scales", "vectors")
+
+
+def _saved_widths(layers: int) -> list[dict[str, int]]:
+    """Of each layer, the numbers by atom and channel in each field of Saved (network.cpp)."""
+    return [
+        {
+            "hidden": 0 if layer == 0 else 1,
+            "phi": 0 if layer == 0 else 3,
+            "left": 3,
+            "right": 3,
+            "pre": 1,
+            "scales": 2,
+            # The last layer's are handed out.
+            "vectors": 0 if layer == layers - 1 else 3,
+        }
+        for layer in range(layers)
+    ]
+
+
+def _arrays(
+    workspace: Workspace,
+    dtype: torch.dtype,
+    channel: int,
+    widths: list[dict[str, int]],
+    without: set[str] | frozenset[str] = frozenset(),
+) -> tuple[Tensor, list[int | None]]:
+    """One buffer for all arrays, and the address of each; None where there is none."""
+    sizes = [
+        0 if name in without else width * channel
+        for fields in widths
+        for name, width in fields.items()
+    ]
+    buffer = workspace.take(sum(sizes), dtype)
+    addresses: list[int | None] = []
+    at = buffer.data_ptr()
+    for size in sizes:
+        addresses.append(at if size else None)
+        at += size * buffer.element_size()
+    return buffer, addresses
+
+
+def _table(addresses: list[int | None]) -> Any:
+    return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
 class FrozenPaiNN(torch.autograd.Function):
@@ -249,8 +328,16 @@ class FrozenPaiNN(torch.autograd.Function):
     ) -> tuple[Tensor, None]:
         run: _Pass = ctx.run
         if g_scalars is None:
-            g_scalars = torch.zeros_like(run.scalars)
-        return run.backward(g_scalars, g_vectors), None
+            g_scalars = run.vectors.new_zeros(run.atoms, run.packed.channels)
+        return run.backward(g_scalars, g_vectors, _graph_is_kept()), None
+
+
+def _graph_is_kept() -> bool:
+    """Whether the gradient being taken may be followed by another of the same graph."""
+    try:
+        return bool(torch._C._autograd._get_current_graph_task_keep_graph())
+    except AttributeError:
+        return True
 
 
 class _State:

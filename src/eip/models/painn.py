@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from eip.graph import AtomGraph
-from eip.kernels.library import Library, library
+from eip.kernels import Library, kernels_for
 from eip.models import fused
 from eip.models.backbone import AtomFeatures, Backbone, norm
 from eip.models.radial import cosine_cutoff, sine_basis
-
-_REFERENCE = ContextVar("reference_path", default=False)
-
-
-@contextmanager
-def reference_path() -> Iterator[None]:
-    """Within it, PaiNN runs in plain PyTorch: what the compiled kernels are checked against."""
-    token = _REFERENCE.set(True)
-    try:
-        yield
-    finally:
-        _REFERENCE.reset(token)
-
 
 class PaiNN(Backbone):
     """Scalars and vectors of each atom, exactly invariant and equivariant.
@@ -77,9 +60,7 @@ class PaiNN(Backbone):
 
     def _kernels(self, edge_vectors: Tensor) -> Library | None:
         # A subclass may do other sums than the kernels know.
-        if _REFERENCE.get() or edge_vectors.device.type != "cpu" or type(self) is not PaiNN:
-            return None
-        kernels = library()
+        kernels = kernels_for(edge_vectors) if type(self) is PaiNN else None
         usable = kernels is not None and kernels.chunk(self.channels, edge_vectors.dtype) > 0
         return kernels if usable else None
 

@@ -1,0 +1,100 @@
+"""Vectors along the edges of a graph, and their gradients, by compiled kernels."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eip.kernels.library import Library, pointer
+
+
+def edge_vectors(
+    lib: Library,
+    positions: Float[Tensor, "atoms 3"],
+    cell: Float[Tensor, "frames 3 3"],
+    frame: Int[Tensor, "atoms"],
+    centers: Int[Tensor, "edges"],
+    neighbors: Int[Tensor, "edges"],
+    shifts: Float[Tensor, "edges 3"],
+) -> Float[Tensor, "edges 3"]:
+    """R_neighbor − R_center + shift · cell, Å; differentiable any number of times."""
+    edges = _Edges(
+        lib, *(t.contiguous() for t in (frame, centers, neighbors, shifts)), len(cell)
+    )
+    return _EdgeVectors.apply(positions, cell, edges)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def first_edges(lib: Library, centers: Int[Tensor, "edges"], atoms: int) -> Int[Tensor, "_"]:
+    """Where each atom's edges begin in a list sorted by centre, and where the last ends."""
+    first = torch.empty(atoms + 1, dtype=torch.int64)
+    centers = centers.contiguous()
+    sizes = (ctypes.c_int64(atoms), ctypes.c_int64(len(centers)))
+    lib.function("first_edges")(*sizes, pointer(centers), pointer(first))
+    return first
+
+
+class _Edges:
+    def __init__(
+        self,
+        lib: Library,
+        frame: Tensor,
+        centers: Tensor,
+        neighbors: Tensor,
+        shifts: Tensor,
+        frames: int,
+    ) -> None:
+        self.lib, self.frame, self.centers, self.neighbors, self.shifts, self.frames = (
+            *(lib, frame, centers, neighbors, shifts, frames),
+        )
+
+    def vectors(self, x: Tensor, cell: Tensor) -> Tensor:
+        x, cell = x.contiguous(), cell.contiguous()
+        out = torch.empty_like(self.shifts)
+        self.lib.function("edge_vectors", x.dtype)(
+            ctypes.c_int64(len(out)),
+            *map(pointer, (x, cell, self.frame, self.centers, self.neighbors, self.shifts, out)),
+            ctypes.c_int64(torch.get_num_threads()),
+        )
+        return out
+
+    def transposed(self, g: Tensor, with_cell: bool) -> tuple[Tensor, Tensor | None]:
+        g = g.contiguous()
+        g_x = g.new_zeros(len(self.frame), 3)
+        g_cell = g.new_zeros(self.frames, 3, 3) if with_cell else None
+        self.lib.function("edge_vectors_transposed", g.dtype)(
+            ctypes.c_int64(len(g)),
+            *map(pointer, (g, self.frame, self.centers, self.neighbors, self.shifts, g_x, g_cell)),
+        )
+        return g_x, g_cell
+
+
+class _EdgeVectors(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, positions: Tensor, cell: Tensor, edges: _Edges) -> Tensor:
+        ctx.edges = edges
+        return edges.vectors(positions, cell)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        g_x, g_cell = _Transposed.apply(g, ctx.edges, ctx.needs_input_grad[1])  # type: ignore[no-untyped-call]
+        return g_x, g_cell, None
+
+
+class _Transposed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, g: Tensor, edges: _Edges, with_cell: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.edges = edges
+        return edges.transposed(g, with_cell)
+
+    @staticmethod
+    def backward(ctx: Any, x: Tensor, cell: Tensor | None) -> tuple[Tensor, None, None]:
+        edges: _Edges = ctx.edges
+        # The map is linear: the gradient of its transpose is the map itself.
+        cell = x.new_zeros(edges.frames, 3, 3) if cell is None else cell
+        return _EdgeVectors.apply(x, cell, edges), None, None  # type: ignore[no-untyped-call]
