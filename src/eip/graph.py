@@ -11,6 +11,9 @@ from torch import Tensor
 from eip.kernels import kernels_for
 from eip.kernels.geometry import edge_vectors
 
+#: Edges of a structure from which on a matrix product of its own pays, on a CPU.
+_EDGES_WORTH_A_PRODUCT = 500
+
 
 @dataclass(frozen=True)
 class AtomGraph:
@@ -63,15 +66,32 @@ class AtomGraph:
                 *(kernels, self.positions, self.cell, self.frame),
                 *(self.centers, self.neighbors, self.shifts),
             )
-        vectors = self.positions[self.neighbors] - self.positions[self.centers]
+        # index_select, because indexing by [] has a backward pass that costs several times more.
+        neighbors = self.positions.index_select(0, self.neighbors)
+        vectors = neighbors - self.positions.index_select(0, self.centers)
         # A molecule's shifts are all zero; multiplying them out would cost as much as the rest.
-        if bool(self.pbc.any()):
-            cell_of_edge = self.cell[self.frame[self.centers]]
-            vectors = vectors + torch.einsum("ea,eab->eb", self.shifts, cell_of_edge)
+        # A GPU multiplies: asking it would make the host wait for everything it has yet to do.
+        if self.pbc.is_cuda or bool(self.pbc.any()):
+            vectors = vectors + self._image_offsets()
         return vectors
+
+    def _image_offsets(self) -> Float[Tensor, "edges 3"]:
+        """shift · cell of each edge, Å."""
+        if self.n_frames == 1:
+            return self.shifts @ self.cell[0]
+        frame = self.frame.index_select(0, self.centers)
+        if self.shifts.is_cuda or self.n_edges < _EDGES_WORTH_A_PRODUCT * self.n_frames:
+            return (self.shifts[:, None, :] @ self.cell.index_select(0, frame))[:, 0]
+        # A structure's edges lie together: one product for each, several times faster than one
+        # small product for each edge.
+        sizes = torch.bincount(frame, minlength=self.n_frames).tolist()
+        pairs = zip(self.shifts.split(sizes), self.cell.unbind(), strict=True)
+        return torch.cat([shifts @ cell for shifts, cell in pairs])
 
     def sum_by_frame(self, per_atom: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "frames *rest"]:
         """Sum of a per-atom quantity over each structure."""
+        if self.n_frames == 1:
+            return per_atom.sum(dim=0, keepdim=True)
         out = per_atom.new_zeros(self.n_frames, *per_atom.shape[1:])
         return out.index_add(0, self.frame, per_atom)
 
@@ -79,6 +99,8 @@ class AtomGraph:
         self, per_atom: Float[Tensor, "atoms *rest"]
     ) -> Float[Tensor, "frames *rest"]:
         """Mean of a per-atom quantity over each structure."""
+        if self.n_frames == 1:
+            return per_atom.mean(dim=0, keepdim=True)
         count = self.atoms_per_frame.to(per_atom.dtype)
         return self.sum_by_frame(per_atom) / count.reshape(-1, *[1] * (per_atom.ndim - 1))
 
@@ -98,15 +120,6 @@ class AtomGraph:
         """The same edges at other positions (a Verlet list, a strain, a finite difference)."""
         return replace(self, positions=positions)
 
-    def with_edges(self, keep: Bool[Tensor, "edges"]) -> AtomGraph:
-        """The same atoms with a subset of the edges."""
-        return replace(
-            self,
-            centers=self.centers[keep],
-            neighbors=self.neighbors[keep],
-            shifts=self.shifts[keep],
-        )
-
 
 def batch_graphs(graphs: list[AtomGraph]) -> AtomGraph:
     """Joins graphs into one; the order of atoms and structures is kept.
@@ -118,21 +131,25 @@ def batch_graphs(graphs: list[AtomGraph]) -> AtomGraph:
         raise ValueError("batch_graphs needs at least one graph, got an empty list")
     if len(graphs) == 1:
         return graphs[0]
-    frame, centers, neighbors = [], [], []
-    atom_offset = frame_offset = 0
-    for graph in graphs:
-        frame.append(graph.frame + frame_offset)
-        centers.append(graph.centers + atom_offset)
-        neighbors.append(graph.neighbors + atom_offset)
-        atom_offset += graph.n_atoms
-        frame_offset += graph.n_frames
+    atoms = torch.tensor([g.n_atoms for g in graphs])
+    frames = torch.tensor([g.n_frames for g in graphs])
+    edges = torch.tensor([g.n_edges for g in graphs])
+    device = graphs[0].positions.device
+    # One repetition for all graphs, not an addition for each: a batch may hold thousands.
+    frame_offset = _before(frames).repeat_interleave(atoms).to(device)
+    atom_offset = _before(atoms).repeat_interleave(edges).to(device)
     return AtomGraph(
         numbers=torch.cat([g.numbers for g in graphs]),
         positions=torch.cat([g.positions for g in graphs]),
         cell=torch.cat([g.cell for g in graphs]),
         pbc=torch.cat([g.pbc for g in graphs]),
-        frame=torch.cat(frame),
-        centers=torch.cat(centers),
-        neighbors=torch.cat(neighbors),
+        frame=torch.cat([g.frame for g in graphs]) + frame_offset,
+        centers=torch.cat([g.centers for g in graphs]) + atom_offset,
+        neighbors=torch.cat([g.neighbors for g in graphs]) + atom_offset,
         shifts=torch.cat([g.shifts for g in graphs]),
     )
+
+
+def _before(counts: Int[Tensor, "graphs"]) -> Int[Tensor, "graphs"]:
+    """How many there are in all earlier graphs."""
+    return counts.cumsum(0) - counts

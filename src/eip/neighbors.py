@@ -9,9 +9,18 @@ import torch
 import vesin
 from ase import Atoms
 from ase.geometry import complete_cell
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
 
 from eip.graph import AtomGraph, batch_graphs
+
+#: Up to so many atoms, a structure without periodic directions is searched pair by pair, many
+#: structures in one go; beyond, vesin's cells are faster.
+_PAIRWISE_ATOMS = 64
+#: Pairs, or edges, that are looked at in one go: bounds the memory of what is in between.
+_AT_ONCE = 2**20
+
+Edges = tuple[Int[Tensor, "edges"], Int[Tensor, "edges"], Shaped[Tensor, "edges 3"]]
 
 
 def find_edges(
@@ -30,46 +39,103 @@ def find_edges(
             lattice vector.
     """
     periodic = np.asarray(pbc, dtype=bool)
+    centers, neighbors, shifts = _edges(positions, cell, periodic, cutoff, torch.int64)
+    return centers.numpy(), neighbors.numpy(), shifts.numpy()
+
+
+def _edges(
+    positions: Float[np.ndarray, "atoms 3"],
+    cell: Float[np.ndarray, "3 3"],
+    periodic: Bool[np.ndarray, "3"],
+    cutoff: float,
+    dtype: torch.dtype,
+) -> Edges:
+    """`find_edges` as tensors; ``dtype`` is that of the shifts."""
+    positions = np.asarray(positions, dtype=np.float64)
     if not np.isfinite(positions).all():
         bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
         raise ValueError(f"positions of atoms {bad[:10].tolist()} are not finite")
-    if len(positions) == 0:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3), np.int64)
+    if _is_pairwise(len(positions), periodic):
+        centers, neighbors = _pairwise_edges(positions, [len(positions)], cutoff)
+        return centers, neighbors, torch.zeros(len(centers), 3, dtype=dtype)
     box = np.zeros((3, 3))
-    wrapped = np.asarray(positions, dtype=np.float64)
-    wraps = np.zeros((len(positions), 3), dtype=np.int64)
+    wraps = None
     if periodic.any():
-        if not np.isfinite(cell).all():
-            raise ValueError(f"cell is not finite: {np.asarray(cell).tolist()}")
-        # A direction that is not periodic may have no vector, a dummy one, or one that atoms
-        # stick out of; none of that may matter, so it gets a vector that spans all atoms.
-        box = np.where(periodic[:, None], cell, 0.0)
-        if np.linalg.matrix_rank(box) < periodic.sum():
-            raise ValueError(
-                f"pbc is {periodic.tolist()} but the cell's periodic vectors are zero or linearly "
-                f"dependent: {np.asarray(cell).tolist()}"
-            )
-        box = complete_cell(box)
-        fractional = wrapped @ np.linalg.inv(box)
-        # Atoms many cells away are brought home first: the images searched start from the cell.
-        wraps = np.where(periodic, np.floor(fractional), 0).astype(np.int64)
-        wrapped = wrapped - wraps @ box
-        if not periodic.all():
-            # complete_cell's vectors are orthogonal to the periodic ones and each other: beyond the
-            # cutoff as well as the atoms, they leave no image within reach and may count as
-            # periodic. (vesin is slow by orders of magnitude where just one direction is.)
-            for axis in np.flatnonzero(~periodic):
-                unit = box[axis] / np.linalg.norm(box[axis])
-                along = wrapped @ unit
-                closed = _close_gaps(along, 2 * cutoff)
-                wrapped = wrapped + np.outer(closed - along, unit)
-                box[axis] = unit * (closed.max() + 2 * cutoff + 1.0)
-    centers, neighbors, shifts = vesin.NeighborList(
-        cutoff=cutoff, full_list=True, sorted=True, n_threads=1
-    ).compute(points=wrapped, box=box, periodic=bool(periodic.any()), quantities="ijS")
-    centers, neighbors = centers.astype(np.int64), neighbors.astype(np.int64)
-    shifts = shifts.astype(np.int64) + wraps[centers] - wraps[neighbors]
+        positions, box, wraps = _boxed(positions, cell, periodic, cutoff)
+    search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
+    # Views of vesin's own memory: each is copied once, into the form that it is wanted in.
+    pairs, images = search.compute(
+        points=positions, box=box, periodic=bool(periodic.any()), quantities="PS", copy=False
+    )
+    first, second = torch.from_numpy(pairs.view(np.int64)).unbind(1)
+    centers, neighbors = first.contiguous(), second.contiguous()
+    shifts = torch.from_numpy(images).to(dtype, copy=True)
+    if wraps is not None and wraps.any():
+        away = torch.from_numpy(wraps)
+        for part, i, j in zip(
+            shifts.split(_AT_ONCE), centers.split(_AT_ONCE), neighbors.split(_AT_ONCE), strict=True
+        ):
+            part += away.index_select(0, i) - away.index_select(0, j)
     return centers, neighbors, shifts
+
+
+def _boxed(
+    positions: Float[np.ndarray, "atoms 3"],
+    cell: Float[np.ndarray, "3 3"],
+    periodic: Bool[np.ndarray, "3"],
+    cutoff: float,
+) -> tuple[Float[np.ndarray, "atoms 3"], Float[np.ndarray, "3 3"], Int[np.ndarray, "atoms 3"]]:
+    """Positions and box for a search that takes all directions for periodic.
+
+    Returns:
+        positions in the box; the box; by how many lattice vectors each atom was moved there.
+    """
+    if not np.isfinite(cell).all():
+        raise ValueError(f"cell is not finite: {np.asarray(cell).tolist()}")
+    # A direction that is not periodic may have no vector, a dummy one, or one that atoms
+    # stick out of; none of that may matter, so it gets a vector that spans all atoms.
+    box = np.where(periodic[:, None], cell, 0.0)
+    if np.linalg.matrix_rank(box) < periodic.sum():
+        raise ValueError(
+            f"pbc is {periodic.tolist()} but the cell's periodic vectors are zero or linearly "
+            f"dependent: {np.asarray(cell).tolist()}"
+        )
+    box = complete_cell(box)
+    fractional = positions @ np.linalg.inv(box)
+    # Atoms many cells away are brought home first: the images searched start from the cell.
+    wraps = np.where(periodic, np.floor(fractional), 0).astype(np.int64)
+    wrapped = positions - wraps @ box
+    if not periodic.all():
+        # complete_cell's vectors are orthogonal to the periodic ones and each other: beyond the
+        # cutoff as well as the atoms, they leave no image within reach and may count as
+        # periodic. (vesin is slow by orders of magnitude where just one direction is.)
+        for axis in np.flatnonzero(~periodic):
+            unit = box[axis] / np.linalg.norm(box[axis])
+            along = wrapped @ unit
+            closed = _close_gaps(along, 2 * cutoff)
+            wrapped = wrapped + np.outer(closed - along, unit)
+            box[axis] = unit * (closed.max() + 2 * cutoff + 1.0)
+    return wrapped, box, wraps
+
+
+def _is_pairwise(n_atoms: int, periodic: Bool[np.ndarray, "3"]) -> bool:
+    return n_atoms <= _PAIRWISE_ATOMS and not periodic.any()
+
+
+def _pairwise_edges(
+    positions: Float[np.ndarray, "atoms 3"], n_atoms: Sequence[int], cutoff: float
+) -> tuple[Int[Tensor, "edges"], Int[Tensor, "edges"]]:
+    """Centers and neighbors of structures that follow each other, none periodic."""
+    counts = np.array(n_atoms, dtype=np.int64)
+    # Of each atom: how many pairs begin at it, the first atom of its structure, its first pair.
+    pairs = counts.repeat(counts)
+    first = (counts.cumsum() - counts).repeat(counts)
+    begin = pairs.cumsum() - pairs
+    i = np.arange(len(pairs)).repeat(pairs)
+    j = np.arange(len(i)) + (first - begin)[i]
+    distance2 = ((positions[j] - positions[i]) ** 2).sum(axis=1)
+    keep = np.flatnonzero((distance2 < cutoff**2) & (i != j))
+    return torch.from_numpy(i[keep]), torch.from_numpy(j[keep])
 
 
 def _close_gaps(
@@ -98,12 +164,22 @@ def build_graph(
     Raises:
         ValueError: if there is no structure, one has no atoms, or one's geometry is not finite.
     """
-    if isinstance(structures, Atoms):
-        structures = [structures]
-    graphs = []
+    structures = [structures] if isinstance(structures, Atoms) else structures
+    graphs: list[AtomGraph] = []
+    small: list[Atoms] = []
+    pairs = 0
     for index, atoms in enumerate(structures):
-        if len(atoms) == 0:
+        n_atoms = len(atoms)
+        if n_atoms == 0:
             raise ValueError(f"structure {index} has no atoms")
+        pairwise = _is_pairwise(n_atoms, atoms.pbc) and np.isfinite(atoms.positions).all()
+        if small and (not pairwise or pairs + n_atoms**2 > _AT_ONCE):
+            graphs.append(_pairwise_graph(small, cutoff, dtype))
+            small, pairs = [], 0
+        if pairwise:
+            small.append(atoms)
+            pairs += n_atoms**2
+            continue
         try:
             graphs.append(
                 graph_from_arrays(
@@ -112,7 +188,26 @@ def build_graph(
             )
         except ValueError as error:
             raise ValueError(f"structure {index}: {error}") from error
+    if small:
+        graphs.append(_pairwise_graph(small, cutoff, dtype))
     return batch_graphs(graphs).to(device=device)
+
+
+def _pairwise_graph(structures: Sequence[Atoms], cutoff: float, dtype: torch.dtype) -> AtomGraph:
+    """One graph of small structures that are not periodic."""
+    n_atoms = [len(atoms) for atoms in structures]
+    positions = np.concatenate([atoms.positions for atoms in structures])
+    centers, neighbors = _pairwise_edges(positions, n_atoms, cutoff)
+    return AtomGraph(
+        numbers=_numbers(np.concatenate([atoms.numbers for atoms in structures])),
+        positions=torch.tensor(positions, dtype=dtype),
+        cell=torch.zeros(len(structures), 3, 3, dtype=dtype),
+        pbc=torch.zeros(len(structures), 3, dtype=torch.bool),
+        frame=torch.from_numpy(np.arange(len(structures)).repeat(n_atoms)),
+        centers=centers,
+        neighbors=neighbors,
+        shifts=torch.zeros(len(centers), 3, dtype=dtype),
+    )
 
 
 def graph_from_arrays(
@@ -124,18 +219,23 @@ def graph_from_arrays(
     dtype: torch.dtype = torch.float32,
 ) -> AtomGraph:
     """One graph of one structure. Lattice vectors of directions that are not periodic become 0."""
-    centers, neighbors, shifts = find_edges(positions, cell, pbc, cutoff)
     periodic = np.array(pbc, dtype=bool)
+    centers, neighbors, shifts = _edges(positions, cell, periodic, cutoff, dtype)
     return AtomGraph(
-        numbers=torch.as_tensor(np.asarray(numbers, dtype=np.int64)),
+        numbers=_numbers(numbers),
         positions=torch.tensor(positions, dtype=dtype),
         cell=torch.tensor(np.where(periodic[:, None], cell, 0.0)[None], dtype=dtype),
-        pbc=torch.tensor(periodic[None]),
+        pbc=torch.from_numpy(periodic[None]),
         frame=torch.zeros(len(numbers), dtype=torch.int64),
-        centers=torch.from_numpy(centers),
-        neighbors=torch.from_numpy(neighbors),
-        shifts=torch.tensor(shifts, dtype=dtype),
+        centers=centers,
+        neighbors=neighbors,
+        shifts=shifts,
     )
+
+
+def _numbers(numbers: Int[np.ndarray, "atoms"]) -> Int[Tensor, "atoms"]:
+    """A copy: the structure's own may change."""
+    return torch.tensor(numbers, dtype=torch.int64)
 
 
 class VerletList:
@@ -177,11 +277,13 @@ class VerletList:
 
     def _outdated(self, atoms: Atoms) -> bool:
         built = self._built_at
-        if len(atoms) != len(built) or not np.isfinite(atoms.positions).all():
+        if len(atoms) != len(built):
             return True
-        moved2 = ((atoms.positions - built.positions) ** 2).sum(axis=1).max()
+        moved = atoms.positions - built.positions
+        farthest2 = np.einsum("na,na->n", moved, moved).max()
+        # "not <": true of NaN, which the search will then report.
         return bool(
-            4 * moved2 >= self.skin**2
+            not 4 * farthest2 < self.skin**2
             or (atoms.numbers != built.numbers).any()
             or (atoms.cell.array != built.cell.array).any()
             or (atoms.pbc != built.pbc).any()

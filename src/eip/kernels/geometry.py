@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,9 +24,10 @@ def edge_vectors(
 ) -> Float[Tensor, "edges 3"]:
     """R_neighbor − R_center + shift · cell, Å; differentiable any number of times."""
     edges = _Edges(
-        lib, *(t.contiguous() for t in (frame, centers, neighbors, shifts)), len(cell)
+        *(lib, len(cell), frame.contiguous(), centers.contiguous()),
+        *(neighbors.contiguous(), shifts.contiguous()),
     )
-    return _EdgeVectors.apply(positions, cell, edges)  # type: ignore[no-any-return, no-untyped-call]
+    return _EdgeVectors.apply(positions, cell, edges)
 
 
 def first_edges(lib: Library, centers: Int[Tensor, "edges"], atoms: int) -> Int[Tensor, "_"]:
@@ -37,19 +39,14 @@ def first_edges(lib: Library, centers: Int[Tensor, "edges"], atoms: int) -> Int[
     return first
 
 
+@dataclass(frozen=True)
 class _Edges:
-    def __init__(
-        self,
-        lib: Library,
-        frame: Tensor,
-        centers: Tensor,
-        neighbors: Tensor,
-        shifts: Tensor,
-        frames: int,
-    ) -> None:
-        self.lib, self.frame, self.centers, self.neighbors, self.shifts, self.frames = (
-            *(lib, frame, centers, neighbors, shifts, frames),
-        )
+    lib: Library
+    frames: int
+    frame: Tensor
+    centers: Tensor
+    neighbors: Tensor
+    shifts: Tensor
 
     def vectors(self, x: Tensor, cell: Tensor) -> Tensor:
         x, cell = x.contiguous(), cell.contiguous()
@@ -80,7 +77,7 @@ class _EdgeVectors(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        g_x, g_cell = _Transposed.apply(g, ctx.edges, ctx.needs_input_grad[1])  # type: ignore[no-untyped-call]
+        g_x, g_cell = _Transposed.apply(g, ctx.edges, ctx.needs_input_grad[1])
         return g_x, g_cell, None
 
 
@@ -97,4 +94,4 @@ class _Transposed(torch.autograd.Function):
         edges: _Edges = ctx.edges
         # The map is linear: the gradient of its transpose is the map itself.
         cell = x.new_zeros(edges.frames, 3, 3) if cell is None else cell
-        return _EdgeVectors.apply(x, cell, edges), None, None  # type: ignore[no-untyped-call]
+        return _EdgeVectors.apply(x, cell, edges), None, None

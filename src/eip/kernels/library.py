@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import mmap
 import os
 import platform
 import shutil
@@ -49,7 +50,7 @@ class Library:
         suffix = "" if dtype is None else f"_{_SUFFIX[dtype]}"
         function = getattr(self._functions, f"eip_{name}{suffix}")
         function.restype = ctypes.c_int64 if result else None
-        return function  # type: ignore[no-any-return]
+        return function
 
     @functools.cache  # noqa: B019
     def chunk(self, channels: int, dtype: torch.dtype) -> int:
@@ -100,6 +101,22 @@ class _CannotCompile(Exception):
 def pointer(array: Tensor | None) -> ctypes.c_void_p:
     """Address of an array's first element; the caller keeps the array alive and contiguous."""
     return ctypes.c_void_p(None if array is None else array.data_ptr())
+
+
+def advise_huge_pages(array: Tensor) -> None:
+    """Asks the system for large pages where there are any: mapping small ones takes longer than
+    the sums that a large array is for."""
+    size = 2**21
+    start = -(-array.data_ptr() // size) * size
+    length = (array.data_ptr() + array.nbytes - start) // size * size
+    madvise = getattr(_c_library(), "madvise", None)
+    if length > 0 and madvise is not None and hasattr(mmap, "MADV_HUGEPAGE"):
+        madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
+
+
+@functools.cache
+def _c_library() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def _compiled() -> Path:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from eip.graph import AtomGraph
 from eip.kernels.geometry import first_edges
-from eip.kernels.library import Library, pointer
+from eip.kernels.library import Library, advise_huge_pages, pointer
 from eip.models.backbone import AtomFeatures
 from eip.models.radial import cosine_cutoff, sine_basis
 
@@ -56,6 +56,7 @@ def spline_coefficients(cutoff: float, radial_functions: int) -> Float[Tensor, "
     )
     return torch.from_numpy(make_lsq_spline(r.numpy(), functions.numpy(), knots, k=3).c)
 
+
 #: Beyond this, what the gradient can work out again is not kept: 16 kB an atom instead of 25 at
 #: F = 128, for an eighth more time.
 LEAN_BYTES = 2**31
@@ -82,7 +83,9 @@ class Workspace:
                 smallest = min(fits, key=Tensor.numel)
                 self._free = [b for b in self._free if b is not smallest]
                 return smallest
-        return torch.empty(count, dtype=dtype)
+        buffer = torch.empty(count, dtype=dtype)
+        advise_huge_pages(buffer)
+        return buffer
 
     def give_back(self, buffer: Tensor) -> None:
         if buffer.nbytes <= self.KEEP_BYTES:
@@ -128,9 +131,9 @@ def pack_weights(network: PaiNN, lib: Library) -> Packed:
         return out
 
     with torch.no_grad():
-        first = network.messages[0].context
-        phi0 = first(weight)[:, order].contiguous()
-        for message, update in zip(network.messages, network.updates, strict=True):
+        modules: Any = list(zip(network.messages, network.updates, strict=True))
+        phi0 = modules[0][0].context(weight)[:, order].contiguous()
+        for message, update in modules:
             one, two = message.context[0], message.context[2]
             left, right = update.mix.weight.chunk(2)
             up_one, up_two = update.context[0], update.context[2]
@@ -245,7 +248,9 @@ class _Pass:
                 *(self.workspace, self.dtype, channel),
                 [{"s": 1, "v": 3}, {"s": 1, "v": 3}],
             )
-            gradient = [p for layer in range(self.packed.layers) for p in pairs[2 * (layer % 2) :][:2]]
+            gradient = [
+                p for layer in range(self.packed.layers) for p in pairs[2 * (layer % 2) :][:2]
+            ]
         else:
             self.spent = True
             columns = (_FIELDS.index("pre"), _FIELDS.index("left"))
@@ -363,10 +368,12 @@ def frozen(
     """Features of each atom by the compiled kernels; weights are packed anew when they changed."""
     state = _STATES.setdefault(network, _State())
     version = tuple(
-        part for p in network.parameters() for part in (p.data_ptr(), 0 if p.is_inference() else p._version)
+        part
+        for p in network.parameters()
+        for part in (p.data_ptr(), 0 if p.is_inference() else p._version)
     )
     if state.packed is None or version != state.version:
         state.packed, state.version = pack_weights(network, lib), version
     run = _Pass(lib, state.packed, state.workspace, graph, species, edge_vectors)
-    scalars, vectors = FrozenPaiNN.apply(edge_vectors, run)  # type: ignore[no-untyped-call]
+    scalars, vectors = FrozenPaiNN.apply(edge_vectors, run)
     return AtomFeatures(scalars, vectors)

@@ -12,6 +12,7 @@ from eip.models import fused
 from eip.models.backbone import AtomFeatures, Backbone, norm
 from eip.models.radial import cosine_cutoff, sine_basis
 
+
 class PaiNN(Backbone):
     """Scalars and vectors of each atom, exactly invariant and equivariant.
 

@@ -224,8 +224,10 @@ class EvidentialPotential(Potential):
             if stress:
                 graph, strain = strained(graph)
             output = self.energy_model(graph, frozen=differentiable != "everything")
-            evidence = self.head(output.features, graph)
-            moments = evidence.moments()
+            # A σ that nobody will differentiate leaves no trace behind it.
+            with torch.set_grad_enabled(differentiable != "nothing"):
+                evidence = self.head(output.features, graph)
+                moments = evidence.moments()
             force = virial = None
             if forces or stress:
                 force, virial = forces_and_stress(
