@@ -14,6 +14,22 @@ class InputError(ValueError):
     """
 
 
+def unknown_elements(
+    numbers: Iterable[int], known: Iterable[int], where: str = "the structure"
+) -> InputError:
+    """The error about elements, as atomic numbers, that a potential was not made for."""
+    # Not at the top: the command line, which imports this, answers before ASE has been read.
+    from ase.data import chemical_symbols
+
+    def symbols(which: Iterable[int]) -> str:
+        return ", ".join(chemical_symbols[z] for z in sorted(set(which)))
+
+    return InputError(
+        f"{where} holds {symbols(numbers)}, which the potential was not made for; it knows "
+        f"{symbols(known)}"
+    )
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """The end of an error about a misspelt key: the near one if there is one, else the choice."""
     by_folded = {key.casefold(): key for key in known}

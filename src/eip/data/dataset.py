@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from eip.data.frame import LABELS
 from eip.data.store import FrameStore
-from eip.errors import InputError
+from eip.errors import InputError, unknown_elements
 from eip.graph import AtomGraph, batch_graphs
 from eip.neighbors import graph_from_arrays
 
@@ -259,11 +258,8 @@ def check_elements(
         numbers, frame = store.numbers_of(block)
         bad = np.flatnonzero(~np.isin(numbers, list(elements)))
         if len(bad):
-            known = ", ".join(chemical_symbols[z] for z in sorted(elements))
-            raise InputError(
-                f"{store.source(int(block[frame[bad[0]]]))} holds "
-                f"{chemical_symbols[numbers[bad[0]]]}, but the potential is made for {known}"
-            )
+            source = store.source(int(block[frame[bad[0]]]))
+            raise unknown_elements([int(numbers[bad[0]])], elements, source)
 
 
 def split_indices(

@@ -10,7 +10,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eip.errors import InputError
+from eip.errors import unknown_elements
 from eip.graph import AtomGraph
 from eip.models.backbone import AtomFeatures, Backbone
 from eip.models.zbl import ZBL
@@ -59,6 +59,8 @@ class EnergyModel(nn.Module):
         self.force_scale = float(force_scale)
         # A table, not a parameter: never trained, never cast to float32 by .to(dtype).
         self._element_energies = {z: float(element_energies[z]) for z in self.elements}
+        self._offsets: dict[torch.device, Tensor] = {}
+        self._looked_up: tuple[Tensor, int, Tensor] | None = None
         index = torch.full((119,), -1)
         index[list(self.elements)] = torch.arange(len(self.elements))
         self.register_buffer("species_of_number", index, persistent=False)
@@ -79,13 +81,19 @@ class EnergyModel(nn.Module):
         Raises:
             InputError: if the potential was not made for one.
         """
-        species = self.species_of_number[graph.numbers]
+        numbers = graph.numbers
+        # On a GPU the check makes the host wait for all that it has asked for before; a run of
+        # dynamics hands the same array over at each step.
+        if self._looked_up is not None:
+            same, version, species = self._looked_up
+            if same is numbers and version == numbers._version:
+                return species
+        species = self.species_of_number.index_select(0, numbers)
         if bool((species < 0).any()):
-            foreign = sorted({int(z) for z in graph.numbers[species < 0].tolist()})
-            raise InputError(
-                f"this potential knows {_symbols(self.elements)}, not {_symbols(foreign)}: "
-                "it was trained without them, and so can say nothing of them"
-            )
+            raise unknown_elements(numbers[species < 0].tolist(), self.elements)
+        # A CPU array may share memory that others write to; and there the check costs nothing.
+        if numbers.is_cuda and not (numbers.is_inference() or species.is_inference()):
+            self._looked_up = numbers, numbers._version, species
         return species
 
     def forward(self, graph: AtomGraph, *, frozen: bool = False) -> EnergyOutput:
@@ -96,11 +104,14 @@ class EnergyModel(nn.Module):
         atom_energy = self.force_scale * self.readout(features.scalars)[:, 0].double()
         if self.zbl is not None:
             atom_energy = atom_energy + self.zbl(graph, vectors).double()
-        offsets = torch.tensor(
-            list(self._element_energies.values()), dtype=torch.float64, device=atom_energy.device
-        )
-        return EnergyOutput(graph.sum_by_frame(atom_energy + offsets[species]), features)
+        offsets = self._offsets_on(atom_energy.device).index_select(0, species)
+        return EnergyOutput(graph.sum_by_frame(atom_energy + offsets), features)
 
-
-def _symbols(numbers: Sequence[int]) -> str:
-    return ", ".join(chemical_symbols[z] for z in numbers)
+    def _offsets_on(self, device: torch.device) -> Float[Tensor, "elements"]:
+        """E0 by species, float64: not a buffer, because a module's casts take buffers along."""
+        if device not in self._offsets:
+            with torch.inference_mode(False):
+                self._offsets[device] = torch.tensor(
+                    list(self._element_energies.values()), dtype=torch.float64, device=device
+                )
+        return self._offsets[device]

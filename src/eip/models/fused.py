@@ -107,14 +107,25 @@ class Packed:
     keep: list[Tensor]
 
 
+def chunk_order(channels: int, chunk: int) -> Int[Tensor, "three_channels"]:
+    """The order of φ = (a, b, c) in the kernels: [chunks, 3, chunk] instead of [3, channels]."""
+    return torch.arange(3 * channels).reshape(3, -1, chunk).transpose(0, 1).reshape(-1)
+
+
+def by_chunks(
+    table: Float[Tensor, "knots three_channels"], chunk: int
+) -> Float[Tensor, "chunks knots 3 chunk"]:
+    """A table of filters in the order in which the kernels read it."""
+    return table.reshape(len(table), 3, -1, chunk).permute(2, 0, 1, 3).contiguous()
+
+
 def pack_weights(network: PaiNN, lib: Library) -> Packed:
     """Packs the weights of a PaiNN: tables, transposes and panels."""
     weight = network.embedding.weight
     dtype, channels = weight.dtype, network.channels
     chunk = lib.chunk(channels, dtype)
     coefficients = spline_coefficients(network.cutoff, network.radial_functions)
-    # φ and tables are laid out by chunks of channels: [chunks, 3, chunk] for [3, channels].
-    order = torch.arange(3 * channels).reshape(3, -1, chunk).transpose(0, 1).reshape(-1)
+    order = chunk_order(channels, chunk)
     pack = lib.function("pack", dtype)
     keep: list[Tensor] = []
 
@@ -138,8 +149,7 @@ def pack_weights(network: PaiNN, lib: Library) -> Packed:
             left, right = update.mix.weight.chunk(2)
             up_one, up_two = update.context[0], update.context[2]
             filters = torch.cat([message.filter.weight, message.filter.bias[:, None]], dim=1)
-            table = (coefficients @ filters.double().T).to(dtype)
-            table = table.reshape(len(table), 3, -1, chunk).permute(2, 0, 1, 3).contiguous()
+            table = by_chunks((coefficients @ filters.double().T).to(dtype), chunk)
             keep += [
                 *(panels(one.weight.T), one.bias.clone(), panels(one.weight)),
                 *(panels(two.weight[order].T), two.bias[order], panels(two.weight[order])),
@@ -351,7 +361,7 @@ class _State:
     def __init__(self) -> None:
         self.workspace = Workspace()
         self.packed: Packed | None = None
-        self.version: tuple[int, ...] = ()
+        self.version: tuple[float, ...] = ()
 
 
 # Not in the module itself: addresses must not be copied or saved with it.
@@ -367,10 +377,14 @@ def frozen(
 ) -> AtomFeatures:
     """Features of each atom by the compiled kernels; weights are packed anew when they changed."""
     state = _STATES.setdefault(network, _State())
-    version = tuple(
-        part
-        for p in network.parameters()
-        for part in (p.data_ptr(), 0 if p.is_inference() else p._version)
+    version = (
+        # Averaging of weights writes through .data, which versions do not tell.
+        float(network.embedding.weight.detach().sum()),
+        *(
+            part
+            for p in network.parameters()
+            for part in (p.data_ptr(), 0 if p.is_inference() else p._version)
+        ),
     )
     if state.packed is None or version != state.version:
         state.packed, state.version = pack_weights(network, lib), version

@@ -10,6 +10,8 @@ from eip.graph import AtomGraph
 from eip.kernels import Library, kernels_for
 from eip.models import fused
 from eip.models.backbone import AtomFeatures, Backbone, norm
+from eip.models.message_passing import EdgeList
+from eip.models.message_passing import Message as MessageSum
 from eip.models.radial import cosine_cutoff, sine_basis
 
 
@@ -55,15 +57,38 @@ class PaiNN(Backbone):
         frozen: bool = False,
     ) -> AtomFeatures:
         kernels = self._kernels(edge_vectors)
-        if kernels is not None and frozen:
+        if kernels is None:
+            return self._reference(graph, species, edge_vectors)
+        if frozen:
             return fused.frozen(self, kernels, graph, species, edge_vectors)
-        return self._reference(graph, species, edge_vectors)
+        return self._compiled(kernels, graph, species, edge_vectors)
 
     def _kernels(self, edge_vectors: Tensor) -> Library | None:
         # A subclass may do other sums than the kernels know.
         kernels = kernels_for(edge_vectors) if type(self) is PaiNN else None
         usable = kernels is not None and kernels.chunk(self.channels, edge_vectors.dtype) > 0
         return kernels if usable else None
+
+    def _compiled(
+        self, kernels: Library, graph: AtomGraph, species: Tensor, edge_vectors: Tensor
+    ) -> AtomFeatures:
+        """Differentiable twice, in weights too."""
+        chunk = kernels.chunk(self.channels, edge_vectors.dtype)
+        count = fused.intervals(self.radial_functions)
+        edges = EdgeList(kernels, graph, edge_vectors, self.cutoff, count)
+        coefficients = fused.spline_coefficients(self.cutoff, self.radial_functions)
+        coefficients = coefficients.to(edge_vectors.dtype)
+        order = fused.chunk_order(self.channels, chunk)
+        scalars = self.embedding(species)
+        vectors = scalars.new_zeros(scalars.shape[0], 3, self.channels)
+        for message, update in zip(self.messages, self.updates, strict=True):
+            assert isinstance(message, Message)
+            scalars, vectors = MessageSum.apply(
+                *(scalars, vectors, message.said(scalars, order)),
+                *(message.table(coefficients, chunk), edge_vectors, edges),
+            )
+            scalars, vectors = update(scalars, vectors)
+        return AtomFeatures(scalars, vectors)
 
     def _reference(
         self, graph: AtomGraph, species: Tensor, edge_vectors: Float[Tensor, "edges 3"]
@@ -92,6 +117,22 @@ class Message(nn.Module):
             nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, 3 * channels)
         )
         self.filter = nn.Linear(radial_functions, 3 * channels)
+
+    def said(
+        self, scalars: Float[Tensor, "atoms channels"], order: Tensor
+    ) -> Float[Tensor, "atoms three_channels"]:
+        """What each atom says, φ, in an order of channels that a kernel wants."""
+        *first, last = self.context
+        for module in first:
+            scalars = module(scalars)
+        return nn.functional.linear(scalars, last.weight[order], last.bias[order])
+
+    def table(
+        self, coefficients: Float[Tensor, "knots functions"], chunk: int
+    ) -> Float[Tensor, "chunks knots 3 chunk"]:
+        """The filter as coefficients of B-splines."""
+        weights = torch.cat([self.filter.weight, self.filter.bias[:, None]], dim=1)
+        return fused.by_chunks(coefficients @ weights.T, chunk)
 
     def forward(
         self,

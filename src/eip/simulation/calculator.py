@@ -12,11 +12,10 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
-from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Float
 
-from eip.errors import InputError
+from eip.errors import unknown_elements
 from eip.graph import AtomGraph
 from eip.neighbors import VerletList
 from eip.potential import Potential, Prediction
@@ -49,13 +48,9 @@ def as_potential(
 
 def check_elements(potential: Potential, numbers: Sequence[int] | np.ndarray) -> None:
     """Raises `InputError` naming the elements that the potential was not made for."""
-    known = potential.elements
-    strangers = sorted(set(np.asarray(numbers).tolist()) - set(known))
+    strangers = set(np.asarray(numbers).tolist()) - set(potential.elements)
     if strangers:
-        raise InputError(
-            f"the structure holds {', '.join(chemical_symbols[z] for z in strangers)}, which the "
-            f"potential was not made for; it knows {', '.join(chemical_symbols[z] for z in known)}"
-        )
+        raise unknown_elements(strangers, potential.elements)
 
 
 class Calculator(AseCalculator):
@@ -132,6 +127,24 @@ class Calculator(AseCalculator):
         earlier = Atoms(atoms.numbers, positions, cell=atoms.cell, pbc=atoms.pbc)
         self._neighbors(earlier)
         self._listed_at = np.array(positions)
+
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
+        """What changed since the last computation, of what a potential depends on.
+
+        Exact whatever ``tol``, as ASE's own check in effect is (1e-15); that one takes longer
+        than all else around the potential in a step of dynamics.
+        """
+        before = self.atoms
+        if before is None or len(before) != len(atoms):
+            return list(all_changes)
+        # "not ==": NaN has always changed.
+        now = {
+            "positions": (before.positions, atoms.positions),
+            "numbers": (before.numbers, atoms.numbers),
+            "cell": (before.cell.array, atoms.cell.array),
+            "pbc": (before.pbc, atoms.pbc),
+        }
+        return [name for name, (one, other) in now.items() if not (one == other).all()]
 
     def calculate(
         self,

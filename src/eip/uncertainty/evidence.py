@@ -82,12 +82,13 @@ class TensorEvidence(Evidence):
     beta: Float[Tensor, "atoms 3 3"]
 
     def moments(self) -> Moments:
-        aleatoric = self.beta.to(self.nu.dtype) / (self.alpha - 1.0)[:, None, None]
-        epistemic = aleatoric / self.nu[:, None, None]
+        # B/(α−1) and B/(ν(α−1)): one norm serves both, and the matrix is scaled once.
+        beta, excess = self.beta.to(self.nu.dtype), self.alpha - 1.0
+        aleatoric = self.scale * (frobenius(beta) / excess).sqrt()
         return Moments(
-            force_covariance=self.scale**2 * epistemic,
-            force_uncertainty=self.scale * frobenius(epistemic).sqrt(),
-            force_aleatoric=self.scale * frobenius(aleatoric).sqrt(),
+            force_covariance=beta * (self.scale**2 / (self.nu * excess))[:, None, None],
+            force_uncertainty=aleatoric * self.nu.rsqrt(),
+            force_aleatoric=aleatoric,
         )
 
     def loss(
@@ -117,12 +118,13 @@ class ComponentEvidence(Evidence):
     beta: Float[Tensor, "atoms 3"]
 
     def moments(self) -> Moments:
-        epistemic = torch.diag_embed(dist.epistemic_variance(self.nu, self.alpha, self.beta))
-        aleatoric = torch.diag_embed(dist.aleatoric_variance(self.alpha, self.beta))
+        epistemic = dist.epistemic_variance(self.nu, self.alpha, self.beta)
+        aleatoric = dist.aleatoric_variance(self.alpha, self.beta)
+        # The norm of a diagonal matrix is that of its diagonal.
         return Moments(
-            force_covariance=self.scale**2 * epistemic,
-            force_uncertainty=self.scale * frobenius(epistemic).sqrt(),
-            force_aleatoric=self.scale * frobenius(aleatoric).sqrt(),
+            force_covariance=torch.diag_embed(self.scale**2 * epistemic),
+            force_uncertainty=self.scale * torch.linalg.vector_norm(epistemic, dim=1).sqrt(),
+            force_aleatoric=self.scale * torch.linalg.vector_norm(aleatoric, dim=1).sqrt(),
         )
 
     def loss(
@@ -185,4 +187,4 @@ def _component_loss(
 
 def frobenius(matrix: Float[Tensor, "atoms 3 3"]) -> Float[Tensor, "atoms"]:
     """‖U‖_F; with its root, σ_i of eq. 6 in a form that knows no axes (SPEC §2)."""
-    return matrix.square().sum(dim=(1, 2)).sqrt()
+    return torch.linalg.vector_norm(matrix, dim=(1, 2))
