@@ -67,7 +67,9 @@ def test_a_label_is_there_for_all_frames_or_none(tmp_path: Path, make: Make) -> 
 def test_an_element_that_the_potential_does_not_know(tmp_path: Path, make: Make) -> None:
     frames = [make(numbers=[1, 8], source="a#0"), make(numbers=[1, 26], source="a#1")]
     store = write_store(frames, tmp_path / "s")
-    with pytest.raises(InputError, match=r"a#1 holds Fe, but the potential is made for H, O"):
+    with pytest.raises(
+        InputError, match=r"a#1 holds Fe, which the potential was not made for; it knows H, O"
+    ):
         GraphDataset(store, cutoff=3.0, elements=(8, 1))
     assert len(GraphDataset(store, np.array([0]), cutoff=3.0, elements=(1, 8))) == 1
     assert len(GraphDataset(store, cutoff=3.0, elements=(1, 8, 26))) == 2

@@ -290,5 +290,5 @@ def test_predict_takes_one_or_many_in_batches_of_any_size() -> None:
     torch.testing.assert_close(model.predict(structures[1]).energy, whole.energy[1:2])
     with pytest.raises(ValueError, match="at least one structure"):
         model.predict([])
-    with pytest.raises(InputError, match="not N"):
+    with pytest.raises(InputError, match="holds N, which"):
         model.predict(molecule("NH3"))

@@ -218,9 +218,7 @@ def _curvature(
         s_out, v_out = plain_message(phi, v, table.detach(), vectors, edges)
         value = (g_s.detach() * s_out).sum() + (g_v.detach() * v_out).sum()
         gradients = torch.autograd.grad(value, [phi, v, vectors], create_graph=True)
-        along = sum(
-            (g * d).sum() for g, d in zip(gradients, (phi_dot, v_dot, dot), strict=True)
-        )
+        along = sum((g * d).sum() for g, d in zip(gradients, (phi_dot, v_dot, dot), strict=True))
         assert isinstance(along, Tensor)
         return torch.autograd.grad(along, vectors)[0]
 
