@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 
-from eip.graph import AtomGraph, batch_graphs
+from eip.graph import _EDGES_WORTH_A_PRODUCT, AtomGraph, batch_graphs
+from eip.kernels import reference_path
 from eip.neighbors import build_graph
 
 
@@ -67,6 +69,31 @@ def test_edge_vectors_are_differentiable_in_positions_and_cell() -> None:
     assert cell.grad.abs().max() > 1.0
 
 
+@pytest.mark.parametrize("cutoff", [2.6, 14.0])
+@pytest.mark.parametrize("plain", [False, True])
+def test_edge_vectors_of_a_batch_are_those_of_their_definition(cutoff: float, plain: bool) -> None:
+    """Few edges a structure and many, kernels and plain PyTorch; with first derivatives."""
+    structures = [bulk("NaCl", "rocksalt", a=5.6), molecule("H2O"), bulk("Cu", "fcc", a=3.6)]
+    graph = batch_graphs([build_graph(atoms, cutoff, dtype=torch.float64) for atoms in structures])
+    # So that one product for each structure is taken with the longer cutoff alone.
+    assert (graph.n_edges >= 3 * _EDGES_WORTH_A_PRODUCT) == (cutoff == 14.0)
+    positions, cell = graph.positions.requires_grad_(), graph.cell.requires_grad_()
+    i, j = graph.centers, graph.neighbors
+    offsets = torch.einsum("ea,eab->eb", graph.shifts, cell[graph.frame[i]])
+    expected = positions[j] - positions[i] + offsets
+    with reference_path() if plain else nullcontext():
+        found = graph.edge_vectors()
+        weight = torch.randn(found.shape, dtype=torch.float64)
+        gradients = torch.autograd.grad((found**2 * weight).sum(), [positions, cell])
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(
+        gradients,
+        torch.autograd.grad((expected**2 * weight).sum(), [positions, cell]),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
 def test_sums_and_means_by_frame(graphs: list[AtomGraph]) -> None:
     batch = batch_graphs(graphs)
     values = torch.arange(12.0).reshape(6, 2)
@@ -77,6 +104,9 @@ def test_sums_and_means_by_frame(graphs: list[AtomGraph]) -> None:
     )
     assert batch.sum_by_frame(values[:, 0]).shape == (3,)
     assert batch.mean_by_frame(torch.ones(6, 3, 3)).shape == (3, 3, 3)
+    one = graphs[0]
+    torch.testing.assert_close(one.sum_by_frame(values[:3]), expected[:1])
+    torch.testing.assert_close(one.mean_by_frame(values[:3, 0]), values[:3, 0].mean()[None])
 
 
 def test_to_changes_floating_arrays_alone(graphs: list[AtomGraph]) -> None:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import eip.neighbors
+from eip.graph import AtomGraph, batch_graphs
 from eip.neighbors import VerletList, build_graph, find_edges
 
 Edges = set[tuple[int, int, int, int, int]]
@@ -158,6 +160,53 @@ def test_errors_say_which_structure_and_atom() -> None:
         find_edges(np.zeros((1, 3)), cell, [True] * 3, 5.0)
     with pytest.raises(ValueError, match="at least one graph"):
         build_graph([], 5.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), cutoff=st.floats(0.8, 5.0))
+def test_small_and_large_molecules_are_searched_alike(seed: int, cutoff: float) -> None:
+    atoms = random_structure(seed, (False, False, False), "zero", 0.5)
+    pairwise, _ = ours(atoms, cutoff)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(eip.neighbors, "_PAIRWISE_ATOMS", 0)
+        assert ours(atoms, cutoff)[0] == pairwise
+
+
+@pytest.mark.parametrize("at_once", [1, 30, 2**20])
+def test_many_structures_give_what_each_gives_alone(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small and large molecules and crystals in any order, however many are searched in one go."""
+    monkeypatch.setattr(eip.neighbors, "_AT_ONCE", at_once)
+    large = bulk("Cu", "fcc", a=3.6, cubic=True).repeat(3)
+    large.set_pbc(False)
+    crystal_away = crystal()
+    crystal_away.positions += 100.0
+    structures = [
+        *(molecule(name) for name in ("H2O", "CH4", "O")),
+        large,
+        crystal_away,
+        *(molecule(name) for name in ("C6H6", "H2")),
+    ]
+    assert len(large) > 64
+    batch = build_graph(structures, 4.0, dtype=torch.float64)
+    alone = batch_graphs([build_graph(atoms, 4.0, dtype=torch.float64) for atoms in structures])
+    for name in AtomGraph.__dataclass_fields__:
+        one, other = getattr(batch, name), getattr(alone, name)
+        assert one.dtype == other.dtype and torch.equal(one, other), name
+    assert batch.edge_vectors().norm(dim=1).max() < 4.0 + 1e-9
+
+
+def test_a_graph_shares_no_memory_with_the_structure() -> None:
+    for atoms in (molecule("H2O"), crystal()):
+        graph = build_graph(atoms, 3.0, dtype=torch.float64)
+        before = [getattr(graph, name).clone() for name in ("numbers", "positions", "cell", "pbc")]
+        atoms.numbers[:] = 3
+        atoms.positions += 1.0
+        atoms.cell *= 2.0
+        atoms.pbc = ~atoms.pbc
+        after = [getattr(graph, name) for name in ("numbers", "positions", "cell", "pbc")]
+        assert all(map(torch.equal, before, after))
 
 
 # The Verlet list.

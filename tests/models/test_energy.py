@@ -78,6 +78,32 @@ def test_a_foreign_element_is_named() -> None:
         model()(graph)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_elements_changed_within_an_array_are_seen(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    energy_model = model().to(device)
+    graph = build_graph(Atoms("HCO", [[0, 0, 0], [0, 0, 1], [0, 0, 2]]), 4.0, device=device)
+    assert energy_model.species(graph).tolist() == [0, 1, 2]
+    assert energy_model.species(graph).tolist() == [0, 1, 2]
+    graph.numbers[0] = 8
+    assert energy_model.species(graph).tolist() == [2, 1, 2]
+    graph.numbers[0] = 7
+    with pytest.raises(InputError, match="holds N"):
+        energy_model.species(graph)
+
+
+def test_a_prediction_in_inference_mode_leaves_training_possible() -> None:
+    energy_model = model()
+    graph = build_graph(molecule("H2O"), 4.0)
+    with torch.inference_mode():
+        before = energy_model(graph).energy.item()
+    energy = energy_model(graph).energy
+    energy.sum().backward()
+    assert energy.item() == pytest.approx(before, abs=1e-4)
+    assert all(p.grad is not None for p in energy_model.readout.parameters())
+
+
 def test_what_it_is_made_of_is_checked() -> None:
     backbone = PaiNN(3, 8, 1, 4, 4.0)
     with pytest.raises(ValueError, match=r"element_energies lacks \['O'\]"):

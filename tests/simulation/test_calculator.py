@@ -128,6 +128,36 @@ def test_a_verlet_list_gives_what_a_fresh_one_gives():
         np.testing.assert_allclose(atoms.get_forces(), fresh.get_forces(), atol=1e-12)
 
 
+def test_it_computes_anew_when_and_only_when_something_changed():
+    toy = ToyPotential()
+    atoms = crystal(1)
+    atoms.calc = Calculator(toy)
+    atoms.get_forces()
+    atoms.get_potential_energy()
+    atoms.set_momenta(np.ones_like(atoms.positions))
+    atoms.get_forces()
+    assert toy.calls == 1
+    changes = [
+        (["positions"], lambda: atoms.positions.__setitem__((1, 2), atoms.positions[1, 2] + 1e-14)),
+        (["numbers"], lambda: atoms.numbers.__setitem__(0, 8)),
+        (["cell"], lambda: atoms.set_cell(atoms.cell * (1 + 1e-15))),
+        (["pbc"], lambda: atoms.set_pbc([True, False, True])),
+    ]
+    for calls, (names, change) in enumerate(changes, start=2):
+        change()
+        assert atoms.calc.check_state(atoms) == names
+        atoms.get_forces()
+        assert toy.calls == calls
+        assert atoms.calc.check_state(atoms) == []
+    fewer = atoms[:-1]
+    fewer.calc = atoms.calc
+    assert fewer.get_forces().shape == (3, 3)
+    fewer.positions[0] = np.nan
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not finite"):
+            fewer.get_forces()
+
+
 def test_files_never_hold_the_bias(tmp_path):
     """Neither of the plain calculator nor of the one that drives; not even with constraints."""
     toy = ToyPotential()

@@ -4,8 +4,8 @@
 forces can be part of a loss; what they compute is written in kernels/training.cpp. φ and the table
 are laid out by chunks of channels, see `eip.models.fused.chunk_order`.
 
-The gradient of an edge's vector is filed under the reverse edge with its sign changed. Positions and
-strain cannot tell, since reversing an edge reverses its vector.
+The gradient of an edge's vector is filed under the reverse edge with its sign changed. Positions
+and strain cannot tell, since reversing an edge reverses its vector.
 """
 
 from __future__ import annotations

@@ -122,10 +122,11 @@ class Message(nn.Module):
         self, scalars: Float[Tensor, "atoms channels"], order: Tensor
     ) -> Float[Tensor, "atoms three_channels"]:
         """What each atom says, φ, in an order of channels that a kernel wants."""
-        *first, last = self.context
-        for module in first:
-            scalars = module(scalars)
-        return nn.functional.linear(scalars, last.weight[order], last.bias[order])
+        last = self.context[-1]
+        assert isinstance(last, nn.Linear)
+        return nn.functional.linear(
+            self.context[:-1](scalars), last.weight[order], last.bias[order]
+        )
 
     def table(
         self, coefficients: Float[Tensor, "knots functions"], chunk: int

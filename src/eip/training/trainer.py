@@ -211,7 +211,7 @@ class TrainingModule(pl.LightningModule):
         # The weights' gradient alone: the second derivatives in positions, on the way to forces,
         # would cost more than all the rest and go nowhere.
         weights = [p for p in self.parameters() if p.requires_grad]
-        loss.backward(*args, inputs=weights, **kwargs)
+        torch.autograd.backward(loss, inputs=weights)
 
     def validation_step(self, batch: Batch, index: int) -> None:
         loss, errors = self._evaluate(batch)
