@@ -218,7 +218,7 @@ def test_memory_is_used_again_step_after_step() -> None:
     outcome(painn, graph)
     gc.disable()
     try:
-        workspace = fused._STATES[painn].workspace
+        workspace = fused._WORKSPACES[painn]
         before = {b.data_ptr() for b in workspace._free}
         for _ in range(3):
             outcome(painn, graph)

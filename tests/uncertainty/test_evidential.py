@@ -8,6 +8,7 @@ from ase import Atoms
 from ase.build import molecule
 
 from eip.errors import InputError
+from eip.kernels import reference_path
 from eip.models.backbone import AtomFeatures
 from eip.neighbors import build_graph
 from eip.uncertainty import distributions as dist
@@ -292,3 +293,26 @@ def test_predict_takes_one_or_many_in_batches_of_any_size() -> None:
         model.predict([])
     with pytest.raises(InputError, match="holds N, which"):
         model.predict(molecule("NH3"))
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(16, torch.float64), (32, torch.float32)])
+def test_the_compiled_head_says_what_the_plain_one_says(channels: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    head = HEADS["tensor"](channels, 1.7).to(dtype)
+    graph = build_graph([molecule("CH3CH2OH"), Atoms("H")] * 4, 4.0, dtype=dtype)
+    features = AtomFeatures(
+        3 * torch.randn(graph.n_atoms, channels, dtype=dtype),
+        torch.randn(graph.n_atoms, 3, channels, dtype=dtype),
+    )
+    for _ in range(2):  # and again when the weights have changed
+        with torch.no_grad():
+            fast = head(features, graph)
+            with reference_path():
+                plain = head(features, graph)
+        tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype is torch.float32 else {}
+        for name in ("nu", "alpha", "beta"):
+            torch.testing.assert_close(getattr(fast, name), getattr(plain, name), **tolerance)
+        assert fast.scale == plain.scale
+        with torch.no_grad():
+            for parameter in head.parameters():
+                parameter.mul_(1.3)

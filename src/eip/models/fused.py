@@ -20,8 +20,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eip.graph import AtomGraph
+from eip.kernels import packing
 from eip.kernels.geometry import first_edges
 from eip.kernels.library import Library, advise_huge_pages, pointer
+from eip.kernels.packing import PackedWeights
 from eip.models.backbone import AtomFeatures
 from eip.models.radial import cosine_cutoff, sine_basis
 
@@ -126,20 +128,10 @@ def pack_weights(network: PaiNN, lib: Library) -> Packed:
     chunk = lib.chunk(channels, dtype)
     coefficients = spline_coefficients(network.cutoff, network.radial_functions)
     order = chunk_order(channels, chunk)
-    pack = lib.function("pack", dtype)
     keep: list[Tensor] = []
 
     def panels(matrix: Tensor) -> Tensor:
-        """[depth, columns] → the panels that `matmul` takes."""
-        matrix = matrix.contiguous()
-        depth, columns = matrix.shape
-        out = torch.empty(depth * columns, dtype=dtype)
-        pack(
-            pointer(matrix),
-            *(ctypes.c_int64(v) for v in (depth, columns, columns, 1)),
-            pointer(out),
-        )
-        return out
+        return packing.panels(lib, matrix)
 
     with torch.no_grad():
         modules: Any = list(zip(network.messages, network.updates, strict=True))
@@ -355,17 +347,8 @@ def _graph_is_kept() -> bool:
         return True
 
 
-class _State:
-    """What is kept between the steps of one PaiNN: its packed weights, and memory."""
-
-    def __init__(self) -> None:
-        self.workspace = Workspace()
-        self.packed: Packed | None = None
-        self.version: tuple[float, ...] = ()
-
-
-# Not in the module itself: addresses must not be copied or saved with it.
-_STATES: weakref.WeakKeyDictionary[PaiNN, _State] = weakref.WeakKeyDictionary()
+_PACKED: PackedWeights[Packed] = PackedWeights()
+_WORKSPACES: weakref.WeakKeyDictionary[PaiNN, Workspace] = weakref.WeakKeyDictionary()
 
 
 def frozen(
@@ -376,18 +359,8 @@ def frozen(
     edge_vectors: Float[Tensor, "edges 3"],
 ) -> AtomFeatures:
     """Features of each atom by the compiled kernels; weights are packed anew when they changed."""
-    state = _STATES.setdefault(network, _State())
-    version = (
-        # Averaging of weights writes through .data, which versions do not tell.
-        float(network.embedding.weight.detach().sum()),
-        *(
-            part
-            for p in network.parameters()
-            for part in (p.data_ptr(), 0 if p.is_inference() else p._version)
-        ),
-    )
-    if state.packed is None or version != state.version:
-        state.packed, state.version = pack_weights(network, lib), version
-    run = _Pass(lib, state.packed, state.workspace, graph, species, edge_vectors)
+    packed = _PACKED.of(network, lambda: pack_weights(network, lib))
+    workspace = _WORKSPACES.setdefault(network, Workspace())
+    run = _Pass(lib, packed, workspace, graph, species, edge_vectors)
     scalars, vectors = FrozenPaiNN.apply(edge_vectors, run)
     return AtomFeatures(scalars, vectors)

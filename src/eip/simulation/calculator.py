@@ -124,7 +124,7 @@ class Calculator(AseCalculator):
         The order of edges is the order of summation: only with the same list does a continued run
         equal an uninterrupted one to the last bit (on a CPU; a GPU sums in any order).
         """
-        earlier = Atoms(atoms.numbers, positions, cell=atoms.cell, pbc=atoms.pbc)
+        earlier = Atoms(numbers=atoms.numbers, positions=positions, cell=atoms.cell, pbc=atoms.pbc)
         self._neighbors(earlier)
         self._listed_at = np.array(positions)
 

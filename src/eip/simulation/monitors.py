@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 from jaxtyping import Float, Int
@@ -70,7 +71,7 @@ class State:
     def lengths(self) -> Float[np.ndarray, "edges"]:
         """Lengths of the graph's edges, Å."""
         vectors = self.graph.edge_vectors().detach()
-        return vectors.square().sum(1).sqrt().cpu().numpy().astype(np.float64)
+        return torch.linalg.vector_norm(vectors, dim=1).cpu().numpy().astype(np.float64)
 
 
 @runtime_checkable
@@ -122,19 +123,22 @@ class ClosestApproach:
         length = state.lengths
         if len(length) == 0:
             return None
-        numbers = state.graph.numbers.cpu().numpy()
-        i, j = state.graph.centers.cpu().numpy(), state.graph.neighbors.cpu().numpy()
-        radii = covalent_radii[numbers]
-        bound = np.maximum(self.distance, self.ratio * (radii[i] + radii[j]))
-        worst = int(np.argmin(length - bound))
-        if length[worst] >= bound[worst]:
+        bound: float | Float[np.ndarray, "edges"] = self.distance
+        if self.ratio > 0:
+            radii = covalent_radii[state.graph.numbers.cpu().numpy()]
+            i, j = state.graph.centers.cpu().numpy(), state.graph.neighbors.cpu().numpy()
+            bound = np.maximum(self.distance, self.ratio * (radii[i] + radii[j]))
+        margin = length - bound
+        worst = int(np.argmin(margin))
+        if margin[worst] >= 0:
             return None
+        one, other = int(state.graph.centers[worst]), int(state.graph.neighbors[worst])
         return Ending(
             "collapsed",
             "closest_approach",
-            f"step {state.step}: {_name(state.atoms, int(i[worst]))} and "
-            f"{_name(state.atoms, int(j[worst]))} are {length[worst]:.3f} Å apart, closer than the "
-            f"bound of {bound[worst]:.3f} Å",
+            f"step {state.step}: {_name(state.atoms, one)} and {_name(state.atoms, other)} are "
+            f"{length[worst]:.3f} Å apart, closer than the bound of "
+            f"{length[worst] - margin[worst]:.3f} Å",
         )
 
 

@@ -89,8 +89,9 @@ class RunPaths:
 def bare(atoms: Atoms) -> Atoms:
     """A copy of geometry, momenta and masses alone."""
     return Atoms(
-        atoms.numbers,
-        atoms.positions,
+        # By name: as symbols they would be looked at one by one.
+        numbers=atoms.numbers,
+        positions=atoms.positions,
         cell=atoms.cell,
         pbc=atoms.pbc,
         momenta=atoms.get_momenta(),

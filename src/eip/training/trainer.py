@@ -271,7 +271,7 @@ class TrainingModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         s = self.settings
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay
+            self.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay, fused=True
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,

@@ -13,11 +13,13 @@ from torch.nn.functional import softplus
 
 from eip.errors import InputError, did_you_mean
 from eip.graph import AtomGraph
+from eip.kernels import kernels_for
 from eip.models.backbone import AtomFeatures, norm
 from eip.models.derivatives import forces_and_stress, strained
 from eip.models.energy import EnergyModel
 from eip.models.painn import PaiNN
 from eip.potential import Differentiable, Potential, Prediction
+from eip.uncertainty.compiled import tensor_head
 from eip.uncertainty.evidence import (
     ComponentEvidence,
     EnergyEvidence,
@@ -73,6 +75,9 @@ class TensorHead(EvidenceHead):
         self.coefficients = mlp(2 * channels, channels, 3 + rank)
 
     def forward(self, features: AtomFeatures, graph: AtomGraph) -> TensorEvidence:
+        kernels = None if torch.is_grad_enabled() else kernels_for(features.scalars)
+        if kernels is not None and kernels.chunk(self.channels, features.scalars.dtype):
+            return TensorEvidence(self.scale, *tensor_head(self, kernels, features))
         lengths = norm(self.lengths(features.vectors))
         raw = self.coefficients(torch.cat([features.scalars, lengths], dim=1))
         nu, alpha, base = positive(raw[:, 0]), 1.0 + positive(raw[:, 1]), positive(raw[:, 2])
