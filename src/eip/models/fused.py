@@ -59,9 +59,9 @@ def spline_coefficients(cutoff: float, radial_functions: int) -> Float[Tensor, "
     return torch.from_numpy(make_lsq_spline(r.numpy(), functions.numpy(), knots, k=3).c)
 
 
-#: Beyond this, what the gradient can work out again is not kept: 16 kB an atom instead of 25 at
-#: F = 128, for an eighth more time.
-LEAN_BYTES = 2**31
+#: Beyond this (3,000 atoms at F = 128) what the gradient can work out again is not kept: 12 kB an
+#: atom instead of 21, for a tenth more time.
+LEAN_BYTES = 2**26
 
 
 class Workspace:
@@ -220,12 +220,14 @@ class _Pass:
         self._last_vectors = vectors.detach() if self._lean else None
         addresses = list(self._addresses)
         phi = None
-        if self._lean:
-            widths = [{"phi": w["phi"]} for w in _saved_widths(self.packed.layers)]
-            phi, places = _arrays(
-                self.workspace, self.dtype, self.atoms * self.packed.channels, widths
-            )
-            addresses[_FIELDS.index("phi") :: len(_FIELDS)] = places
+        if self._lean and self.packed.layers > 1:
+            # Two layers' φ are in use at a time: read and written. One lies where the last layer's
+            # `left` will be, whose own φ lies apart from it.
+            phi = self.workspace.take(3 * self.atoms * self.packed.channels, self.dtype)
+            last = self.packed.layers - 1
+            places = (phi.data_ptr(), addresses[_place(last, "left")])
+            for layer in range(1, last + 1):
+                addresses[_place(layer, "phi")] = places[(last - layer) % 2]
         self._call("forward", addresses, pointer(scalars))
         if phi is not None:
             self.workspace.give_back(phi)
@@ -255,9 +257,11 @@ class _Pass:
             ]
         else:
             self.spent = True
-            columns = (_FIELDS.index("pre"), _FIELDS.index("left"))
-            rows = range(0, len(self._addresses), len(_FIELDS))
-            gradient = [self._addresses[row + column] for row in rows for column in columns]
+            gradient = [
+                self._addresses[_place(layer, field)]
+                for layer in range(self.packed.layers)
+                for field in ("pre", "left")
+            ]
         self._call(
             *("backward", self._addresses, pointer(g_scalars), pointer(g_vectors)),
             *(_table(gradient), pointer(out)),
@@ -274,6 +278,10 @@ class _Pass:
 
 #: The fields of Saved in network.cpp.
 _FIELDS = ("hidden", "phi", "left", "right", "pre", "scales", "vectors")
+
+
+def _place(layer: int, field: str) -> int:
+    return layer * len(_FIELDS) + _FIELDS.index(field)
 
 
 def _saved_widths(layers: int) -> list[dict[str, int]]:

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 from jaxtyping import Float, Int
@@ -71,7 +70,9 @@ class State:
     def lengths(self) -> Float[np.ndarray, "edges"]:
         """Lengths of the graph's edges, Å."""
         vectors = self.graph.edge_vectors().detach()
-        return torch.linalg.vector_norm(vectors, dim=1).cpu().numpy().astype(np.float64)
+        # A product sums three columns faster than PyTorch's reductions do.
+        squares = vectors.square() @ vectors.new_ones(3)
+        return squares.sqrt().cpu().numpy().astype(np.float64)
 
 
 @runtime_checkable
