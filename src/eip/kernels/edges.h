@@ -32,21 +32,38 @@ struct Edge {
     T slope[4];        // dW/dr = Σ slope · row, 1/Å
 };
 
+// Room for lengths on the way; one a thread.
+template <class T>
+struct Lengths {
+    std::vector<T> distance, inverse;
+};
+
 // The edges of atom `i` that are shorter than the cutoff (a Verlet list brings longer ones).
 template <class T>
-static inline int edges_of(const Graph<T>& graph, int64_t i, Edge<T>* out) {
+static inline int edges_of(const Graph<T>& graph, int64_t i, Edge<T>* out, Lengths<T>& lengths) {
+    const int64_t begin = graph.first[i], all = graph.first[i + 1] - begin;
+    if (lengths.distance.size() < static_cast<size_t>(all)) {
+        lengths.distance.resize(all);
+        lengths.inverse.resize(all);
+    }
+    // Roots and quotients are slow one by one: apart from the rest, the compiler takes many at once.
+    T *distances = lengths.distance.data(), *inverses = lengths.inverse.data();
+    const T* vectors = graph.vectors + 3 * begin;
+    for (int64_t n = 0; n < all; n++) {
+        const T x = vectors[3 * n], y = vectors[3 * n + 1], z = vectors[3 * n + 2];
+        distances[n] = std::sqrt(x * x + y * y + z * z);
+        inverses[n] = T(1) / distances[n];
+    }
     const T per_length = graph.intervals / graph.cutoff;
     int count = 0;
-    for (int64_t slot = graph.first[i]; slot < graph.first[i + 1]; slot++) {
-        const T* d = graph.vectors + 3 * slot;
-        const T distance = std::sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]);
+    for (int64_t n = 0; n < all; n++) {
+        const T distance = distances[n];
         if (!(distance < graph.cutoff)) continue;
         Edge<T>& e = out[count++];
-        e.slot = slot;
-        e.neighbor = static_cast<int32_t>(graph.neighbors[slot]);
+        e.slot = begin + n;
+        e.neighbor = static_cast<int32_t>(graph.neighbors[begin + n]);
         e.distance = distance;
-        const T inverse = T(1) / distance;
-        for (int k = 0; k < 3; k++) e.direction[k] = d[k] * inverse;
+        for (int k = 0; k < 3; k++) e.direction[k] = vectors[3 * n + k] * inverses[n];
         const T x = distance * per_length;
         int knot = static_cast<int>(x);
         // Rounding may carry a distance just inside the cutoff to the interval behind it.
@@ -70,12 +87,13 @@ template <class T>
 struct Block {
     std::vector<Edge<T>> edges;
     std::vector<int> begin;  // of each atom, in `edges`
+    Lengths<T> lengths;
 
     void read(const Graph<T>& graph, int64_t start, int64_t stop) {
         const size_t most = graph.first[stop] - graph.first[start];
         if (edges.size() < most) edges.resize(most);
         begin.assign(1, 0);
         for (int64_t i = start; i < stop; i++)
-            begin.push_back(begin.back() + edges_of(graph, i, edges.data() + begin.back()));
+            begin.push_back(begin.back() + edges_of(graph, i, edges.data() + begin.back(), lengths));
     }
 };

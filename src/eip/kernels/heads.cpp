@@ -5,7 +5,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <vector>
 
 #include "simd.h"
 
@@ -31,9 +30,8 @@ void tensor_head(int64_t atoms, int F, int rank, int width, const T* scalars, co
     for (int64_t block = 0; block < blocks; block++) {
         const int64_t start = block * SIZE, stop = std::min(atoms, start + SIZE);
         const int n = static_cast<int>(stop - start);
-        static thread_local std::vector<T> room;
-        room.resize(static_cast<size_t>(n) * (6 * F + 4 * width));
-        T* mixed = room.data();            // [n, 3, F]
+        static thread_local Room<T> room;
+        T* mixed = room.take(static_cast<size_t>(n) * (6 * F + 4 * width));  // [n, 3, F]
         T* both = mixed + n * 3 * F;       // [n, 2F]
         T* active = both + n * 2 * F;      // [n, F]
         T* raw = active + n * F;           // [n, width]

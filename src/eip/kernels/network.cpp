@@ -63,12 +63,8 @@ int64_t block_size(int64_t atoms, int threads) {
 template <class T>
 struct Scratch {
     Block<T> block;
-    std::vector<T> memory;
+    Room<T> room;
     std::vector<T> g_edges;
-    T* take(size_t count) {
-        if (memory.size() < count) memory.resize(count);
-        return memory.data();
-    }
 };
 template <class T>
 Scratch<T>& scratch() {
@@ -102,7 +98,7 @@ void forward(const Graph<T>& graph, const Network<T>& net, T* scalars, int threa
             const int n = static_cast<int>(stop - start);
             Scratch<T>& own = scratch<T>();
             own.block.read(graph, start, stop);
-            T* v = own.take(static_cast<size_t>(n) * F * 12);  // [n, 3, F]
+            T* v = own.room.take(static_cast<size_t>(n) * F * 12);  // [n, 3, F]
             T* both = v + n * 3 * F;                           // [n, 2F]: s and ‖V‖
             T* context = both + n * 2 * F;                     // [n, 3F]
             T* active = context + n * 3 * F;                   // [n, F]
@@ -267,7 +263,7 @@ void backward(const Graph<T>& graph, const Network<T>& net, const T* g_scalars, 
     for (int64_t block = 0; block < blocks; block++) {
         const int64_t start = block * size, stop = std::min(graph.atoms, start + size);
         const int n = static_cast<int>(stop - start);
-        T* space = scratch<T>().take(static_cast<size_t>(n) * F * UPDATE_SPACE);
+        T* space = scratch<T>().room.take(static_cast<size_t>(n) * F * UPDATE_SPACE);
         update_gradient(net.layer[last], net.saved[last], F, start, n, g_scalars + start * F,
                         g_atoms ? g_atoms + start * 3 * F : nullptr, gradient[last], space);
         std::memset(g_vectors + 3 * graph.first[start], 0,
@@ -286,7 +282,7 @@ void backward(const Graph<T>& graph, const Network<T>& net, const T* g_scalars, 
             own.block.read(graph, start, stop);
             own.g_edges.assign(own.block.begin[n] * 4, T(0));
             auto* g_edges = reinterpret_cast<T(*)[4]>(own.g_edges.data());
-            T* to_phi = own.take(static_cast<size_t>(n) * F * (10 + UPDATE_SPACE));  // [n, 3F]
+            T* to_phi = own.room.take(static_cast<size_t>(n) * F * (10 + UPDATE_SPACE));  // [n, 3F]
             T* to_s = to_phi + n * 3 * F;                                            // [n, F]
             T* to_v = to_s + n * F;                                                  // [n, 3, F]
             T* again = to_v + n * 3 * F;                                             // [n, 3F]

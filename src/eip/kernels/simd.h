@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64, TILE_ROWS = 6, TILE_VECTORS = 4;  // 24 of 32 registers accumulate
@@ -35,6 +36,19 @@ template <class T>
 static inline void store(T* p, vec<T> v) {
     *reinterpret_cast<typename Simd<T>::unaligned*>(p) = v;
 }
+
+// Memory that starts on a cache line: a vector across two lines takes twice as long.
+template <class T>
+struct Room {
+    std::vector<T> memory;
+
+    T* take(size_t count) {
+        constexpr size_t LINE = 64 / sizeof(T);
+        if (memory.size() < count + LINE) memory.resize(count + LINE);
+        const auto at = reinterpret_cast<uintptr_t>(memory.data());
+        return memory.data() + (64 - at % 64) % 64 / sizeof(T);
+    }
+};
 
 // ---------------------------------------------------------------------------------- reductions
 

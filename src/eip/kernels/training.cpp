@@ -268,8 +268,10 @@ int64_t list_edges(int64_t atoms, const int64_t* first, const int64_t* neighbors
                    double cutoff, int64_t intervals, int64_t* begin, Edge<T>* edges) {
     const Graph<T> graph{atoms,   first, neighbors, vectors, static_cast<T>(cutoff),
                          static_cast<int>(intervals)};
+    Lengths<T> lengths;
     begin[0] = 0;
-    for (int64_t i = 0; i < atoms; i++) begin[i + 1] = begin[i] + edges_of(graph, i, edges + begin[i]);
+    for (int64_t i = 0; i < atoms; i++)
+        begin[i + 1] = begin[i] + edges_of(graph, i, edges + begin[i], lengths);
     return begin[atoms];
 }
 

@@ -15,9 +15,11 @@ def strained(graph: AtomGraph) -> tuple[AtomGraph, Float[Tensor, "frames 3 3"]]:
     """The graph under a zero strain that the energy can be differentiated by (SPEC §1)."""
     strain = torch.zeros_like(graph.cell, requires_grad=True)
     symmetric = 0.5 * (strain + strain.transpose(1, 2))
-    positions = graph.positions + torch.einsum(
-        "na,nab->nb", graph.positions, symmetric[graph.frame]
-    )
+    if graph.n_frames == 1:
+        moved = graph.positions @ symmetric[0]
+    else:
+        moved = torch.einsum("na,nab->nb", graph.positions, symmetric[graph.frame])
+    positions = graph.positions + moved
     return replace(graph, positions=positions, cell=graph.cell + graph.cell @ symmetric), strain
 
 
