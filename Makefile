@@ -2,6 +2,8 @@
 #   make env     the environment         make test      the tests, without the slow ones
 #   make demo    train to dynamics       make test-all  all of them
 #   make lint types imports format clean
+#   make bench-quick          our own speed against the machine's floor, one line, under a minute
+#   make bench-env bench      the comparison with other packages (benchmarks/README.md)
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -12,25 +14,30 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 DEMO_EPOCHS ?=
 DEMO_STEPS ?=
 
-.PHONY: env demo test test-all lint types imports format clean
+.PHONY: env demo test test-all lint types imports format clean bench bench-quick bench-env
 
 env: $(STAMP)
 
+# $(call install_torch,python of an environment)
 # torch comes first and alone. Without an NVIDIA GPU its CPU build is asked for, or gigabytes of CUDA
 # packages would come along; where that index cannot be reached (hence no retries and a short
 # timeout) pip goes on with the sources it has, and if that fails, without the index.
+define install_torch
+if $(1) -c 'import importlib.metadata as m, sys; sys.exit(m.version("torch").split("+")[0] != "$(TORCH)".split("==")[1])' 2>/dev/null; then \
+  echo "$(TORCH) is there"; \
+elif nvidia-smi >/dev/null 2>&1; then \
+  $(1) -m pip install --quiet $(TORCH) -c constraints.txt; \
+else \
+  $(1) -m pip install --quiet --no-deps --retries 0 --timeout 5 --extra-index-url $(CPU_INDEX) $(TORCH) || \
+  $(1) -m pip install --quiet --no-deps $(TORCH); \
+fi
+endef
+
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "eIP needs Python >= 3.11; $(PYTHON) is $$($(PYTHON) --version). Try: make env PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@if $(BIN)/python -c 'import importlib.metadata as m, sys; sys.exit(m.version("torch").split("+")[0] != "$(TORCH)".split("==")[1])' 2>/dev/null; then \
-	  echo "$(TORCH) is there"; \
-	elif nvidia-smi >/dev/null 2>&1; then \
-	  $(BIN)/python -m pip install --quiet $(TORCH) -c constraints.txt; \
-	else \
-	  $(BIN)/python -m pip install --quiet --no-deps --retries 0 --timeout 5 --extra-index-url $(CPU_INDEX) $(TORCH) || \
-	  $(BIN)/python -m pip install --quiet --no-deps $(TORCH); \
-	fi
+	@$(call install_torch,$(BIN)/python)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
@@ -57,6 +64,26 @@ imports: env
 format: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Peers live in environments of their own: their pins contradict each other and ours.
+PEERS := schnetpack mace nequip
+PEER_ENVS := benchmarks/.envs
+
+bench-env: env $(PEERS:%=$(PEER_ENVS)/%/.installed)
+
+# torch as in our own environment, then the very versions in peers/*.txt (--no-deps: some peers
+# ask for older packages than this torch takes).
+$(PEER_ENVS)/%/.installed: benchmarks/peers/%.txt
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(call install_torch,$(@D)/bin/python)
+	$(@D)/bin/python -m pip install --quiet --no-deps -r $<
+	@touch $@
+
+bench: env
+	$(BIN)/python benchmarks/run.py
+
+bench-quick: env
+	@$(BIN)/python benchmarks/quick.py
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
