@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,19 @@ def test_edge_vectors_and_their_gradients_are_those_of_plain_pytorch() -> None:
     inputs = (graph.positions.clone().requires_grad_(), graph.cell.clone().requires_grad_())
     assert torch.autograd.gradcheck(vectors, inputs)
     assert torch.autograd.gradgradcheck(lambda x, c: vectors(x, c).pow(3), inputs)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names an x86 processor")
+def test_processors_of_other_vector_widths_compute_the_same(tmp_path: Path) -> None:
+    found = scalars(run(tmp_path / "native").stdout)
+    for processor in ("haswell", "x86-64"):  # AVX2, SSE2
+        compiler = tmp_path / processor
+        compiler.write_text(
+            f'#!/bin/sh\nexec c++ $(echo "$@" | sed s/-march=native/-march={processor}/)\n'
+        )
+        compiler.chmod(0o755)
+        if processor == "haswell" and "avx2" not in Path("/proc/cpuinfo").read_text():
+            continue
+        done = run(tmp_path / f"cache-{processor}", CXX=str(compiler))
+        assert "kernels: True" in done.stdout, done.stderr
+        assert scalars(done.stdout) == pytest.approx(found, rel=1e-5)

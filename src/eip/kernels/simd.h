@@ -65,7 +65,7 @@ static inline void sum4(vec<T> a, vec<T> b, vec<T> c, vec<T> d, T* out) {
     for (int i = 0; i < 4; i++) out[i] += sums[i];
 }
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
 #include <immintrin.h>
 template <>
 inline void sum4<float>(vec<float> a, vec<float> b, vec<float> c, vec<float> d, float* out) {
@@ -123,7 +123,7 @@ static inline vec<T> square_root(vec<T> x) {
     for (int i = 0; i < Simd<T>::LANES; i++) y[i] = std::sqrt(x[i]);
     return y;
 }
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
 template <>
 inline vec<float> square_root<float>(vec<float> x) {
     return (vec<float>)_mm512_sqrt_ps((__m512)x);
