@@ -9,6 +9,7 @@ from ase.build import molecule
 
 from eip.errors import InputError
 from eip.kernels import reference_path
+from eip.models import message_passing
 from eip.models.backbone import AtomFeatures
 from eip.neighbors import build_graph
 from eip.uncertainty import distributions as dist
@@ -316,3 +317,25 @@ def test_the_compiled_head_says_what_the_plain_one_says(channels: int, dtype: to
         with torch.no_grad():
             for parameter in head.parameters():
                 parameter.mul_(1.3)
+
+
+def test_a_loss_of_forces_is_not_differentiated_down_to_positions_nobody_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would take second derivatives of the geometry: ten times as long, for nothing."""
+    asked = []
+    curvature = message_passing._curvature
+    monkeypatch.setattr(
+        message_passing, "_curvature", lambda *a: asked.append("here") or curvature(*a)
+    )
+    model = EvidentialPotential(
+        elements=(1, 8), element_energies={1: 0.0, 8: 0.0}, force_scale=1.0, channels=16
+    )
+    graph = build_graph([molecule("H2O")], 5.0)
+    for stress in (False, True):
+        forces = model(graph, stress=stress, differentiable="everything").forces
+        forces.square().sum().backward()
+        assert not asked
+    held = graph.with_positions(graph.positions.clone().requires_grad_())
+    model(held, differentiable="everything").forces.square().sum().backward()
+    assert asked and held.positions.grad is not None and held.positions.requires_grad

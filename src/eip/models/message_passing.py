@@ -194,10 +194,24 @@ def _wanted(ctx: Any, index: int) -> bool:
     one could. Forces want no gradient of weights, and training none of positions."""
     if not ctx.needs_input_grad[index]:
         return False
+    node = ctx.next_functions[index][0]
     try:
-        return bool(torch._C._will_engine_execute_node(ctx.next_functions[index][0]))
+        if not torch._C._will_engine_execute_node(node):
+            return False
     except (AttributeError, RuntimeError):  # another torch, or a leaf that grad() was asked for
-        return True
+        pass
+    return _reaches_a_leaf(node)
+
+
+def _reaches_a_leaf(node: Any) -> bool:
+    """Whether anything behind a node still requires a gradient: a potential releases the positions
+    that it differentiated by for its own forces."""
+    variable = getattr(node, "variable", None)
+    if variable is not None:
+        return bool(variable.requires_grad)
+    behind = [function for function, _ in node.next_functions if function is not None]
+    # What is no leaf and has nothing behind it was asked for itself.
+    return not behind or any(_reaches_a_leaf(function) for function in behind)
 
 
 def _curvature(

@@ -207,12 +207,6 @@ class TrainingModule(pl.LightningModule):
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=batch.graph.n_frames)
         return loss
 
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        # The weights' gradient alone: the second derivatives in positions, on the way to forces,
-        # would cost more than all the rest and go nowhere.
-        weights = [p for p in self.parameters() if p.requires_grad]
-        torch.autograd.backward(loss, inputs=weights)
-
     def validation_step(self, batch: Batch, index: int) -> None:
         loss, errors = self._evaluate(batch)
         self._errors.append({"loss": loss.detach() * batch.graph.n_frames, **errors})

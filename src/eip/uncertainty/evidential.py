@@ -222,7 +222,8 @@ class EvidentialPotential(Potential):
     ) -> Prediction:
         with torch.set_grad_enabled(forces or stress or differentiable != "nothing"):
             positions = graph.positions
-            if (forces or stress) and not positions.requires_grad:
+            ours = (forces or stress) and not positions.requires_grad
+            if ours:
                 positions = positions.detach().requires_grad_()
                 graph = graph.with_positions(positions)
             strain = None
@@ -243,6 +244,11 @@ class EvidentialPotential(Potential):
                     retain_graph=differentiable != "nothing",
                     create_graph=differentiable == "everything",
                 )
+                # Nobody else holds them: a loss of forces need not be differentiated down to them,
+                # which would take second derivatives of the geometry.
+                for leaf in (positions if ours else None, strain):
+                    if leaf is not None:
+                        leaf.requires_grad_(False)
         sigma = moments.force_uncertainty
         prediction = Prediction(
             energy=output.energy,
