@@ -7,6 +7,7 @@ gradient of the bias), "reference" (as "tensor", in plain PyTorch).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
 import time
@@ -79,9 +80,7 @@ class EIP(Worker):
         places = [
             torch.tensor(motion.next(), dtype=potential.dtype, device=self.device) for _ in range(8)
         ]
-        while True:
-            for positions in places:
-                yield graph.with_positions(positions)
+        return (graph.with_positions(positions) for positions in itertools.cycle(places))
 
     def md_step(self, atoms: Atoms, variant: str, mode: str) -> Step:
         potential, motion = self._potentials[variant], Motion(atoms)
