@@ -60,7 +60,7 @@ def main() -> None:
         # Over the time that both paths have run.
         "first_picoseconds": {
             str(ps): drift(folder / "log.csv", len(start), ps)
-            for ps in (2, 5, 10, 20, 50)
+            for ps in (0.5, 1, 2, 5, 10, 20, 50)
             if summary.time_fs >= 1000 * ps
         },
     }
