@@ -49,7 +49,8 @@ def main() -> None:
         summary = run_dynamics(start, load(arguments.model), settings, folder, resume=True)
     file = HERE / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
-    results[arguments.path] = {
+    name = f"{arguments.path}, {arguments.model.parent.parent.name}"
+    results[name] = {
         "model": str(arguments.model),
         "ending": summary.ending,
         "steps": summary.steps,
@@ -65,7 +66,7 @@ def main() -> None:
         },
     }
     file.write_text(json.dumps(results, indent=1) + "\n")
-    print(json.dumps(results[arguments.path], indent=1))
+    print(json.dumps(results[name], indent=1))
 
 
 def drift(log: Path, atoms: int, picoseconds: float | None = None) -> dict[str, float]:
