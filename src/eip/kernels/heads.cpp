@@ -10,8 +10,7 @@
 
 namespace {
 
-constexpr double NORM_EPSILON = 1e-8;  // as in backbone.py
-constexpr double FLOOR = 1e-6;         // as in evidential.py
+constexpr double FLOOR = 1e-6;  // as in evidential.py
 
 template <class T>
 T softplus(T x) {

@@ -52,8 +52,6 @@ struct Network {
     const Saved<T>* saved;
 };
 
-constexpr double NORM_EPSILON = 1e-8;  // as in backbone.py
-
 int64_t block_size(int64_t atoms, int threads) {
     // Small enough to share out, large enough that the weights are not read for a few rows.
     const int64_t share = (atoms + threads - 1) / threads;
@@ -333,11 +331,6 @@ template <class T>
 Graph<T> graph_of(int64_t atoms, const int64_t* first, const int64_t* neighbors, const T* vectors,
                   double cutoff, int64_t intervals) {
     return {atoms, first, neighbors, vectors, static_cast<T>(cutoff), static_cast<int>(intervals)};
-}
-
-template <class T>
-bool by_two(int64_t F) {
-    return F % (2 * Simd<T>::LANES) == 0;
 }
 
 }  // namespace

@@ -28,6 +28,14 @@ struct Simd {
 template <class T>
 using vec = typename Simd<T>::vec;
 
+// Whether channels go by two vectors at a time or by one.
+template <class T>
+constexpr bool by_two(int64_t channels) {
+    return channels % (2 * Simd<T>::LANES) == 0;
+}
+
+constexpr double NORM_EPSILON = 1e-8;  // under the root of a norm, as in backbone.py
+
 template <class T>
 static inline vec<T> load(const T* p) {
     return *reinterpret_cast<const typename Simd<T>::unaligned*>(p);

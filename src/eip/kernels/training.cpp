@@ -275,11 +275,6 @@ int64_t list_edges(int64_t atoms, const int64_t* first, const int64_t* neighbors
     return begin[atoms];
 }
 
-template <class T>
-bool by_two(int64_t F) {
-    return F % (2 * Simd<T>::LANES) == 0;
-}
-
 }  // namespace
 
 #define LIST(T) (List<T>{atoms, begin, static_cast<const Edge<T>*>(edges)})
