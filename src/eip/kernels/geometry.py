@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eip.kernels.library import Library, pointer
+from eip.kernels.build import Library, pointer
 
 
 def edge_vectors(

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eip.kernels.library import Library, pointer
+from eip.kernels.build import Library, pointer
 
 T = TypeVar("T")
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from eip.graph import AtomGraph
 from eip.kernels import packing
+from eip.kernels.build import Library, advise_huge_pages, pointer
 from eip.kernels.geometry import first_edges
-from eip.kernels.library import Library, advise_huge_pages, pointer
 from eip.kernels.packing import PackedWeights
 from eip.models.backbone import AtomFeatures
 from eip.models.radial import cosine_cutoff, sine_basis

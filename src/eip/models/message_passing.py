@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eip.graph import AtomGraph
+from eip.kernels.build import Library, pointer
 from eip.kernels.geometry import first_edges
-from eip.kernels.library import Library, pointer
 
 #: Atoms that sum one copy of the table's gradient; a fixed number, so that the order of summation
 #: does not depend on how many threads there are.

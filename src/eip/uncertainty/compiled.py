@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from eip.kernels.library import Library, pointer
+from eip.kernels.build import Library, pointer
 from eip.kernels.packing import PackedWeights, panels
 from eip.models.backbone import AtomFeatures
 
