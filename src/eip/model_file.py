@@ -24,7 +24,11 @@ from eip._version import __version__
 from eip.errors import InputError
 from eip.files import json_text, replacing
 from eip.potential import Potential
-from eip.uncertainty import calibration, evidential  # noqa: F401  (each registers its kind)
+from eip.uncertainty import (  # noqa: F401  (each registers its kind)
+    calibration,
+    evidential,
+    latent_distance,
+)
 from eip.uncertainty.registry import build_potential, describe_potential
 
 FORMAT = 1

@@ -1,0 +1,235 @@
+"""σ that grows with the distance from the training atoms in latent space.
+
+Evidence is learned where there are data, and says little of where there are none: out of
+distribution a raw σ hardly grows. The features that the energy is read from do move away from
+those of the training atoms, and need no label to do so.
+
+    symbol      meaning
+    x_i         features of atom i, [channels]
+    μ_Z, C_Z    mean and covariance of x over the training atoms of element Z
+    d_i         ((x_i − μ_Z)ᵀ C_Z⁻¹ (x_i − μ_Z) / channels)^½: about 1 for a training atom
+    σ_i         s · (raw σ_i / s)^a · d_i^p, s the geometric mean of raw σ on the frames of the fit
+
+C_Z is drawn towards that of all elements where there are few atoms. a, p ≥ 0 are those under which
+the force errors of held-out frames are most likely (a Student-t of three dimensions, a scale for
+each element): no data from outside the distribution is used. The size of σ is left to the
+calibration, which comes after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import minimize
+from torch import Tensor
+
+from eip.errors import InputError
+from eip.graph import AtomGraph
+from eip.potential import Differentiable, Potential, Prediction, WrappedPotential
+from eip.uncertainty.registry import build_potential, describe_potential, register
+
+#: Added to a covariance's diagonal, as a share of its mean: directions in which the training atoms
+#: hardly vary would else make every new atom infinitely far.
+RIDGE = 1e-3
+
+#: Degrees of freedom of the Student-t that errors are taken to follow: their tails are heavy.
+_DEGREES = 6.0
+
+#: Under the root of d²: a gradient at the very middle of the training atoms.
+_EPSILON = 1e-6
+
+
+@register
+class LatentDistancePotential(WrappedPotential):
+    """A potential whose σ is multiplied by a power of the latent distance d.
+
+    Energy and forces are those of the potential inside; d is invariant under rotation and
+    differentiable as the features are, so UDD is drawn away from the training atoms.
+
+    Args:
+        potential: gives features and ``force_uncertainty``.
+        sigma_exponent: a.
+        distance_exponent: p.
+        reference: s, eV/Å.
+    """
+
+    kind: ClassVar[str] = "latent_distance"
+    means: Tensor
+    whitening: Tensor
+
+    def __init__(
+        self,
+        potential: Potential,
+        channels: int,
+        sigma_exponent: float = 1.0,
+        distance_exponent: float = 1.0,
+        reference: float = 1.0,
+    ) -> None:
+        super().__init__(potential)
+        self.channels = channels
+        self.sigma_exponent, self.distance_exponent = sigma_exponent, distance_exponent
+        self.reference = reference
+        elements = self.elements
+        index = torch.full((119,), -1)
+        index[list(elements)] = torch.arange(len(elements))
+        self.register_buffer("_species", index, persistent=False)
+        self.register_buffer("means", torch.zeros(len(elements), channels))
+        self.register_buffer("whitening", torch.eye(channels).repeat(len(elements), 1, 1))
+
+    def distance(
+        self, features: Float[Tensor, "atoms channels"], numbers: Int[Tensor, "atoms"]
+    ) -> Float[Tensor, "atoms"]:
+        """d of each atom, dimensionless."""
+        species: Tensor = self._species[numbers]  # type: ignore[index]
+        squared = features.new_zeros(len(features))
+        # Element by element: a matrix for each atom would not fit into memory.
+        for k in range(len(self.elements)):
+            of_element = (species == k).nonzero()[:, 0]
+            if len(of_element):
+                white = (features[of_element] - self.means[k]) @ self.whitening[k]
+                squared = squared.index_add(0, of_element, white.square().mean(dim=1))
+        return (squared + _EPSILON).sqrt()
+
+    def forward(
+        self,
+        graph: AtomGraph,
+        *,
+        forces: bool = True,
+        stress: bool = False,
+        differentiable: Differentiable = "nothing",
+    ) -> Prediction:
+        prediction: Prediction = self.potential(
+            graph, forces=forces, stress=stress, differentiable=differentiable
+        )
+        raw, features = prediction.force_uncertainty, prediction.features
+        if raw is None or features is None:
+            return prediction
+        distance = self.distance(features, graph.numbers)
+        factor = (raw / self.reference) ** (self.sigma_exponent - 1.0)
+        factor = factor * distance**self.distance_exponent
+        sigma = raw * factor
+        covariance = prediction.force_covariance
+        if covariance is not None:
+            covariance = covariance * factor.square()[:, None, None]
+        return replace(
+            prediction,
+            force_uncertainty=sigma,
+            force_covariance=covariance,
+            uncertainty=graph.mean_by_frame(sigma),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """JSON-able: the potential inside, width and exponents; means and matrices are weights."""
+        return {
+            "potential": describe_potential(self.potential),
+            "channels": self.channels,
+            "sigma_exponent": self.sigma_exponent,
+            "distance_exponent": self.distance_exponent,
+            "reference": self.reference,
+        }
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> LatentDistancePotential:
+        """Built again, with fresh weights inside."""
+        inside = build_potential(**settings["potential"])
+        return cls(inside, **{k: v for k, v in settings.items() if k != "potential"})
+
+
+def fit_latent_distance(
+    potential: Potential,
+    training: Sequence[AtomGraph],
+    held_out: Sequence[tuple[AtomGraph, Float[Tensor, "atoms 3"]]],
+) -> LatentDistancePotential:
+    """Wraps a trained potential; about the cost of one epoch's predictions.
+
+    Args:
+        potential: trained, uncalibrated.
+        training: the graphs that it was trained on; labels are not needed.
+        held_out: graphs that it was not trained on, with their forces, eV/Å.
+
+    Raises:
+        InputError: if the potential gives no features or no ``force_uncertainty``, or a set is
+            empty.
+    """
+    if not training or not held_out:
+        raise InputError("a latent distance needs training and held-out frames, got none")
+    seen = [potential(graph, forces=False) for graph in training]
+    first = seen[0]
+    if first.features is None or first.force_uncertainty is None:
+        raise InputError(
+            "a latent distance needs a potential with features and an uncertainty for each atom's "
+            "force (heads 'none' and 'global' do not give one)"
+        )
+    numbers = np.concatenate([graph.numbers.cpu().numpy() for graph in training])
+    features = np.concatenate([p.features.double().cpu().numpy() for p in seen])
+    wrapped = LatentDistancePotential(potential, features.shape[1]).to(
+        device=potential.device, dtype=potential.dtype
+    )
+    centred = features.copy()
+    for z in np.unique(numbers):
+        centred[numbers == z] -= features[numbers == z].mean(axis=0)
+    pooled = centred.T @ centred / len(centred)
+    for k, z in enumerate(wrapped.elements):
+        own = centred[numbers == z]
+        width = features.shape[1]
+        covariance = (own.T @ own + width * pooled) / (len(own) + width)
+        covariance += RIDGE * np.trace(covariance) / width * np.eye(width) + 1e-12 * np.eye(width)
+        mean = features[numbers == z].mean(axis=0) if len(own) else features.mean(axis=0)
+        wrapped.means[k] = torch.as_tensor(mean)
+        lower = np.linalg.cholesky(np.linalg.inv(covariance))
+        wrapped.whitening[k] = torch.as_tensor(lower)
+
+    sigma, distance, error, elements = [], [], [], []
+    for graph, forces in held_out:
+        prediction = potential(graph)
+        assert prediction.features is not None and prediction.force_uncertainty is not None
+        assert prediction.forces is not None
+        sigma.append(prediction.force_uncertainty)
+        distance.append(wrapped.distance(prediction.features, graph.numbers))
+        error.append(forces - prediction.forces)
+        elements.append(graph.numbers)
+    arrays = [torch.cat(part).double().cpu().numpy() for part in (sigma, distance, error)]
+    log_sigma, log_distance = np.log(arrays[0]), np.log(arrays[1])
+    squared = np.square(arrays[2]).sum(axis=1)
+    known = np.isfinite(squared)
+    if not known.any():
+        raise InputError("a latent distance needs held-out frames with force labels, got none")
+    wrapped.reference = float(np.exp(log_sigma[known].mean()))
+    wrapped.sigma_exponent, wrapped.distance_exponent = fit_exponents(
+        (log_sigma - log_sigma[known].mean())[known],
+        log_distance[known],
+        squared[known],
+        torch.cat(elements).cpu().numpy()[known],
+    )
+    return wrapped
+
+
+def fit_exponents(
+    log_sigma: Float[np.ndarray, "atoms"],
+    log_distance: Float[np.ndarray, "atoms"],
+    squared_error: Float[np.ndarray, "atoms"],
+    numbers: Int[np.ndarray, "atoms"],
+) -> tuple[float, float]:
+    """a and p that make the errors most likely, neither negative."""
+    of_element = (numbers[:, None] == np.unique(numbers)).astype(float)
+    design = np.column_stack([log_sigma, log_distance, of_element])
+    floor = 1e-12 * squared_error.mean() + 1e-300
+
+    def mean_nll(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        log_scale = design @ weights
+        share = (squared_error + floor) * np.exp(-2.0 * log_scale) / _DEGREES
+        nll = 3.0 * log_scale + 0.5 * (_DEGREES + 3.0) * np.log1p(share)
+        slope = 3.0 - (_DEGREES + 3.0) * share / (1.0 + share)
+        return float(nll.mean()), design.T @ slope / len(slope)
+
+    start = np.concatenate(
+        [[1.0, 1.0], np.full(of_element.shape[1], 0.5 * np.log(squared_error.mean() / 3 + floor))]
+    )
+    bounds = [(0.0, 4.0), (0.0, 4.0), *[(None, None)] * of_element.shape[1]]
+    found = minimize(mean_nll, start, jac=True, bounds=bounds, method="L-BFGS-B").x
+    return float(found[0]), float(found[1])
