@@ -11,6 +11,7 @@ import pytest
 from ase.io import read, write
 
 from eip.cli import main
+from eip.model_file import read_model_info
 
 TINY = """
 run_dir: run
@@ -76,6 +77,18 @@ def test_init_writes_a_config_once(capsys: pytest.CaptureFixture[str], tmp_path:
     assert "train: [a.xyz]" in path.read_text()
     code, _, said = run(capsys, "init", path)
     assert (code, said) == (2, f"Error: {path} exists already; --force replaces it")
+
+
+def test_training_with_latent_distance(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ("--set", "run_dir=far", "--set", "model.latent_distance=true")
+    code, said, _ = run(capsys, "train", folder / "config.yaml", "--no-progress", *changes)
+    assert code == 0
+    assert "distance from the training atoms to the power" in said
+    described = read_model_info(folder / "far" / "model.eip")["potential"]
+    assert described["kind"] == "calibrated"
+    assert described["settings"]["potential"]["kind"] == "latent_distance"
+    md = ("md", folder / "far" / "model.eip", folder / "hot.xyz", "--udd", "--steps", "3")
+    assert run(capsys, *md, "--out", folder / "far_md", "--no-progress")[0] == 0
 
 
 def test_training_leaves_everything(folder: Path) -> None:

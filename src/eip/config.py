@@ -151,6 +151,10 @@ class ModelConfig(Section):
     radial_functions: int = Field(20, ge=1, description="basis functions of a distance")
     cutoff: float = Field(5.0, gt=0, description="Å; how far an atom sees in one round")
     zbl: bool = Field(False, description="screened nuclear repulsion at short range")
+    latent_distance: bool = Field(
+        False,
+        description="let σ grow with the distance from the training atoms in latent space",
+    )
     dtype: Literal["float32", "float64"] = Field("float32", description="float32 or float64")
 
 

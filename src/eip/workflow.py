@@ -38,6 +38,7 @@ from eip.data import (
     split_indices,
     summarize,
 )
+from eip.data.dataset import Batch
 from eip.errors import InputError, did_you_mean
 from eip.evaluation import calibrate, compute_metrics, evaluate, write_report
 from eip.files import json_text, write_whole
@@ -55,6 +56,7 @@ from eip.training.trainer import TrainingResult, seeded, train
 from eip.uncertainty.calibration import CalibratedPotential
 from eip.uncertainty.calibration import Method as CalibrationMethod
 from eip.uncertainty.evidential import EvidentialPotential
+from eip.uncertainty.latent_distance import LatentDistancePotential, fit_latent_distance
 
 Say = Callable[[object], None]
 
@@ -113,7 +115,7 @@ def train_model(
             elements=sorted(energies),
             element_energies=energies,
             force_scale=scale,
-            **config.model.model_dump(exclude={"dtype"}),
+            **config.model.model_dump(exclude={"dtype", "latent_distance"}),
         ).to(getattr(torch, config.model.dtype))
     # All sets at once: a strange element among the test frames is found before training.
     sets = {
@@ -145,7 +147,10 @@ def train_model(
     best: Potential = potential
     on_validation = evaluate(potential, _loader(sets["validation"]), progress=progress)
     if on_validation.force_uncertainty is not None:
-        best = calibrate(potential, on_validation)
+        if config.model.latent_distance:
+            best = _with_latent_distance(potential, sets["train"], sets["validation"], say)
+            on_validation = evaluate(best, _loader(sets["validation"]), progress=progress)
+        best = calibrate(best, on_validation)
         say(_calibration_text(best))
     measured_on = "test" if "test" in sets else "validation"
     measured = evaluate(best, _loader(sets[measured_on]), progress=progress)
@@ -273,6 +278,25 @@ def _dataset(
 
 def _loader(dataset: GraphDataset) -> Any:
     return make_loader(dataset, max_atoms=1000, shuffle=False, seed=0)
+
+
+def _with_latent_distance(
+    potential: Potential, training: GraphDataset, held_out: GraphDataset, say: Say
+) -> LatentDistancePotential:
+    def there(batch: Batch) -> Batch:
+        return batch.to(potential.device)
+
+    batches = [there(batch) for batch in _loader(held_out)]
+    wrapped = fit_latent_distance(
+        potential,
+        [there(batch).graph for batch in _loader(training)],
+        [(batch.graph, batch.forces) for batch in batches if batch.forces is not None],
+    )
+    say(
+        f"σ goes with the evidence to the power {wrapped.sigma_exponent:.2g} and with the distance "
+        f"from the training atoms to the power {wrapped.distance_exponent:.2g}."
+    )
+    return wrapped
 
 
 def _calibration_text(potential: CalibratedPotential) -> str:
