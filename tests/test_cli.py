@@ -79,16 +79,90 @@ def test_init_writes_a_config_once(capsys: pytest.CaptureFixture[str], tmp_path:
     assert (code, said) == (2, f"Error: {path} exists already; --force replaces it")
 
 
-def test_training_with_latent_distance(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    changes = ("--set", "run_dir=far", "--set", "model.latent_distance=true")
-    code, said, _ = run(capsys, "train", folder / "config.yaml", "--no-progress", *changes)
-    assert code == 0
-    assert "distance from the training atoms to the power" in said
-    described = read_model_info(folder / "far" / "model.eip")["potential"]
+def test_evidence_comes_with_latent_distance(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    described = read_model_info(folder / "run" / "model.eip")["potential"]
     assert described["kind"] == "calibrated"
     assert described["settings"]["potential"]["kind"] == "latent_distance"
-    md = ("md", folder / "far" / "model.eip", folder / "hot.xyz", "--udd", "--steps", "3")
+    md = ("md", folder / "run" / "model.eip", folder / "hot.xyz", "--udd", "--steps", "3")
     assert run(capsys, *md, "--out", folder / "far_md", "--no-progress")[0] == 0
+    without = ("--set", "run_dir=near", "--set", "model.latent_distance=false")
+    code, said, _ = run(capsys, "train", folder / "config.yaml", "--no-progress", *without)
+    assert code == 0 and "distance" not in said
+    described = read_model_info(folder / "near" / "model.eip")["potential"]
+    assert described["settings"]["potential"]["kind"] == "evidential"
+
+
+def test_an_ensemble_trains_in_parallel_resumes_and_is_one_file(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = [
+        *("--set", "run_dir=four", "--set", "model.uncertainty=ensemble"),
+        *("--set", "model.members=3", "--set", "training.parallel=2", "--no-progress"),
+    ]
+    code, said, _ = run(capsys, "train", folder / "config.yaml", *changes)
+    assert code == 0 and "3 of 3 networks are trained" in said
+    models = [folder / "four" / "members" / str(k) / "model.eip" for k in range(3)]
+    seeds = [read_model_info(m)["info"]["config"]["training"]["seed"] for m in models]
+    assert seeds == [0, 1, 2]
+    # Gone on with: one member is made again, the others are not.
+    written = models[0].stat().st_mtime_ns
+    models[2].unlink()
+    (folder / "four" / "model.eip").unlink()
+    code, _, _ = run(capsys, "train", folder / "config.yaml", *changes, "--resume")
+    assert code == 0 and models[0].stat().st_mtime_ns == written and models[2].is_file()
+    for model in models:
+        model.unlink()
+    done = run(capsys, "evaluate", folder / "four" / "model.eip", folder / "test.xyz",
+               "--out", folder / "four" / "again", "--no-progress")  # fmt: skip
+    assert done[0] == 0
+    _, said, _ = run(capsys, "info", folder / "four" / "model.eip")
+    assert "ensemble of evidential" in said and "members: 3" in said
+
+
+def test_compare_shares_networks_and_writes_table_and_plot(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        *("compare", folder / "config.yaml", "--methods", "tensor,ensemble,gmm,mve"),
+        *("--seeds", "0,1", "--set", "run_dir=side", "--set", "data.ood=hot.xyz"),
+        *("--set", "model.members=2", "--no-progress"),
+    ]
+    code, said, _ = run(capsys, *command)
+    assert code == 0 and "comparison.md" in said
+    side = folder / "side"
+    assert sorted(p.name for p in (side / "none").iterdir()) == [f"seed{k}" for k in range(4)]
+    figures = json.loads((side / "comparison.json").read_text())
+    assert set(figures) == {"none", "tensor", "ensemble", "gmm", "mve"}
+    for method in ("tensor", "ensemble", "gmm", "mve"):
+        of = figures[method]
+        for key in ("force_mae", "spearman_atom_ood", "coverage_80", "ood_ratio", "prediction_cost",
+                    "training_cost", "memory_mb"):  # fmt: skip
+            assert of[key]["mean"] == of[key]["mean"], (method, key)
+        assert of["force_mae"]["seeds"] == 2
+    # The same network; and an ensemble is the mean of its members, so it costs them all.
+    assert figures["gmm"]["force_mae"] == figures["none"]["force_mae"]
+    assert figures["ensemble"]["training_cost"]["mean"] > 1.2
+    table = (side / "comparison.md").read_text().splitlines()
+    assert table[0].startswith("| method | force MAE") and len(table) == 2 + 5
+    assert (side / "comparison.png").stat().st_size > 10_000
+    # Again: nothing is trained. With other settings: nothing is mixed.
+    written = (side / "mve" / "seed0" / "model.eip").stat().st_mtime_ns
+    assert run(capsys, *command)[0] == 0
+    assert (side / "mve" / "seed0" / "model.eip").stat().st_mtime_ns == written
+    code, _, said = run(capsys, *command, "--set", "training.epochs=3")
+    assert code == 2 and "training.epochs was 2, now 3" in said
+
+
+def test_compare_names_what_is_missing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = folder / "config.yaml"
+    code, _, said = run(capsys, "compare", config, "--methods", "tensr")
+    assert code == 2 and "did you mean 'tensor'" in said
+    code, _, said = run(capsys, "compare", config, "--set", "data.test=[]")
+    assert code == 2 and "data.test" in said
+    code, _, said = run(capsys, "compare", config, "--seeds", "a")
+    assert code == 2 and "whole numbers" in said
 
 
 def test_training_leaves_everything(folder: Path) -> None:

@@ -82,7 +82,8 @@ def test_a_kept_config_reads_back(tmp_path: Path) -> None:
 
 
 def test_training_settings_are_all_configurable(tmp_path: Path) -> None:
-    assert set(TrainingConfig.model_fields) == {f.name for f in fields(TrainingSettings)}
+    names = {f.name for f in fields(TrainingSettings)}
+    assert set(TrainingConfig.model_fields) == {*names, "parallel"}
     config = load_config(write(tmp_path, MINIMAL), ["training.epochs=7", "training.quantile="])
     settings = build_training(config.training)
     assert settings.epochs == 7
@@ -120,7 +121,10 @@ def test_validation_refuses_what_is_neither(tmp_path: Path, value: str) -> None:
         ("training: {epoch: 3}", r"line 3: unknown key 'training.epoch': did you mean 'epochs'\?"),
         ("epochs: 3", r"line 3: unknown key 'epochs': .* did you mean 'training.epochs'\?"),
         ("trainning: {}", r"line 3: unknown key 'trainning': did you mean 'training'\?"),
-        ("model:\n  head: tensr", r"line 4: 'model.head': did you mean 'tensor'\?"),
+        (
+            "model:\n  uncertainty: tensr",
+            r"line 4: 'model.uncertainty': did you mean 'tensor'\?",
+        ),
         ("model:\n  cutoff: -5", r"line 4: 'model.cutoff' should be greater than 0, got -5"),
         ("model:\n  cutoff: far", r"line 4: 'model.cutoff' should be a valid number.*got \"far\""),
         ("model: 3", r"line 3: 'model' should be a section with keys of its own, got 3"),

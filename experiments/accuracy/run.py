@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ase.io import iread
 
 from eip.data import (
     FrameStore,
@@ -100,10 +101,19 @@ SILICA_KNOWN, SILICA_OTHER = ("sod", "dft", "edi", "att"), ("abw", "oso")
 
 
 def mptrj(data: Path, cache: Path) -> Split:
-    store = open_frames(data / "mptrj/mptrj-random-1k.xyz", cache_dir=cache)
-    order = np.random.default_rng(0).permutation(len(store))
+    known, hot = (data / f"mptrj/{name}.xyz" for name in ("mptrj-random-1k", "mpf-TP"))
+    store, ood = (open_frames(path, cache_dir=cache) for path in (known, hot))
+    # By material: frames of one trajectory are alike.
+    materials = np.array([atoms.info["mptrj_traj_id"] for atoms in iread(known)])
+    names = np.random.default_rng(0).permutation(np.unique(materials))
+    order = np.concatenate([np.flatnonzero(materials == name) for name in names])
     train, validation, test = (np.sort(part) for part in np.split(order, [800, 900]))
-    return Split(store, train, validation, store, test)
+    # An element that the potential was not made for is refused, which is another matter.
+    ours = set(store.elements)
+    strange = [i for i, atoms in enumerate(iread(hot)) if not ours.issuperset(atoms.numbers)]
+    return Split(
+        store, train, validation, store, test, ood, np.delete(np.arange(len(ood)), strange)
+    )
 
 
 SPLITS: dict[str, Callable[[Path, Path], Split]] = {

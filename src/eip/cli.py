@@ -129,6 +129,49 @@ def train(
 
 
 @app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(help="A config.yaml with data.test; data.ood helps.")],
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Names for model.uncertainty, by commas; by default all with σ by atom."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="By commas, as 0,1,2; by default training.seed.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Instead of the file: training.epochs=50"),
+    ] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+) -> None:
+    """Train methods of uncertainty side by side: accuracy, ranking, calibration, OOD, cost.
+
+    The folder is run_dir; what is there already is not trained again. training.parallel trains
+    several networks at once.
+    """
+    from eip.config import load_config
+
+    settings = load_config(config, set_ or ())
+    from eip.comparison import DEFAULT_METHODS, compare_methods
+
+    try:
+        chosen = None if seeds is None else [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise InputError(f"--seeds expects whole numbers by commas, got '{seeds}'") from None
+    try:
+        found = compare_methods(
+            settings,
+            DEFAULT_METHODS if methods is None else [m.strip() for m in methods.split(",")],
+            chosen,
+            progress=progress,
+            say=_say,
+        )
+    except InterruptedError:
+        raise Interrupted(f"Interrupted; the same command goes on: eip compare {config}") from None
+    _say(f"Table: {found.table}    plot: {found.plot}    all figures: {found.json}")
+
+
+@app.command()
 def evaluate(
     model: Model,
     files: Frames,
@@ -171,7 +214,9 @@ def calibrate(
     out_path: Annotated[
         Path | None, typer.Option("--out", help="Write a copy there, leave MODEL as it is.")
     ] = None,
-    method: Annotated[str, typer.Option(help="per_element or scale.")] = "per_element",
+    method: Annotated[
+        str, typer.Option(help="per_element, scale, isotonic or split_conformal.")
+    ] = "per_element",
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
     stress_key: StressKey = None,

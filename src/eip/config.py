@@ -140,21 +140,41 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """The network, a PaiNN, and its evidence head."""
+    """The network, a PaiNN, and how it knows its error."""
 
-    head: Literal["tensor", "componentwise", "isotropic", "global", "none"] = Field(
+    uncertainty: Literal[
         "tensor",
-        description="tensor; componentwise (the paper's, breaks rotation); isotropic; global; none",
+        "componentwise",
+        "isotropic",
+        "global",
+        "mve",
+        "ensemble",
+        "shallow_ensemble",
+        "dropout",
+        "llpr",
+        "gmm",
+        "none",
+    ] = Field(
+        "tensor",
+        description="evidence: tensor, isotropic, global, componentwise (the paper's, breaks "
+        "rotation); or mve, ensemble, shallow_ensemble, dropout, llpr, gmm; or none",
+    )
+    latent_distance: bool = Field(
+        True,
+        description="of evidence: σ grows with the distance from the training atoms in latent "
+        "space",
+    )
+    members: int | None = Field(
+        None,
+        ge=2,
+        description="networks of an ensemble, last layers of shallow_ensemble, dropout, llpr; "
+        "empty: 4, 4, 8, 8",
     )
     channels: int = Field(64, ge=1, description="features of an atom: 64 is quick, 128 the paper's")
     interactions: int = Field(3, ge=1, description="rounds of message passing")
     radial_functions: int = Field(20, ge=1, description="basis functions of a distance")
     cutoff: float = Field(5.0, gt=0, description="Å; how far an atom sees in one round")
     zbl: bool = Field(False, description="screened nuclear repulsion at short range")
-    latent_distance: bool = Field(
-        False,
-        description="let σ grow with the distance from the training atoms in latent space",
-    )
     dtype: Literal["float32", "float64"] = Field("float32", description="float32 or float64")
 
 
@@ -222,6 +242,7 @@ class TrainingConfig(Section):
         _DEFAULTS.device, description="auto, cpu or cuda"
     )
     devices: int = Field(_DEFAULTS.devices, ge=1, description="how many of them")
+    parallel: int = Field(1, ge=1, description="members of an ensemble trained at once")
     num_workers: int = Field(
         _DEFAULTS.num_workers, ge=0, description="processes that prepare batches; 0: none beside"
     )

@@ -26,8 +26,11 @@ from eip.files import json_text, replacing
 from eip.potential import Potential
 from eip.uncertainty import (  # noqa: F401  (each registers its kind)
     calibration,
+    ensemble,
     evidential,
     latent_distance,
+    mixture,
+    readout_ensemble,
 )
 from eip.uncertainty.registry import build_potential, describe_potential
 

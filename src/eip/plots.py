@@ -318,6 +318,43 @@ def dynamics(
     return figure
 
 
+def comparison(
+    clouds: Mapping[str, tuple[ArrayLike, ArrayLike, str]],
+    bars: Mapping[str, Mapping[str, tuple[float, float | None]]],
+    columns: int = 4,
+) -> Figure:
+    """Methods side by side: error over σ of each, then a bar chart of each measure.
+
+    Args:
+        clouds: label → σ and error of each atom, eV/Å, and a note for the corner.
+        bars: title → label → value and its spread (None: unknown).
+    """
+    panels = len(clouds) + len(bars)
+    columns = min(columns, max(1, panels))
+    figure = new_figure(-(-panels // columns), columns)
+    axes = list(figure.axes)
+    for ax, (sigma, error, note) in zip(axes, clouds.values(), strict=False):
+        uncertainty_against_error(ax, sigma, error, note=note)
+    for ax, (title, values) in zip(axes[len(clouds) :], bars.items(), strict=False):
+        heights = [value for value, _ in values.values()]
+        spreads = [spread or 0.0 for _, spread in values.values()]
+        ax.barh(
+            list(values),
+            heights,
+            xerr=spreads if any(spreads) else None,
+            color=COLORS[0],
+            ecolor=_INK,
+            capsize=2,
+            height=0.7,
+        )
+        ax.invert_yaxis()
+        ax.set_title(title, fontsize=10, color=_INK)
+        ax.tick_params(axis="y", labelsize=8)
+    for ax in axes[panels:]:
+        ax.set_visible(False)
+    return figure
+
+
 def _style(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(_INK)

@@ -38,7 +38,8 @@ class Prediction:
         force_aleatoric: standard deviation of the noise in the labels, eV/Å.
         energy_uncertainty: eV, only of methods that put evidence on the energy.
         uncertainty: σ of a structure, the mean of its atoms' σ_i, eV/Å (SPEC eq. 7).
-        features: the scalars that each atom's energy was read from, for distances in latent space.
+        features: what the network knows of each atom's surroundings and rotation leaves alone, for
+            distances in latent space.
         energy_bias, forces_bias: what a bias added; ``energy`` and ``forces`` never hold it.
         evidence: the distribution's own parameters, for the loss; its type belongs to the method.
     """

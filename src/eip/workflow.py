@@ -11,9 +11,11 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -43,7 +45,7 @@ from eip.errors import InputError, did_you_mean
 from eip.evaluation import calibrate, compute_metrics, evaluate, write_report
 from eip.files import json_text, write_whole
 from eip.model_file import load_model, read_model_info, save_model
-from eip.potential import Potential
+from eip.potential import Potential, WrappedPotential
 from eip.simulation import (
     DynamicsSettings,
     DynamicsSummary,
@@ -55,8 +57,9 @@ from eip.simulation import (
 from eip.training.trainer import TrainingResult, seeded, train
 from eip.uncertainty.calibration import CalibratedPotential
 from eip.uncertainty.calibration import Method as CalibrationMethod
-from eip.uncertainty.evidential import EvidentialPotential
-from eip.uncertainty.latent_distance import LatentDistancePotential, fit_latent_distance
+from eip.uncertainty.ensemble import EnsemblePotential
+from eip.uncertainty.latent_distance import LatentDistancePotential
+from eip.uncertainty.methods import MEMBERS, fit_after_training, new_network
 
 Say = Callable[[object], None]
 
@@ -87,18 +90,30 @@ class TrainingRun:
 
 
 def train_model(
-    config: Config, *, resume: bool = False, progress: bool = True, say: Say = nobody
+    config: Config,
+    *,
+    networks: Sequence[Path] = (),
+    resume: bool = False,
+    progress: bool = True,
+    say: Say = nobody,
 ) -> TrainingRun:
-    """Frames → statistics → network → training → calibration → model.eip and a report.
+    """Frames → statistics → network → training → what the method adds → calibration → model.eip.
 
     The run folder gets config.yaml, data/ (the frames as they were read), train.csv, checkpoints/,
-    tensorboard/, training.png, model.eip, and the files of `eip.evaluation.write_report`.
+    tensorboard/, training.png, model.eip, and the files of `eip.evaluation.write_report`; of an
+    ensemble, members/ with a run folder for each.
+
+    Args:
+        networks: model files of the same data without an uncertainty, which stand in for the
+            training of a method that starts from such (gmm, llpr) or of several (ensemble).
+        resume: go on with what is in the run folder.
+        progress: shows progress bars.
 
     Raises:
         InputError: if the run folder is in use, files or labels are wrong, or an element of the
             validation, test or ood frames does not occur in training.
     """
-    run_dir = config.run_dir
+    run_dir, model = config.run_dir, config.model
     if config.training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device is 'cuda', but torch finds no GPU; 'auto' takes the CPU")
     _claim(config, resume)
@@ -107,49 +122,64 @@ def train_model(
     for name, store in stores.items():
         say(summarize(store).table(f"{name} frames"))
 
-    given = {atomic_numbers[s]: e for s, e in (config.data.element_energies or {}).items()}
-    energies = fit_element_energies(stores["train"], chosen["train"], given=given)
-    scale = force_rms(stores["train"], chosen["train"])
-    with seeded(config.training.seed):
-        potential = EvidentialPotential(
-            elements=sorted(energies),
-            element_energies=energies,
-            force_scale=scale,
-            **config.model.model_dump(exclude={"dtype", "latent_distance"}),
-        ).to(getattr(torch, config.model.dtype))
-    # All sets at once: a strange element among the test frames is found before training.
-    sets = {
-        name: _dataset(stores.get(name, stores["train"]), potential, indices)
-        for name, indices in chosen.items()
-    }
-    weights = sum(p.numel() for p in potential.parameters())
-    say(
-        f"Training on {len(sets['train'])} frames, validating on {len(sets['validation'])}; "
-        f"RMS force {scale:.3g} eV/Å; {weights:,} weights."
-    )
-    result = train(
-        potential,
-        sets["train"],
-        sets["validation"],
-        build_training(config.training),
-        run_dir,
-        resume=resume,
-        progress=progress,
-    )
-    _plot_training(run_dir)
-    if result.ending == "interrupted":
-        return TrainingRun(run_dir, None, result, {}, "nothing")
-    say(
-        f"{result.epochs} epochs in {result.seconds:.0f} s ({result.ending}); the best was "
-        f"epoch {result.best_epoch}"
-    )
+    def sets_for(potential: Potential) -> dict[str, GraphDataset]:
+        # All at once: a strange element among the test frames is found before training.
+        return {
+            name: _dataset(stores.get(name, stores["train"]), potential, indices)
+            for name, indices in chosen.items()
+        }
 
-    best: Potential = potential
-    on_validation = evaluate(potential, _loader(sets["validation"]), progress=progress)
+    if model.uncertainty == "ensemble" and not networks:
+        found = train_members(_member_configs(config), config.training.parallel, progress, say)
+        if found is None:
+            return TrainingRun(run_dir, None, _interrupted(), {}, "nothing")
+        networks = found
+    if networks:
+        potential, result = _assembled(networks)
+        sets = sets_for(potential)
+    else:
+        potential = _network(config, stores["train"], chosen["train"])
+        sets = sets_for(potential)
+        weights = sum(p.numel() for p in potential.parameters())
+        say(
+            f"Training on {len(sets['train'])} frames, validating on {len(sets['validation'])}; "
+            f"{weights:,} weights."
+        )
+        settings = build_training(config.training)
+        result = train(
+            potential,
+            sets["train"],
+            sets["validation"],
+            settings,
+            run_dir,
+            resume=resume,
+            progress=progress,
+        )
+        _plot_training(run_dir)
+        if result.ending == "interrupted":
+            return TrainingRun(run_dir, None, result, {}, "nothing")
+        say(
+            f"{result.epochs} epochs in {result.seconds:.0f} s ({result.ending}); the best was "
+            f"epoch {result.best_epoch}"
+        )
+
+    best = fit_after_training(
+        model.uncertainty,
+        potential,
+        lambda: [batch.graph for batch in _some_batches(sets["train"], potential)],
+        lambda: [
+            (batch.graph, batch.forces)
+            for batch in _some_batches(sets["validation"], potential)
+            if batch.forces is not None
+        ],
+        members=model.members,
+        latent_distance=model.latent_distance,
+        seed=config.training.seed,
+    )
+    if isinstance(best, LatentDistancePotential):
+        say(_latent_distance_text(best))
+    on_validation = evaluate(best, _loader(sets["validation"]), progress=progress)
     if on_validation.force_uncertainty is not None:
-        if config.model.latent_distance:
-            best = _with_latent_distance(potential, sets["train"], sets["validation"], say)
-            on_validation = evaluate(best, _loader(sets["validation"]), progress=progress)
         best = calibrate(best, on_validation)
         say(_calibration_text(best))
     measured_on = "test" if "test" in sets else "validation"
@@ -173,6 +203,116 @@ def train_model(
     return TrainingRun(run_dir, run_dir / "model.eip", result, metrics, measured_on)
 
 
+def _network(config: Config, store: FrameStore, indices: Int[np.ndarray, "frames"]) -> Potential:
+    """With fresh weights, for the elements and energies of the training frames."""
+    given = {atomic_numbers[s]: e for s, e in (config.data.element_energies or {}).items()}
+    energies = fit_element_energies(store, indices, given=given)
+    model = config.model
+    with seeded(config.training.seed):
+        return new_network(
+            model.uncertainty,
+            model.members,
+            elements=sorted(energies),
+            element_energies=energies,
+            force_scale=force_rms(store, indices),
+            **model.model_dump(include=NETWORK_KEYS),
+        ).to(getattr(torch, model.dtype))
+
+
+#: Of `eip.config.ModelConfig`, what `eip.uncertainty.network.NetworkPotential` is made of.
+NETWORK_KEYS = {"channels", "interactions", "radial_functions", "cutoff", "zbl"}
+
+
+def _member_configs(config: Config) -> list[Config]:
+    """A training run for each member of an ensemble, from weights of its own."""
+    members = config.model.members or MEMBERS["ensemble"]
+    return [
+        plain_config(
+            config, config.training.seed * members + k, config.run_dir / "members" / str(k)
+        )
+        for k in range(members)
+    ]
+
+
+def plain_config(config: Config, seed: int, run_dir: Path) -> Config:
+    """The same training without an uncertainty."""
+    return config.model_copy(
+        update={
+            "run_dir": run_dir,
+            "model": config.model.model_copy(update={"uncertainty": "none", "members": None}),
+            "training": config.training.model_copy(update={"seed": seed}),
+        }
+    )
+
+
+def train_members(
+    configs: Sequence[Config], parallel: int, progress: bool, say: Say
+) -> list[Path] | None:
+    """Trains each where no model.eip is, several at once if wanted; None where one was interrupted.
+
+    A run that was stopped goes on where it was.
+
+    Raises:
+        InputError: if a run folder is of another configuration.
+    """
+    missing = [c for c in configs if not (c.run_dir / "model.eip").is_file()]
+    for config in configs:
+        if (config.run_dir / "config.yaml").is_file():
+            _check_same(config)
+    done = len(configs) - len(missing)
+    if parallel > 1 and len(missing) > 1:
+        threads = max(1, torch.get_num_threads() // parallel)
+        with ProcessPoolExecutor(
+            min(parallel, len(missing)), mp_context=get_context("spawn")
+        ) as pool:
+            running = [pool.submit(_train_member, c, threads, False) for c in missing]
+            for future in as_completed(running):
+                if not future.result():
+                    return None
+                done += 1
+                say(f"{done} of {len(configs)} networks are trained.")
+    else:
+        for config in missing:
+            if not _train_member(config, None, progress):
+                return None
+            done += 1
+            say(f"{done} of {len(configs)} networks are trained.")
+    return [c.run_dir / "model.eip" for c in configs]
+
+
+def _train_member(config: Config, threads: int | None, progress: bool) -> bool:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    begun = (config.run_dir / "config.yaml").is_file()
+    return train_model(config, resume=begun, progress=progress).model is not None
+
+
+def _assembled(paths: Sequence[Path]) -> tuple[Potential, TrainingResult]:
+    """One network, or an ensemble of several, with what their training took together."""
+    networks = [_network_of(load_model(path)) for path in paths]
+    trained = [read_model_info(path)["info"]["training"] for path in paths]
+    result = TrainingResult(
+        ending="finished",
+        epochs=max(t["epochs"] for t in trained),
+        best_epoch=max(t["best_epoch"] for t in trained),
+        best_loss=float(np.mean([t["best_loss"] for t in trained])),
+        seconds=sum(t["seconds"] for t in trained),
+        history=[],
+    )
+    return (networks[0] if len(networks) == 1 else EnsemblePotential(networks)), result
+
+
+def _network_of(potential: Potential) -> Potential:
+    """Without what was fitted afterwards."""
+    while isinstance(potential, WrappedPotential):
+        potential = potential.potential
+    return potential
+
+
+def _interrupted() -> TrainingResult:
+    return TrainingResult("interrupted", 0, 0, float("nan"), 0.0, [])
+
+
 def _claim(config: Config, resume: bool) -> None:
     """Makes the run folder ours, or says why it cannot be."""
     kept = config.run_dir / "config.yaml"
@@ -186,18 +326,26 @@ def _claim(config: Config, resume: bool) -> None:
             raise InputError(
                 f"nothing to resume: {config.run_dir} holds no config.yaml of an earlier run"
             )
-        # How long and on what may change; what makes the weights may not.
-        before, now = (_flat(c.to_dict()) for c in (load_config(kept), _absolute(config)))
-        free = {"training.device", "training.devices", "training.num_workers"}
-        changed = [k for k in now if now[k] != before.get(k) and k not in free]
-        if changed:
-            raise InputError(
-                f"cannot resume {config.run_dir} with another configuration: "
-                + "; ".join(f"{k} was {before.get(k)}, now {now[k]}" for k in changed)
-            )
+        _check_same(config)
         return
     config.run_dir.mkdir(parents=True, exist_ok=True)
     write_whole(kept, config_yaml(config))
+
+
+#: Where a run goes on may change; what makes its weights may not.
+_FREE_KEYS = {f"training.{key}" for key in ("device", "devices", "num_workers", "parallel")}
+
+
+def _check_same(config: Config) -> None:
+    """Refuses to go on with a run folder that was begun with another configuration."""
+    kept = load_config(config.run_dir / "config.yaml")
+    before, now = (_flat(c.to_dict()) for c in (kept, _absolute(config)))
+    changed = [k for k in now if now[k] != before.get(k) and k not in _FREE_KEYS]
+    if changed:
+        raise InputError(
+            f"cannot resume {config.run_dir} with another configuration: "
+            + "; ".join(f"{k} was {before.get(k)}, now {now[k]}" for k in changed)
+        )
 
 
 def _absolute(config: Config) -> Config:
@@ -280,23 +428,26 @@ def _loader(dataset: GraphDataset) -> Any:
     return make_loader(dataset, max_atoms=1000, shuffle=False, seed=0)
 
 
-def _with_latent_distance(
-    potential: Potential, training: GraphDataset, held_out: GraphDataset, say: Say
-) -> LatentDistancePotential:
-    def there(batch: Batch) -> Batch:
-        return batch.to(potential.device)
+#: Frames that fits after training look at, at most.
+_MOST_FRAMES = 2000
 
-    batches = [there(batch) for batch in _loader(held_out)]
-    wrapped = fit_latent_distance(
-        potential,
-        [there(batch).graph for batch in _loader(training)],
-        [(batch.graph, batch.forces) for batch in batches if batch.forces is not None],
+
+def _some_batches(dataset: GraphDataset, potential: Potential) -> Iterator[Batch]:
+    """On the potential's device; of a large set a part, drawn with a fixed seed."""
+    if len(dataset) > _MOST_FRAMES:
+        rng = np.random.default_rng(0)
+        part = np.sort(rng.choice(dataset.indices, _MOST_FRAMES, replace=False))
+        dataset = _dataset(dataset.store, potential, part)
+    for batch in _loader(dataset):
+        yield batch.to(potential.device)
+
+
+def _latent_distance_text(potential: LatentDistancePotential) -> str:
+    return (
+        f"σ goes with the evidence to the power {potential.sigma_exponent:.2g}, with the distance "
+        f"from the training atoms to the power {potential.distance_exponent:.2g}, and with that of "
+        f"the neighbors to the power {potential.neighborhood_exponent:.2g}."
     )
-    say(
-        f"σ goes with the evidence to the power {wrapped.sigma_exponent:.2g} and with the distance "
-        f"from the training atoms to the power {wrapped.distance_exponent:.2g}."
-    )
-    return wrapped
 
 
 def _calibration_text(potential: CalibratedPotential) -> str:
@@ -587,18 +738,29 @@ def describe_model(path: str | Path) -> dict[str, Any]:
     """
     header = read_model_info(path)
     potential, calibration = header["potential"], None
-    if potential["kind"] == "calibrated":
-        calibration = potential["settings"]["calibration"]
-        potential = potential["settings"]["potential"]
+    kinds, around = [], {}
+    while "elements" not in potential["settings"]:
+        settings = dict(potential["settings"])
+        kinds.append(potential["kind"])
+        calibration = settings.pop("calibration", calibration)
+        several = settings.pop("potentials", None)
+        if several is not None:
+            around["members"] = len(several)
+        potential = settings.pop("potential", None) or (several or [None])[0]
+        if potential is None:
+            raise InputError(f"{path}: the model file describes no network")
+        around |= settings
+    kinds = [k for k in (*kinds, potential["kind"]) if k != "calibrated"]
     settings, info = dict(potential["settings"]), header["info"]
     energies = settings.pop("element_energies", {})
     elements = [chemical_symbols[z] for z in settings.pop("elements", [])]
     out: dict[str, Any] = {
-        "kind": potential["kind"],
+        "kind": " of ".join(kinds),
         "elements": elements,
         "element energies (eV)": {chemical_symbols[int(z)]: e for z, e in energies.items()},
         "units": "eV, Å, eV/Å, eV/Å³",
         "network": {**settings, "dtype": header["dtype"]},
+        "uncertainty": around,
         "calibration": "none: σ ranks atoms, its size means little",
         "training": info.get("training", {}),
         "training data": info.get("data", {}),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
@@ -18,11 +18,14 @@ from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.neighbors import build_graph
 from eip.potential import Differentiable, Potential, Prediction
+from eip.testing import check_uncertainty_gradient, example_structures
 from eip.uncertainty.calibration import (
     ONE_SIGMA,
     CalibratedPotential,
     Calibration,
+    Method,
     fit_calibration,
+    interpolate,
 )
 from eip.uncertainty.registry import build_potential, describe_potential, register
 
@@ -92,7 +95,7 @@ def fitted(**changes: Any) -> Calibration:
 
 def share_within(calibration: Calibration, seed: int, width: float) -> dict[int, float]:
     errors, sigma, numbers = draw(20_000, seed)
-    inside = np.abs(errors) <= width * (sigma * calibration.factors(numbers))[:, None]
+    inside = np.abs(errors) <= width * calibration.calibrated(sigma, numbers)[:, None]
     return {int(z): float(inside[numbers == z].mean()) for z in np.unique(numbers)} | {
         0: float(inside.mean())
     }
@@ -146,13 +149,14 @@ def test_a_rare_element_shares_the_factor_of_all():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.floats(1e-6, 1e6), st.integers(0, 1000))
-def test_a_constant_in_front_of_sigma_drops_out(constant, seed):
+@given(st.floats(1e-6, 1e6), st.integers(0, 1000), st.sampled_from(get_args(Method)))
+def test_a_constant_in_front_of_sigma_drops_out(constant, seed, method):
     errors, sigma, numbers = draw(200, seed)
-    one = fit_calibration(errors, sigma, numbers)
-    other = fit_calibration(errors, constant * sigma, numbers)
+    frames = np.arange(200) // 10
+    one = fit_calibration(errors, sigma, numbers, frames=frames, method=method)
+    other = fit_calibration(errors, constant * sigma, numbers, frames=frames, method=method)
     np.testing.assert_allclose(
-        other.factors(numbers) * constant * sigma, one.factors(numbers) * sigma, rtol=1e-9
+        other.calibrated(constant * sigma, numbers), one.calibrated(sigma, numbers), rtol=1e-9
     )
     np.testing.assert_allclose(other.interval_widths, one.interval_widths, rtol=1e-9)
 
@@ -163,7 +167,9 @@ def test_calibrated_sigma_has_the_unit_of_the_errors(constant, seed):
     errors, sigma, numbers = draw(200, seed)
     one = fit_calibration(errors, sigma, numbers)
     other = fit_calibration(constant * errors, sigma, numbers)
-    np.testing.assert_allclose(other.factors(numbers), constant * one.factors(numbers), rtol=1e-9)
+    np.testing.assert_allclose(
+        other.calibrated(sigma, numbers), constant * one.calibrated(sigma, numbers), rtol=1e-9
+    )
 
 
 def test_order_and_signs_do_not_matter():
@@ -244,7 +250,78 @@ def test_what_cannot_be_fitted_says_why():
 def test_errors_of_zero_leave_a_positive_sigma():
     _, sigma, numbers = draw(100, 0)
     calibration = fit_calibration(np.zeros((100, 3)), sigma, numbers)
-    assert (calibration.factors(numbers) > 0).all()
+    assert (calibration.calibrated(sigma, numbers) > 0).all()
+
+
+# Isotonic and split-conformal
+
+
+def curved(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Errors that grow with the square of σ: no factor can set that right."""
+    generator = np.random.default_rng(seed)
+    sigma = np.exp(generator.normal(size=n))
+    return generator.normal(size=(n, 3)) * (0.1 * sigma**2)[:, None], sigma, np.full(n, 8)
+
+
+def test_the_isotonic_curve_sets_right_what_a_factor_cannot():
+    errors, sigma, numbers = curved(20_000, 0)
+    new, new_sigma, new_numbers = curved(20_000, 1)
+    tenths = np.array_split(np.argsort(new_sigma), 10)
+
+    def shares(method: str) -> list[float]:
+        calibration = fit_calibration(errors, sigma, numbers, method=method)
+        inside = np.abs(new) <= calibration.calibrated(new_sigma, new_numbers)[:, None]
+        return [float(inside[part].mean()) for part in tenths]
+
+    assert max(abs(s - ONE_SIGMA) for s in shares("isotonic")) < 0.08
+    assert max(abs(s - ONE_SIGMA) for s in shares("scale")) > 0.25
+
+
+def test_the_isotonic_curve_rises_and_is_proportional_beyond_its_ends():
+    errors, sigma, numbers = curved(5000, 0)
+    calibration = fit_calibration(errors, sigma, numbers, method="isotonic")
+    grid = np.geomspace(1e-3, 1e3, 2000)
+    mapped = calibration.calibrated(grid, np.full(2000, 8))
+    assert (np.diff(mapped) > 0).all()
+    for end in (grid[:2], grid[-2:]):
+        low, high = calibration.calibrated(end, np.full(2, 8))
+        assert high / low == pytest.approx(end[1] / end[0])
+    knots = torch.tensor(calibration.knots)
+    again = calibration.factor * interpolate(torch.from_numpy(grid), knots.double())
+    np.testing.assert_allclose(again, mapped, rtol=1e-6)
+
+
+def test_split_conformal_states_its_coverage_by_other_frames():
+    """Factors that suit their own frames too well are found out by the others."""
+    held = {"per_element": [], "split_conformal": []}
+    for seed in range(60):
+        errors, _, _ = draw(600, seed)
+        # Six elements of few atoms: their factors follow noise.
+        numbers = np.arange(600) % 11 + 1
+        new, _, _ = draw(5000, 5000 + seed)
+        new_numbers = np.arange(5000) % 11 + 1
+        for method, found in held.items():
+            fit = fit_calibration(
+                errors, np.ones(600), numbers, frames=np.arange(600) // 6, method=method
+            )
+            width = fit.interval(0.8) * fit.calibrated(np.ones(5000), new_numbers)
+            found.append(np.mean(np.abs(new) <= width[:, None]))
+    assert np.mean(held["split_conformal"]) >= 0.795
+    assert np.mean(held["split_conformal"]) > np.mean(held["per_element"])
+
+
+def test_split_conformal_needs_two_frames():
+    errors, sigma, numbers = draw(100, 0)
+    with pytest.raises(InputError, match="at least two frames"):
+        fit_calibration(errors, sigma, numbers, method="split_conformal")
+
+
+def test_a_curve_travels_and_is_differentiable():
+    errors, sigma, numbers = curved(5000, 0)
+    calibration = fit_calibration(errors, sigma, numbers, method="isotonic")
+    assert Calibration.from_dict(json.loads(json.dumps(calibration.to_dict()))) == calibration
+    structures = example_structures((1, 8), 3.0)
+    check_uncertainty_gradient(CalibratedPotential(Toy(), calibration), structures)
 
 
 # The wrapper

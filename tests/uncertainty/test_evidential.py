@@ -222,13 +222,14 @@ def test_the_tensor_is_positive_definite_and_symmetric() -> None:
 @pytest.mark.parametrize("head", HEADS)
 def test_a_prediction_holds_what_its_head_can_say(head: str) -> None:
     prediction = potential(head).predict([molecule("H2O"), molecule("CH4")])
-    has_force_sigma = head in ("tensor", "isotropic", "componentwise")
+    has_force_sigma = head in ("tensor", "isotropic", "componentwise", "mve")
     assert (prediction.force_uncertainty is not None) == has_force_sigma
     assert (prediction.uncertainty is not None) == has_force_sigma
     assert (prediction.energy_uncertainty is not None) == (head == "global")
     assert prediction.energy.dtype == torch.float64 and prediction.energy.shape == (2,)
     assert prediction.forces is not None and prediction.forces.shape == (8, 3)
-    assert prediction.features is not None and prediction.features.shape == (8, 12)
+    # Scalars and lengths of vectors.
+    assert prediction.features is not None and prediction.features.shape == (8, 24)
     assert prediction.stress is None and prediction.evidence is None
     if has_force_sigma:
         assert prediction.force_uncertainty is not None and prediction.uncertainty is not None

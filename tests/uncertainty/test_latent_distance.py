@@ -12,7 +12,11 @@ from eip.model_file import load_model, save_model
 from eip.neighbors import build_graph
 from eip.testing import check_potential
 from eip.uncertainty.evidential import EvidentialPotential
-from eip.uncertainty.latent_distance import fit_exponents, fit_latent_distance
+from eip.uncertainty.latent_distance import (
+    fit_exponents,
+    fit_latent_distance,
+    neighborhood_mean,
+)
 
 
 def potential(head: str = "tensor") -> EvidentialPotential:
@@ -52,8 +56,8 @@ def test_training_atoms_are_near_one_and_distorted_ones_far(fitted):
     other = [rattled("CO2", 0.05, seed) for seed in range(5)]
     means = []
     for graphs in (near, far, other):
-        d = [fitted.distance(fitted.potential(g).features, g.numbers) for g in graphs]
-        means.append(float(torch.cat(d).mean()))
+        d = [fitted.squared_distance(fitted.potential(g).features, g.numbers) for g in graphs]
+        means.append(float(torch.cat(d).mean().sqrt()))
     assert 0.5 < means[0] < 2.0
     assert means[1] > 2.0 * means[0]
     assert means[2] > 2.0 * means[0]
@@ -74,12 +78,26 @@ def test_covariance_follows_sigma(fitted):
 def test_exponents_of_made_up_errors_are_found_again():
     rng = np.random.default_rng(0)
     n = 20_000
-    log_sigma, log_distance = rng.normal(size=n) * 0.5, rng.normal(size=n) * 0.4
+    logarithms = rng.normal(size=(n, 3)) * [0.5, 0.4, 0.3]
     numbers = rng.choice([1, 6], size=n)
-    scale = np.exp(0.7 * log_sigma + 1.6 * log_distance) * np.where(numbers == 1, 0.02, 0.05)
+    scale = np.exp(logarithms @ [0.7, 1.6, 0.0]) * np.where(numbers == 1, 0.02, 0.05)
     error = rng.standard_t(6, size=(n, 3)) * scale[:, None]
-    found = fit_exponents(log_sigma, log_distance, np.square(error).sum(axis=1), numbers)
-    assert found == pytest.approx((0.7, 1.6), abs=0.05)
+    found = fit_exponents(logarithms, np.square(error).sum(axis=1), numbers)
+    assert found == pytest.approx((0.7, 1.6, 0.0), abs=0.05)
+
+
+def test_a_strange_neighbor_is_noticed():
+    """D of an atom is the weighted root mean square of d over itself and who is near."""
+    graph = rattled("CH3CH2OH", 0.05, 0)
+    d2 = torch.arange(1.0, 10.0).double()
+    vectors = graph.edge_vectors()
+    weight = 0.5 * (1 + torch.cos(torch.pi * vectors.norm(dim=1) / 5.0))
+    weight = weight * (vectors.norm(dim=1) < 5.0)
+    for atom in range(9):
+        mine = graph.centers == atom
+        total = d2[atom] + (weight[mine] * d2[graph.neighbors[mine]]).sum()
+        expected = total / (1.0 + weight[mine].sum())
+        assert neighborhood_mean(d2, graph, 5.0)[atom] == pytest.approx(float(expected))
 
 
 def test_kept_in_a_model_file(fitted, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -24,6 +25,10 @@ class AtomFeatures:
 
     scalars: Float[Tensor, "atoms channels"]
     vectors: Float[Tensor, "atoms 3 channels"]
+
+    def invariants(self) -> Float[Tensor, "atoms two_channels"]:
+        """Scalars and the lengths of the vectors: all that does not turn."""
+        return torch.cat([self.scalars, norm(self.vectors)], dim=1)
 
 
 class Backbone(nn.Module, ABC):

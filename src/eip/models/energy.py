@@ -36,6 +36,7 @@ class EnergyModel(nn.Module):
         element_energies: E0 of each element, eV.
         force_scale: RMS of the training forces, eV/Å; E_i = force_scale · 1 Å · network.
         zbl: adds a repulsion at short range.
+        dropout: probability that training leaves a hidden unit of the readout out.
     """
 
     species_of_number: Tensor
@@ -47,6 +48,7 @@ class EnergyModel(nn.Module):
         element_energies: Mapping[int, float],
         force_scale: float,
         zbl: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         missing = [z for z in elements if z not in element_energies]
@@ -65,9 +67,8 @@ class EnergyModel(nn.Module):
         index[list(self.elements)] = torch.arange(len(self.elements))
         self.register_buffer("species_of_number", index, persistent=False)
         width = backbone.channels
-        self.readout = nn.Sequential(
-            nn.Linear(width, width // 2), nn.SiLU(), nn.Linear(width // 2, 1)
-        )
+        hidden = [nn.Linear(width, width // 2), nn.SiLU(), *[nn.Dropout(dropout)] * bool(dropout)]
+        self.readout = nn.Sequential(*hidden, nn.Linear(width // 2, 1))
         self.zbl = ZBL(backbone.cutoff) if zbl else None
 
     @property

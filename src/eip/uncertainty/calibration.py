@@ -12,16 +12,23 @@ standard deviation by 3^¼ even where U_i is exact and isotropic; that constant 
     symbol      meaning
     r_ia        |f_true − f_pred| of atom i along direction a / σ_i           (nonconformity score)
     c_Z         factor of element Z: conformal quantile of its r at 68.27 %
-    σ_i         calibrated: c_Z(i) · raw σ_i
-    U_i         calibrated: √3 c_Z² · raw U_i, so that U_i = σ_i² 1 where it is isotropic
+    σ_i         calibrated: c_Z(i) · g(raw σ_i)
+    g           of the isotonic method, increasing; of the others, g(σ) = σ
+    U_i         calibrated: √3 (σ_i / raw σ_i)² · raw U_i; if isotropic, U_i = σ_i² 1
     k(p)        half-width, in calibrated σ_i, of the interval that holds a component with
-                probability p: conformal quantile of r_ia / c_Z(i) over all elements
+                probability p: conformal quantile of |error| / σ_i over all elements
+
+Four methods: "scale" has one factor, "per_element" one for each element; "isotonic" first maps raw
+σ on the errors that were found with it, by a monotone curve; "split_conformal" takes per-element
+factors from one half of the frames and k(p) from the other, so that its coverage is stated by
+frames that chose nothing.
 
 The conformal quantile of n scores at level p is the ⌈(n+1)p⌉-th smallest; for exchangeable data
 an interval of that width holds a new value with probability ≥ p, whatever the tails (force errors
 have heavy ones: a Gaussian's 1.96 σ holds fewer than 95 % of them). Two liberties are taken, both
-of order 1/n: components of a frame are treated as exchangeable, and the factors come from the same
-frames as k(p). Neither helps where the data is of another kind than that of the fit.
+of order 1/n: components of a frame are treated as exchangeable, and (but for split_conformal) the
+factors come from the same frames as k(p). Neither helps where the data is of another kind than that
+of the fit.
 """
 
 from __future__ import annotations
@@ -43,7 +50,7 @@ from eip.graph import AtomGraph
 from eip.potential import Differentiable, Potential, Prediction, WrappedPotential
 from eip.uncertainty.registry import build_potential, describe_potential, register
 
-Method = Literal["scale", "per_element"]
+Method = Literal["scale", "per_element", "isotonic", "split_conformal"]
 
 #: The share of a Gaussian within one standard deviation: the level that defines σ.
 ONE_SIGMA = math.erf(1.0 / math.sqrt(2.0))
@@ -55,6 +62,9 @@ MIN_ATOMS_PER_ELEMENT = 50
 #: Levels at which k(p) is tabulated; between them it is interpolated.
 _LEVELS = (*(round(0.01 * i, 2) for i in range(1, 100)), 0.995, 0.999)
 
+#: Of the isotonic curve.
+_MOST_BINS = 50
+
 #: Errors of exactly zero (labels made by the potential itself) must not give σ = 0.
 _SMALLEST_FACTOR = 1e-9
 
@@ -64,12 +74,14 @@ class Calibration:
     """What was fitted; plain numbers, so that it travels in a model file as JSON.
 
     Attributes:
-        method: "scale": one factor; "per_element": one per element with enough atoms.
+        method: see the module.
         factor: of elements without a factor of their own, dimensionless.
         element_factors: by atomic number.
         interval_levels, interval_widths: the table of k(p), both ascending.
         n_frames, n_atoms: what it was fitted on (labelled atoms).
         created: date and time, ISO 8601, UTC.
+        knots: of g, pairs of raw and mapped σ, eV/Å, both ascending; between them g is linear,
+            beyond them proportional to σ. Empty: g(σ) = σ.
     """
 
     method: Method
@@ -80,15 +92,23 @@ class Calibration:
     n_frames: int
     n_atoms: int
     created: str
+    knots: tuple[tuple[float, float], ...] = ()
 
     def factor_of(self, number: int) -> float:
         """c_Z."""
         return self.element_factors.get(number, self.factor)
 
-    def factors(self, numbers: Int[np.ndarray, "atoms"]) -> Float[np.ndarray, "atoms"]:
-        """c_Z of each atom."""
+    def calibrated(
+        self, sigma: Float[np.ndarray, "atoms"], numbers: Int[np.ndarray, "atoms"]
+    ) -> Float[np.ndarray, "atoms"]:
+        """σ as an error bar, eV/Å, of raw σ."""
         table = {int(z): self.factor_of(int(z)) for z in np.unique(numbers)}
-        return np.array([table[int(z)] for z in numbers], dtype=np.float64)
+        factors = np.array([table[int(z)] for z in numbers], dtype=np.float64)
+        if not self.knots:
+            return factors * sigma
+        x, y = np.array(self.knots).T
+        ends = np.clip(sigma, x[0], x[-1])
+        return factors * np.interp(ends, x, y) * (sigma / ends)
 
     def interval(self, level: float) -> float:
         """k(p): a force component lies within ±k σ_i of its prediction with probability p.
@@ -118,6 +138,7 @@ class Calibration:
         out["element_factors"] = {str(z): c for z, c in self.element_factors.items()}
         out["interval_levels"] = list(self.interval_levels)
         out["interval_widths"] = list(self.interval_widths)
+        out["knots"] = [list(knot) for knot in self.knots]
         return out
 
     @classmethod
@@ -133,7 +154,7 @@ class Calibration:
                 raise InputError(
                     f"unknown key '{key}' in a calibration: {did_you_mean(key, sorted(expected))}"
                 )
-        if missing := sorted(expected - set(values)):
+        if missing := sorted(expected - set(values) - {"knots"}):  # files of 0.1 have none
             raise InputError(f"a calibration lacks {', '.join(missing)}")
         try:
             read = cls(
@@ -145,6 +166,7 @@ class Calibration:
                 n_frames=int(values["n_frames"]),
                 n_atoms=int(values["n_atoms"]),
                 created=str(values["created"]),
+                knots=tuple((float(x), float(y)) for x, y in values.get("knots", ())),
             )
         except (TypeError, AttributeError, ValueError) as error:
             if isinstance(error, InputError):
@@ -205,10 +227,47 @@ def fit_calibration(
     if not labelled.any():
         raise InputError("a calibration needs frames with force labels, got none")
     errors, sigma, numbers = errors[labelled], sigma[labelled], numbers[labelled]
+    of_frame = np.zeros(len(sigma), dtype=int) if frames is None else np.asarray(frames)[labelled]
+    fitted, stated = np.ones(len(sigma), dtype=bool), np.ones(len(sigma), dtype=bool)
+    if checked_method == "split_conformal":
+        _, rank = np.unique(of_frame, return_inverse=True)
+        if rank.max() == 0:
+            raise InputError("split_conformal needs at least two frames with labels, got one")
+        fitted, stated = rank % 2 == 0, rank % 2 == 1
+    calibration = _fit_factors(checked_method, errors[fitted], sigma[fitted], numbers[fitted])
+    scores = _scores(errors[stated], calibration.calibrated(sigma[stated], numbers[stated]))
+    normalized = np.sort(scores.ravel())
+    table = [(p, _conformal_quantile(normalized, p, is_sorted=True)) for p in _LEVELS]
+    table = [(p, k) for p, k in table if math.isfinite(k)]
+    return replace(
+        calibration,
+        interval_levels=tuple(p for p, _ in table),
+        interval_widths=tuple(k for _, k in table),
+        n_frames=len(np.unique(of_frame)),
+        n_atoms=len(sigma),
+        created=created or calibration.created,
+    )
 
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scores = errors / sigma[:, None]
-    scores[np.isnan(scores)] = 0.0  # 0/0: an error of nothing was foretold exactly
+
+def _fit_factors(
+    method: Method,
+    errors: Float[np.ndarray, "atoms 3"],
+    sigma: Float[np.ndarray, "atoms"],
+    numbers: Int[np.ndarray, "atoms"],
+) -> Calibration:
+    """Factors and knots, without the table of k(p)."""
+    plain = Calibration(
+        method=method,
+        factor=1.0,
+        element_factors={},
+        interval_levels=(),
+        interval_widths=(),
+        n_frames=1,
+        n_atoms=len(sigma),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        knots=_isotonic_knots(errors, sigma) if method == "isotonic" else (),
+    )
+    scores = _scores(errors, plain.calibrated(sigma, numbers))
     factor = _conformal_quantile(scores, ONE_SIGMA)
     if not math.isfinite(factor):
         raise InputError(
@@ -216,31 +275,44 @@ def fit_calibration(
             f"the fit: no factor makes an error bar of it"
         )
     element_factors: dict[int, float] = {}
-    if method == "per_element":
+    if method in ("per_element", "split_conformal"):
         for number in np.unique(numbers):
             of_element = scores[numbers == number]
             own = _conformal_quantile(of_element, ONE_SIGMA)
             if len(of_element) >= MIN_ATOMS_PER_ELEMENT and math.isfinite(own):
                 element_factors[int(number)] = max(own, _SMALLEST_FACTOR)
+    return replace(plain, factor=max(factor, _SMALLEST_FACTOR), element_factors=element_factors)
 
-    calibration = Calibration(
-        method=checked_method,
-        factor=max(factor, _SMALLEST_FACTOR),
-        element_factors=element_factors,
-        interval_levels=(),
-        interval_widths=(),
-        n_frames=1 if frames is None else len(np.unique(np.asarray(frames)[labelled])),
-        n_atoms=len(sigma),
-        created=created or datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    normalized = np.sort((scores / calibration.factors(numbers)[:, None]).ravel())
-    table = [(p, _conformal_quantile(normalized, p, is_sorted=True)) for p in _LEVELS]
-    table = [(p, k) for p, k in table if math.isfinite(k)]
-    return replace(
-        calibration,
-        interval_levels=tuple(p for p, _ in table),
-        interval_widths=tuple(k for _, k in table),
-    )
+
+def _scores(
+    errors: Float[np.ndarray, "atoms 3"], sigma: Float[np.ndarray, "atoms"]
+) -> Float[np.ndarray, "atoms 3"]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores: np.ndarray = errors / sigma[:, None]
+    scores[np.isnan(scores)] = 0.0  # 0/0: an error of nothing was foretold exactly
+    return scores
+
+
+def _isotonic_knots(
+    errors: Float[np.ndarray, "atoms 3"], sigma: Float[np.ndarray, "atoms"]
+) -> tuple[tuple[float, float], ...]:
+    """Raw σ and the mean error found with it, monotone; bins of equal counts against noise."""
+    from sklearn.isotonic import IsotonicRegression
+
+    order = np.argsort(sigma, kind="stable")
+    bins = np.array_split(order, max(1, min(_MOST_BINS, len(order) // MIN_ATOMS_PER_ELEMENT)))
+    x = np.array([sigma[part].mean() for part in bins])
+    y = np.array([errors[part].mean() for part in bins])
+    if np.ptp(x) == 0.0 or not np.all(y > 0) or not np.all(x > 0):
+        return ()
+    count = np.array([len(part) for part in bins], dtype=float)
+    level = IsotonicRegression().fit(x, y, sample_weight=count).predict(x)
+    # One knot in the middle of each level: between them the curve rises, so that σ keeps a slope.
+    knots = []
+    for value in np.unique(level):
+        of_level = level == value
+        knots.append((float(np.average(x[of_level], weights=count[of_level])), float(value)))
+    return tuple(knots)
 
 
 def _conformal_quantile(scores: np.ndarray, level: float, *, is_sorted: bool = False) -> float:
@@ -261,6 +333,19 @@ def _check_method(method: object) -> Method:
     return method  # type: ignore[return-value]
 
 
+def interpolate(
+    sigma: Float[Tensor, "atoms"], knots: Float[Tensor, "knots 2"]
+) -> Float[Tensor, "atoms"]:
+    """g of the isotonic method: linear between knots, proportional to σ beyond."""
+    x, y = knots[:, 0].contiguous(), knots[:, 1].contiguous()
+    ends = sigma.clamp(min=x[0], max=x[-1])
+    if len(x) == 1:
+        return y[0] * sigma / x[0]
+    upper = torch.bucketize(ends.detach(), x).clamp(1, len(x) - 1)
+    slope = (y[upper] - y[upper - 1]) / (x[upper] - x[upper - 1])
+    return (y[upper - 1] + slope * (ends - x[upper - 1])) * (sigma / ends)
+
+
 @register
 class CalibratedPotential(WrappedPotential):
     """A potential whose σ is an error bar; energy and forces are those of the potential inside.
@@ -271,7 +356,7 @@ class CalibratedPotential(WrappedPotential):
     aleatoric part does not contain; of that part the fit says nothing.
 
     A factor depends on the element alone, so σ stays as smooth, differentiable and invariant
-    under rotation as it was.
+    under rotation as it was; the isotonic curve has kinks.
     """
 
     kind: ClassVar[str] = "calibrated"
@@ -282,9 +367,10 @@ class CalibratedPotential(WrappedPotential):
         factors = [calibration.factor_of(number) for number in range(119)]
         # Not persistent: the calibration in the settings is the one truth.
         self._factors: Tensor
-        self.register_buffer(
-            "_factors", torch.tensor(factors, dtype=torch.float64), persistent=False
-        )
+        self._knots: Tensor
+        for name, values in (("_factors", factors), ("_knots", list(calibration.knots))):
+            table = torch.tensor(values, dtype=torch.float64)
+            self.register_buffer(name, table, persistent=False)
 
     def forward(
         self,
@@ -299,11 +385,14 @@ class CalibratedPotential(WrappedPotential):
         )
         if prediction.force_uncertainty is None:
             return prediction
-        factor = self._factors.to(prediction.force_uncertainty)[graph.numbers]
-        sigma = prediction.force_uncertainty * factor
+        raw = prediction.force_uncertainty
+        with torch.set_grad_enabled(differentiable != "nothing"):
+            mapped = interpolate(raw, self._knots.to(raw)) if len(self._knots) else raw
+            sigma = mapped * self._factors.to(raw)[graph.numbers]
         covariance = prediction.force_covariance
         if covariance is not None:
-            covariance = covariance * (math.sqrt(3.0) * factor**2)[:, None, None]
+            growth = sigma / raw.clamp(min=torch.finfo(raw.dtype).tiny)
+            covariance = covariance * (math.sqrt(3.0) * growth**2)[:, None, None]
         return replace(
             prediction,
             force_uncertainty=sigma,

@@ -12,6 +12,9 @@ from torch import Tensor
 from eip.graph import AtomGraph
 from eip.uncertainty import distributions as dist
 
+#: Of a Gaussian's variance, in units of the force scale squared.
+VARIANCE_FLOOR = 1e-8
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -67,6 +70,39 @@ class NoEvidence(Evidence):
         regularization: float,
     ) -> Float[Tensor, ""]:
         return force_error.abs().mean() / self.scale
+
+
+@dataclass(frozen=True)
+class GaussianEvidence(Evidence):
+    """A Gaussian over each atom's force, of covariance scale² · C.
+
+    Its loss is the negative log-likelihood of the components under the mean of C's diagonal, which
+    knows no axes. C may be of less than full rank.
+    """
+
+    scale: float
+    covariance: Float[Tensor, "atoms 3 3"]
+
+    def moments(self) -> Moments:
+        # The floor is for members that agree: a root has no gradient at zero.
+        squares = self.covariance.square().sum(dim=(1, 2))
+        sigma = (squares + VARIANCE_FLOOR**2) ** 0.25
+        return Moments(
+            force_covariance=self.scale**2 * self.covariance, force_uncertainty=self.scale * sigma
+        )
+
+    def loss(
+        self,
+        graph: AtomGraph,
+        energy_error: Float[Tensor, "frames"],
+        force_error: Float[Tensor, "atoms 3"],
+        *,
+        quantile: float | None,
+        regularization: float,
+    ) -> Float[Tensor, ""]:
+        variance = self.covariance.diagonal(dim1=1, dim2=2).double().mean(dim=1) + VARIANCE_FLOOR
+        squared = (force_error.double() / self.scale).square().mean(dim=1)
+        return 0.5 * (variance.log() + squared / variance).mean()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -15,18 +14,17 @@ from eip.errors import InputError, did_you_mean
 from eip.graph import AtomGraph
 from eip.kernels import kernels_for
 from eip.models.backbone import AtomFeatures, norm
-from eip.models.derivatives import forces_and_stress, strained
-from eip.models.energy import EnergyModel
-from eip.models.painn import PaiNN
-from eip.potential import Differentiable, Potential, Prediction
+from eip.potential import Differentiable, Prediction
 from eip.uncertainty.compiled import tensor_head
 from eip.uncertainty.evidence import (
     ComponentEvidence,
     EnergyEvidence,
     Evidence,
+    GaussianEvidence,
     NoEvidence,
     TensorEvidence,
 )
+from eip.uncertainty.network import NetworkPotential
 from eip.uncertainty.registry import register
 
 #: ν, β and α − 1 stay above this (SPEC §2): the likelihood has poles at zero.
@@ -119,6 +117,22 @@ class IsotropicHead(EvidenceHead):
         return ComponentEvidence(self.scale, nu, alpha, beta)
 
 
+class VarianceHead(EvidenceHead):
+    """Mean-variance estimation: a Gaussian whose variance is read from each atom's invariants.
+
+    (Nix and Weigend 1994.) All of the error counts as noise of the labels.
+    """
+
+    def __init__(self, channels: int, scale: float) -> None:
+        super().__init__(channels, scale)
+        self.variance_of_atom = mlp(2 * channels, channels, 1)
+
+    def forward(self, features: AtomFeatures, graph: AtomGraph) -> GaussianEvidence:
+        variance = positive(self.variance_of_atom(features.invariants())[:, 0])
+        identity = torch.eye(3, dtype=variance.dtype, device=variance.device)
+        return GaussianEvidence(self.scale, variance[:, None, None] * identity)
+
+
 class GlobalHead(EvidenceHead):
     """One ν, α, β for a structure, on its energy: the "no locality" ablation."""
 
@@ -137,21 +151,18 @@ HEADS: dict[str, type[EvidenceHead]] = {
     "componentwise": ComponentwiseHead,
     "isotropic": IsotropicHead,
     "global": GlobalHead,
+    "mve": VarianceHead,
     "none": NoHead,
 }
 
 
 @register
-class EvidentialPotential(Potential):
+class EvidentialPotential(NetworkPotential):
     """PaiNN with an evidence head: energy, forces, stress and their uncertainty in one pass.
 
     Args:
-        elements: atomic numbers the potential is for.
-        element_energies: E0 of each, eV.
-        force_scale: RMS of the training forces, eV/Å.
         head: one of ``HEADS``.
-        channels, interactions, radial_functions, cutoff: see `eip.models.painn.PaiNN`.
-        zbl: adds the ZBL repulsion at short range.
+        network: elements, their energies, sizes: see `NetworkPotential`.
 
     Raises:
         InputError: if the head is unknown.
@@ -159,58 +170,17 @@ class EvidentialPotential(Potential):
 
     kind: ClassVar[str] = "evidential"
 
-    def __init__(
-        self,
-        *,
-        elements: Sequence[int],
-        element_energies: Mapping[int, float],
-        force_scale: float,
-        head: str = "tensor",
-        channels: int = 128,
-        interactions: int = 3,
-        radial_functions: int = 20,
-        cutoff: float = 5.0,
-        zbl: bool = False,
-    ) -> None:
-        super().__init__()
+    def __init__(self, *, head: str = "tensor", **network: Any) -> None:
+        super().__init__(**network)
         if head not in HEADS:
             raise InputError(f"unknown head '{head}': {did_you_mean(head, HEADS)}")
-        elements = tuple(sorted(int(z) for z in elements))
         self.head_name = head
-        backbone = PaiNN(len(elements), channels, interactions, radial_functions, cutoff)
-        self.energy_model = EnergyModel(backbone, elements, element_energies, force_scale, zbl)
-        self.head = HEADS[head](channels, float(force_scale))
-        self._network = {
-            "channels": channels,
-            "interactions": interactions,
-            "radial_functions": radial_functions,
-            "cutoff": cutoff,
-            "zbl": zbl,
-        }
-
-    @property
-    def cutoff(self) -> float:
-        return self.energy_model.backbone.cutoff
-
-    @property
-    def elements(self) -> tuple[int, ...]:
-        return self.energy_model.elements
+        model = self.energy_model
+        self.head = HEADS[head](model.backbone.channels, model.force_scale)
 
     def settings(self) -> dict[str, Any]:
         """Everything but the weights, JSON-able."""
-        energies = self.energy_model.element_energies
-        return {
-            "elements": list(self.elements),
-            "element_energies": {str(z): energy for z, energy in energies.items()},
-            "force_scale": self.energy_model.force_scale,
-            "head": self.head_name,
-            **self._network,
-        }
-
-    @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> EvidentialPotential:
-        energies = {int(z): energy for z, energy in settings["element_energies"].items()}
-        return cls(**{**settings, "element_energies": energies})
+        return {**super().settings(), "head": self.head_name}
 
     def forward(
         self,
@@ -220,38 +190,23 @@ class EvidentialPotential(Potential):
         stress: bool = False,
         differentiable: Differentiable = "nothing",
     ) -> Prediction:
-        with torch.set_grad_enabled(forces or stress or differentiable != "nothing"):
-            positions = graph.positions
-            ours = (forces or stress) and not positions.requires_grad
-            if ours:
-                positions = positions.detach().requires_grad_()
-                graph = graph.with_positions(positions)
-            strain = None
-            if stress:
-                graph, strain = strained(graph)
-            output = self.energy_model(graph, frozen=differentiable != "everything")
+        with self.run(graph, forces=forces, stress=stress, differentiable=differentiable) as run:
+            energy, features = run.output.energy, run.output.features
             # A σ that nobody will differentiate leaves no trace behind it.
             with torch.set_grad_enabled(differentiable != "nothing"):
-                evidence = self.head(output.features, graph)
+                evidence = self.head(features, run.graph)
                 moments = evidence.moments()
+                invariants = features.invariants()
             force = virial = None
             if forces or stress:
-                force, virial = forces_and_stress(
-                    output.energy,
-                    positions,
-                    strain,
-                    graph.cell,
+                force, virial = run.forces_and_stress(
+                    energy,
                     retain_graph=differentiable != "nothing",
                     create_graph=differentiable == "everything",
                 )
-                # Nobody else holds them: a loss of forces need not be differentiated down to them,
-                # which would take second derivatives of the geometry.
-                for leaf in (positions if ours else None, strain):
-                    if leaf is not None:
-                        leaf.requires_grad_(False)
         sigma = moments.force_uncertainty
         prediction = Prediction(
-            energy=output.energy,
+            energy=energy,
             forces=force,
             stress=virial,
             force_uncertainty=sigma,
@@ -259,7 +214,7 @@ class EvidentialPotential(Potential):
             force_aleatoric=moments.force_aleatoric,
             energy_uncertainty=moments.energy_uncertainty,
             uncertainty=None if sigma is None else graph.mean_by_frame(sigma),
-            features=output.features.scalars,
+            features=invariants,
             evidence=evidence,
         )
         return (

@@ -1,19 +1,21 @@
 """σ that grows with the distance from the training atoms in latent space.
 
 Evidence is learned where there are data, and says little of where there are none: out of
-distribution a raw σ hardly grows. The features that the energy is read from do move away from
-those of the training atoms, and need no label to do so.
+distribution a raw σ hardly grows. The features of the network do move away from those of the
+training atoms, and need no label to do so.
 
     symbol      meaning
-    x_i         features of atom i, [channels]
+    x_i         features of atom i: scalars and lengths of vectors, [channels]
     μ_Z, C_Z    mean and covariance of x over the training atoms of element Z
     d_i         ((x_i − μ_Z)ᵀ C_Z⁻¹ (x_i − μ_Z) / channels)^½: about 1 for a training atom
-    σ_i         s · (raw σ_i / s)^a · d_i^p, s the geometric mean of raw σ on the frames of the fit
+    D_i         root of the mean of d² over atom i and its neighbors, weighted by a smooth cutoff
+    σ_i         s · (raw σ_i / s)^a · d_i^p · D_i^q, s the geometric mean of raw σ in the fit
 
-C_Z is drawn towards that of all elements where there are few atoms. a, p ≥ 0 are those under which
-the force errors of held-out frames are most likely (a Student-t of three dimensions, a scale for
-each element): no data from outside the distribution is used. The size of σ is left to the
-calibration, which comes after.
+D is there because a force is the slope of the energies of all neighbors: where one of them is
+strange, it is wrong. C_Z is drawn towards that of all elements where there are few atoms. a, p, q
+≥ 0 are those under which the force errors of held-out frames are most likely (a Student-t of three
+dimensions, a scale for each element): no data from outside the distribution is used. The size of σ
+is left to the calibration, which comes after.
 """
 
 from __future__ import annotations
@@ -30,12 +32,13 @@ from torch import Tensor
 
 from eip.errors import InputError
 from eip.graph import AtomGraph
+from eip.models.radial import cosine_cutoff
 from eip.potential import Differentiable, Potential, Prediction, WrappedPotential
 from eip.uncertainty.registry import build_potential, describe_potential, register
 
 #: Added to a covariance's diagonal, as a share of its mean: directions in which the training atoms
 #: hardly vary would else make every new atom infinitely far.
-RIDGE = 1e-3
+RIDGE = 1e-4
 
 #: Degrees of freedom of the Student-t that errors are taken to follow: their tails are heavy.
 _DEGREES = 6.0
@@ -55,6 +58,7 @@ class LatentDistancePotential(WrappedPotential):
         potential: gives features and ``force_uncertainty``.
         sigma_exponent: a.
         distance_exponent: p.
+        neighborhood_exponent: q.
         reference: s, eV/Å.
     """
 
@@ -68,11 +72,14 @@ class LatentDistancePotential(WrappedPotential):
         channels: int,
         sigma_exponent: float = 1.0,
         distance_exponent: float = 1.0,
+        neighborhood_exponent: float = 1.0,
         reference: float = 1.0,
     ) -> None:
         super().__init__(potential)
         self.channels = channels
-        self.sigma_exponent, self.distance_exponent = sigma_exponent, distance_exponent
+        self.sigma_exponent = sigma_exponent
+        self.distance_exponent = distance_exponent
+        self.neighborhood_exponent = neighborhood_exponent
         self.reference = reference
         elements = self.elements
         index = torch.full((119,), -1)
@@ -81,10 +88,10 @@ class LatentDistancePotential(WrappedPotential):
         self.register_buffer("means", torch.zeros(len(elements), channels))
         self.register_buffer("whitening", torch.eye(channels).repeat(len(elements), 1, 1))
 
-    def distance(
+    def squared_distance(
         self, features: Float[Tensor, "atoms channels"], numbers: Int[Tensor, "atoms"]
     ) -> Float[Tensor, "atoms"]:
-        """d of each atom, dimensionless."""
+        """d² of each atom, dimensionless."""
         species: Tensor = self._species[numbers]  # type: ignore[index]
         squared = features.new_zeros(len(features))
         # Element by element: a matrix for each atom would not fit into memory.
@@ -93,7 +100,7 @@ class LatentDistancePotential(WrappedPotential):
             if len(of_element):
                 white = (features[of_element] - self.means[k]) @ self.whitening[k]
                 squared = squared.index_add(0, of_element, white.square().mean(dim=1))
-        return (squared + _EPSILON).sqrt()
+        return squared + _EPSILON
 
     def forward(
         self,
@@ -109,10 +116,14 @@ class LatentDistancePotential(WrappedPotential):
         raw, features = prediction.force_uncertainty, prediction.features
         if raw is None or features is None:
             return prediction
-        distance = self.distance(features, graph.numbers)
-        factor = (raw / self.reference) ** (self.sigma_exponent - 1.0)
-        factor = factor * distance**self.distance_exponent
-        sigma = raw * factor
+        with torch.set_grad_enabled(differentiable != "nothing"):
+            own = self.squared_distance(features, graph.numbers)
+            around = neighborhood_mean(own, graph, self.cutoff)
+            log_factor = (self.sigma_exponent - 1.0) * (raw / self.reference).log()
+            log_factor = log_factor + 0.5 * self.distance_exponent * own.log()
+            log_factor = log_factor + 0.5 * self.neighborhood_exponent * around.log()
+            factor = log_factor.exp()
+            sigma = raw * factor
         covariance = prediction.force_covariance
         if covariance is not None:
             covariance = covariance * factor.square()[:, None, None]
@@ -130,6 +141,7 @@ class LatentDistancePotential(WrappedPotential):
             "channels": self.channels,
             "sigma_exponent": self.sigma_exponent,
             "distance_exponent": self.distance_exponent,
+            "neighborhood_exponent": self.neighborhood_exponent,
             "reference": self.reference,
         }
 
@@ -138,6 +150,16 @@ class LatentDistancePotential(WrappedPotential):
         """Built again, with fresh weights inside."""
         inside = build_potential(**settings["potential"])
         return cls(inside, **{k: v for k, v in settings.items() if k != "potential"})
+
+
+def neighborhood_mean(
+    per_atom: Float[Tensor, "atoms"], graph: AtomGraph, cutoff: float
+) -> Float[Tensor, "atoms"]:
+    """Mean over each atom (weight 1) and its neighbors (weight of the cosine cutoff)."""
+    weight = cosine_cutoff(graph.edge_vectors().square().sum(dim=1).sqrt(), cutoff)
+    passed = weight * per_atom.index_select(0, graph.neighbors)
+    total = per_atom.index_add(0, graph.centers, passed)
+    return total / torch.ones_like(per_atom).index_add(0, graph.centers, weight)
 
 
 def fit_latent_distance(
@@ -184,40 +206,47 @@ def fit_latent_distance(
         lower = np.linalg.cholesky(np.linalg.inv(covariance))
         wrapped.whitening[k] = torch.as_tensor(lower)
 
-    sigma, distance, error, elements = [], [], [], []
+    columns: list[list[Tensor]] = [[], [], []]
+    error, elements = [], []
     for graph, forces in held_out:
         prediction = potential(graph)
         assert prediction.features is not None and prediction.force_uncertainty is not None
         assert prediction.forces is not None
-        sigma.append(prediction.force_uncertainty)
-        distance.append(wrapped.distance(prediction.features, graph.numbers))
-        error.append(forces - prediction.forces)
-        elements.append(graph.numbers)
-    arrays = [torch.cat(part).double().cpu().numpy() for part in (sigma, distance, error)]
-    log_sigma, log_distance = np.log(arrays[0]), np.log(arrays[1])
-    squared = np.square(arrays[2]).sum(axis=1)
+        own = wrapped.squared_distance(prediction.features, graph.numbers)
+        around = neighborhood_mean(own, graph, potential.cutoff)
+        for column, values in zip(
+            columns, (prediction.force_uncertainty, own.sqrt(), around.sqrt()), strict=True
+        ):
+            column.append(values.double().cpu())
+        error.append((forces - prediction.forces).double().cpu())
+        elements.append(graph.numbers.cpu())
+    logarithms = torch.stack([torch.cat(c) for c in columns], dim=1).log().numpy()
+    squared = torch.cat(error).square().sum(dim=1).numpy()
     known = np.isfinite(squared)
     if not known.any():
         raise InputError("a latent distance needs held-out frames with force labels, got none")
-    wrapped.reference = float(np.exp(log_sigma[known].mean()))
-    wrapped.sigma_exponent, wrapped.distance_exponent = fit_exponents(
-        (log_sigma - log_sigma[known].mean())[known],
-        log_distance[known],
-        squared[known],
-        torch.cat(elements).cpu().numpy()[known],
-    )
+    middle = logarithms[known, 0].mean()
+    logarithms[:, 0] -= middle
+    wrapped.reference = float(np.exp(middle))
+    exponents = fit_exponents(logarithms[known], squared[known], torch.cat(elements).numpy()[known])
+    wrapped.sigma_exponent, wrapped.distance_exponent, wrapped.neighborhood_exponent = exponents
     return wrapped
 
 
 def fit_exponents(
-    log_sigma: Float[np.ndarray, "atoms"],
-    log_distance: Float[np.ndarray, "atoms"],
+    logarithms: Float[np.ndarray, "atoms factors"],
     squared_error: Float[np.ndarray, "atoms"],
     numbers: Int[np.ndarray, "atoms"],
-) -> tuple[float, float]:
-    """a and p that make the errors most likely, neither negative."""
+) -> tuple[float, ...]:
+    """The exponent of each factor that makes the errors most likely; none is negative.
+
+    Args:
+        logarithms: of the factors whose powers are multiplied.
+        squared_error: |f_true − f_pred|², (eV/Å)².
+        numbers: atomic numbers; each element has a scale of its own.
+    """
     of_element = (numbers[:, None] == np.unique(numbers)).astype(float)
-    design = np.column_stack([log_sigma, log_distance, of_element])
+    design = np.column_stack([logarithms, of_element])
     floor = 1e-12 * squared_error.mean() + 1e-300
 
     def mean_nll(weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -227,9 +256,9 @@ def fit_exponents(
         slope = 3.0 - (_DEGREES + 3.0) * share / (1.0 + share)
         return float(nll.mean()), design.T @ slope / len(slope)
 
-    start = np.concatenate(
-        [[1.0, 1.0], np.full(of_element.shape[1], 0.5 * np.log(squared_error.mean() / 3 + floor))]
-    )
-    bounds = [(0.0, 4.0), (0.0, 4.0), *[(None, None)] * of_element.shape[1]]
+    count, elements = logarithms.shape[1], of_element.shape[1]
+    size = 0.5 * np.log(squared_error.mean() / 3 + floor)
+    start = np.concatenate([np.ones(count), np.full(elements, size)])
+    bounds = [(0.0, 4.0)] * count + [(None, None)] * elements
     found = minimize(mean_nll, start, jac=True, bounds=bounds, method="L-BFGS-B").x
-    return float(found[0]), float(found[1])
+    return tuple(float(exponent) for exponent in found[:count])

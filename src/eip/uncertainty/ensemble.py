@@ -1,0 +1,108 @@
+"""Several potentials as one: their spread is the uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eip.errors import InputError
+from eip.graph import AtomGraph
+from eip.potential import Differentiable, Potential, Prediction
+from eip.uncertainty.evidence import GaussianEvidence
+from eip.uncertainty.registry import build_potential, describe_potential, register
+
+
+@register
+class EnsemblePotential(Potential):
+    """The mean of potentials trained from different weights (Lakshminarayanan et al. 2017).
+
+    Energy, forces and stress are the members' means; U_i is the covariance of their forces, with
+    M − 1 in the denominator.
+
+    Args:
+        potentials: at least two, for the same elements and of the same cutoff.
+
+    Raises:
+        InputError: if they are too few or do not fit together.
+    """
+
+    kind: ClassVar[str] = "ensemble"
+
+    def __init__(self, potentials: Sequence[Potential]) -> None:
+        super().__init__()
+        if len(potentials) < 2:
+            raise InputError(f"an ensemble needs at least two potentials, got {len(potentials)}")
+        first = potentials[0]
+        for other in potentials[1:]:
+            if other.elements != first.elements or other.cutoff != first.cutoff:
+                raise InputError(
+                    f"the potentials of an ensemble must have the same elements and cutoff, got "
+                    f"{first.elements}, {first.cutoff} Å and {other.elements}, {other.cutoff} Å"
+                )
+        self.potentials = nn.ModuleList(potentials)
+
+    @property
+    def members(self) -> tuple[Potential, ...]:
+        return tuple(self.potentials)  # type: ignore[arg-type]
+
+    @property
+    def cutoff(self) -> float:
+        return self.members[0].cutoff
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return self.members[0].elements
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.members[0].dtype
+
+    def forward(
+        self,
+        graph: AtomGraph,
+        *,
+        forces: bool = True,
+        stress: bool = False,
+        differentiable: Differentiable = "nothing",
+    ) -> Prediction:
+        # σ is made of forces, so its gradient takes one of theirs; and it is there without them.
+        inside: Differentiable = "nothing" if differentiable == "nothing" else "everything"
+        if inside == "everything" and not graph.positions.requires_grad:
+            # Each member would differentiate by positions of its own.
+            graph = graph.with_positions(graph.positions.detach().requires_grad_())
+        said = [m(graph, forces=True, stress=stress, differentiable=inside) for m in self.members]
+        force = torch.stack([p.forces for p in said])
+        energy = torch.stack([p.energy for p in said])
+        moments = GaussianEvidence(1.0, sample_covariance(force)).moments()
+        assert moments.force_uncertainty is not None
+        return Prediction(
+            energy=energy.mean(dim=0),
+            forces=force.mean(dim=0) if forces else None,
+            stress=torch.stack([p.stress for p in said]).mean(dim=0) if stress else None,
+            force_uncertainty=moments.force_uncertainty,
+            force_covariance=moments.force_covariance,
+            energy_uncertainty=energy.std(dim=0),
+            uncertainty=graph.mean_by_frame(moments.force_uncertainty),
+            features=said[0].features,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """JSON-able: the members."""
+        return {"potentials": [describe_potential(member) for member in self.members]}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> EnsemblePotential:
+        """Built again, with fresh weights inside."""
+        return cls([build_potential(**member) for member in settings["potentials"]])
+
+
+def sample_covariance(
+    members: Float[Tensor, "members atoms 3"],
+) -> Float[Tensor, "atoms 3 3"]:
+    """Over the members, with their number − 1 in the denominator."""
+    away = members - members.mean(dim=0)
+    return torch.einsum("mia,mib->iab", away, away) / (len(members) - 1)

@@ -1,0 +1,248 @@
+"""Every method keeps the contract, says what it means, and comes back from its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+
+from eip.errors import InputError
+from eip.graph import AtomGraph
+from eip.model_file import load_model, save_model
+from eip.neighbors import build_graph
+from eip.potential import Potential
+from eip.simulation.bias import UDDPotential
+from eip.testing import check_potential
+from eip.uncertainty.ensemble import EnsemblePotential, sample_covariance
+from eip.uncertainty.evidential import EvidentialPotential
+from eip.uncertainty.methods import METHODS, fit_after_training, new_network
+from eip.uncertainty.mixture import MixturePotential, fit_mixture
+from eip.uncertainty.readout_ensemble import DROPOUT, ReadoutEnsemblePotential, fit_llpr
+
+NETWORK = {
+    "elements": [1, 6, 8],
+    "element_energies": {1: -13.6, 6: -1030.0, 8: -2040.0},
+    "force_scale": 1.5,
+    "channels": 16,
+    "interactions": 2,
+    "cutoff": 4.5,
+}
+#: The componentwise head breaks rotation, by design; the others say nothing of an atom.
+WITH_SIGMA = [m for m in METHODS if m not in ("componentwise", "global", "none")]
+
+
+def graph_of(name: str, size: float, seed: int) -> AtomGraph:
+    atoms = molecule(name)
+    atoms.rattle(size, seed=seed)
+    return build_graph([atoms], 4.5, dtype=torch.float64)
+
+
+def network(method: str, seed: int = 0) -> Potential:
+    torch.manual_seed(seed)
+    made = new_network(method, **NETWORK).double()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(1.5)
+    return made.eval().requires_grad_(False)
+
+
+def training_graphs() -> list[AtomGraph]:
+    return [graph_of("CH3CH2OH", 0.05, seed) for seed in range(30)]
+
+
+def finished(method: str) -> Potential:
+    if method == "ensemble":
+        return EnsemblePotential([network("none", seed) for seed in range(3)])
+    inside = network(method)
+
+    def held_out() -> list[tuple[AtomGraph, torch.Tensor]]:
+        graphs = [graph_of("CH3CH2OH", 0.05, seed) for seed in range(50, 60)]
+        rng = np.random.default_rng(0)
+        return [
+            (g, inside(g).forces + torch.from_numpy(rng.normal(size=(g.n_atoms, 3))))
+            for g in graphs
+        ]
+
+    return fit_after_training(method, inside, training_graphs, held_out)
+
+
+@pytest.mark.parametrize("method", WITH_SIGMA)
+def test_every_method_keeps_the_contract(method: str) -> None:
+    check_potential(finished(method))
+
+
+@pytest.mark.parametrize("method", WITH_SIGMA)
+def test_every_method_drives_udd(method: str) -> None:
+    inside, graph = finished(method), graph_of("CH3CH2OH", 0.1, 3)
+    sigma = float(inside(graph).uncertainty)
+    said = UDDPotential(inside, A=1.0, B=sigma, C=sigma, D=10.0)(graph)
+    assert said.forces_bias is not None and bool(said.forces_bias.abs().max() > 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_comes_back_from_its_file(method: str, tmp_path: Path) -> None:
+    potential, graph = finished(method), graph_of("CH3CH2OH", 0.1, 1)
+    save_model(potential, tmp_path / "model.eip")
+    again = load_model(tmp_path / "model.eip", device="cpu")
+    for name in ("energy", "forces", "force_uncertainty", "force_covariance"):
+        before, after = (getattr(p(graph), name) for p in (potential, again))
+        assert (before is None) == (after is None)
+        if before is not None:
+            assert torch.equal(before, after), name
+
+
+@pytest.mark.parametrize("method", ["gmm", "llpr", "tensor", "isotropic"])
+def test_what_is_fitted_afterwards_leaves_energy_and_forces(method: str) -> None:
+    before, after = (p(graph_of("CH3OH", 0.1, 2)) for p in (network(method), finished(method)))
+    assert torch.equal(before.energy, after.energy)
+    torch.testing.assert_close(before.forces, after.forces, rtol=1e-12, atol=1e-12)
+
+
+def test_an_unknown_method_is_named() -> None:
+    with pytest.raises(InputError, match="did you mean 'ensemble'"):
+        new_network("ensembel", **NETWORK)
+
+
+# Ensembles
+
+
+def test_an_ensemble_is_mean_and_sample_covariance() -> None:
+    members = [network("none", seed) for seed in range(4)]
+    graph = graph_of("CH3CH2OH", 0.1, 0)
+    said = EnsemblePotential(members)(graph)
+    forces = np.stack([m(graph).forces.numpy() for m in members])
+    np.testing.assert_allclose(said.forces, forces.mean(0), rtol=1e-12)
+    for atom in range(graph.n_atoms):
+        np.testing.assert_allclose(
+            said.force_covariance[atom], np.cov(forces[:, atom].T), rtol=1e-9, atol=1e-14
+        )
+    sigma = np.linalg.norm(said.force_covariance.numpy(), axis=(1, 2)) ** 0.5
+    np.testing.assert_allclose(said.force_uncertainty, sigma, rtol=1e-6)
+
+
+def test_an_ensemble_of_one_or_of_strangers_is_refused() -> None:
+    with pytest.raises(InputError, match="at least two"):
+        EnsemblePotential([network("none")])
+    other = EvidentialPotential(head="none", **{**NETWORK, "cutoff": 4.0})
+    with pytest.raises(InputError, match="same elements and cutoff"):
+        EnsemblePotential([network("none"), other])
+
+
+# Many last layers
+
+
+def test_the_posterior_is_that_of_the_last_layer() -> None:
+    """Many draws have the covariance J (Σ JᵀJ + ς²)⁻¹ Jᵀ, worked out by finite differences."""
+    inside = network("none")
+    training = training_graphs()[:5]
+    made = fit_llpr(inside, training, members=4000)
+    graph = graph_of("CH3CH2OH", 0.1, 7)
+    hidden = inside.energy_model.readout[0].out_features
+
+    def jacobian(of: AtomGraph) -> np.ndarray:
+        columns = []
+        last = inside.energy_model.readout[-1].weight
+        base = inside(of).forces
+        for unit in range(hidden):
+            with torch.no_grad():
+                last[0, unit] += 1.0
+                columns.append((inside(of).forces - base).numpy().reshape(-1))
+                last[0, unit] -= 1.0
+        return np.stack(columns, axis=1)
+
+    jacobians = np.concatenate([jacobian(g) for g in training])
+    precision = jacobians.T @ jacobians
+    precision += 1e-4 * np.diag(precision).mean() * np.eye(hidden)
+    rows = jacobian(graph).reshape(graph.n_atoms, 3, hidden)
+    exact = rows @ np.linalg.solve(precision, np.swapaxes(rows, 1, 2))
+    said = made(graph).force_covariance.numpy()
+    scale = np.trace(said, axis1=1, axis2=2).sum() / np.trace(exact, axis1=1, axis2=2).sum()
+    np.testing.assert_allclose(said, scale * exact, atol=0.1 * np.abs(said).max())
+    share = np.trace(said, axis1=1, axis2=2) / np.trace(exact, axis1=1, axis2=2)
+    np.testing.assert_allclose(share / scale, 1.0, rtol=0.1)
+
+
+def test_members_of_a_readout_ensemble_are_potentials() -> None:
+    """Each member's force is that of a network with its last layer."""
+    potential = network("shallow_ensemble")
+    graph = graph_of("CH3CH2OH", 0.1, 0)
+    said = potential(graph)
+    last = potential.energy_model.readout[-1]
+    forces = []
+    for deviation in potential.member_deviations():
+        with torch.no_grad():
+            last.weight += deviation
+            forces.append(potential(graph).forces)
+            last.weight -= deviation
+    forces = torch.stack(forces)
+    torch.testing.assert_close(forces.mean(0), said.forces, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(sample_covariance(forces), said.force_covariance)
+
+
+def test_dropout_is_at_random_in_training_alone() -> None:
+    potential = network("dropout")
+    graph = graph_of("CH3CH2OH", 0.1, 0)
+    assert torch.equal(potential(graph).force_uncertainty, potential(graph).force_uncertainty)
+    potential.train()
+    first, second = potential(graph), potential(graph)
+    assert not torch.equal(first.energy, second.energy)
+    assert first.force_uncertainty is None
+    assert isinstance(potential, ReadoutEnsemblePotential)
+    kept = (potential.masks + 1.0).unique()
+    torch.testing.assert_close(kept, torch.tensor([0.0, 1.0 / (1.0 - DROPOUT)]).double())
+
+
+@pytest.mark.parametrize("method", ["shallow_ensemble", "mve"])
+def test_the_likelihood_is_smallest_where_the_spread_is_the_error(method: str) -> None:
+    potential = network(method)
+    graph = graph_of("CH3CH2OH", 0.1, 0)
+    said = potential(graph, differentiable="everything")
+    variance = said.force_covariance.detach().diagonal(dim1=1, dim2=2).mean(1)
+    direction = torch.randn(graph.n_atoms, 3, generator=torch.Generator().manual_seed(0)).double()
+    errors = direction / direction.square().mean(1, keepdim=True).sqrt() * variance.sqrt()[:, None]
+
+    def loss(factor: float) -> float:
+        e = said.evidence
+        scaled = type(e)(e.scale, e.covariance * factor)
+        none = torch.zeros(1).double()
+        return scaled.loss(graph, none, errors, quantile=0.5, regularization=0.1).item()
+
+    assert loss(1.0) < min(loss(0.8), loss(1.25))
+
+
+# Mixture
+
+
+def test_the_mixture_is_scikit_learns() -> None:
+    from scipy.special import logsumexp
+    from scipy.stats import multivariate_normal
+
+    potential = fit_mixture(network("none"), training_graphs(), 1.0)
+    graph = graph_of("CH3CH2OH", 0.2, 9)
+    said = potential(graph)
+    index = {1: 0, 6: 1, 8: 2}
+    leading = (said.features - potential.center) @ potential.directions
+    for atom, number in enumerate(graph.numbers.tolist()):
+        k = index[number]
+        terms, bounds = [], []
+        for c in range(potential.means.shape[1]):
+            root = potential.precisions[k, c].numpy()
+            covariance = np.linalg.inv(root @ root.T)
+            normal = multivariate_normal(potential.means[k, c], covariance)
+            # log weights hold the normalization too
+            weight = float(potential.log_weights[k, c]) - np.log(np.diag(root)).sum()
+            weight += 0.5 * len(root) * np.log(2 * np.pi)
+            terms.append(weight + normal.logpdf(leading[atom]))
+            bounds.append(float(potential.log_weights[k, c]))
+        expected = logsumexp(bounds) - logsumexp(terms)
+        assert float(said.force_uncertainty[atom]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_mixture_is_surprised_far_away() -> None:
+    potential = finished("gmm")
+    assert isinstance(potential, MixturePotential)
+    near, far = (potential(graph_of("CH3CH2OH", size, 99)) for size in (0.05, 0.5))
+    assert far.uncertainty > 3 * near.uncertainty
