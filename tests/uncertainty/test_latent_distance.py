@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from ase.build import molecule
 
 from eip.errors import InputError
+from eip.kernels import reference_path
 from eip.model_file import load_model, save_model
 from eip.neighbors import build_graph
 from eip.testing import check_potential
@@ -91,13 +94,28 @@ def test_a_strange_neighbor_is_noticed():
     graph = rattled("CH3CH2OH", 0.05, 0)
     d2 = torch.arange(1.0, 10.0).double()
     vectors = graph.edge_vectors()
-    weight = 0.5 * (1 + torch.cos(torch.pi * vectors.norm(dim=1) / 5.0))
-    weight = weight * (vectors.norm(dim=1) < 5.0)
+    weight = (1 - (vectors.norm(dim=1) / 5.0) ** 2).clamp(min=0.0) ** 2
     for atom in range(9):
         mine = graph.centers == atom
         total = d2[atom] + (weight[mine] * d2[graph.neighbors[mine]]).sum()
         expected = total / (1.0 + weight[mine].sum())
         assert neighborhood_mean(d2, graph, 5.0)[atom] == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kernels_and_plain_pytorch_agree(fitted, dtype):
+    other = copy.deepcopy(fitted).to(dtype)
+    water = molecule("H2O", cell=[3.1, 3.3, 3.7], pbc=True)
+    for atoms in ([molecule("CH3CH2OH"), molecule("CO2")], [water], [molecule("H2O")] * 40):
+        graph = build_graph(atoms, 5.0, dtype=dtype)
+        compiled = other(graph)
+        with reference_path():
+            plain = other(graph)
+        tolerance = 1e-4 if dtype == torch.float32 else 1e-6
+        for name in ("features", "force_uncertainty", "force_covariance"):
+            torch.testing.assert_close(
+                getattr(compiled, name), getattr(plain, name), rtol=tolerance, atol=tolerance
+            )
 
 
 def test_kept_in_a_model_file(fitted, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eip.graph import AtomGraph
+from eip.kernels import kernels_for
+from eip.kernels.build import pointer
 
 #: Added under the root of a vector's squared norm: without it, the gradient of an isolated atom's
 #: zero vector is NaN.
@@ -28,6 +31,16 @@ class AtomFeatures:
 
     def invariants(self) -> Float[Tensor, "atoms two_channels"]:
         """Scalars and the lengths of the vectors: all that does not turn."""
+        kernels = None if torch.is_grad_enabled() else kernels_for(self.scalars)
+        if kernels is not None:
+            scalars, vectors = self.scalars.contiguous(), self.vectors.contiguous()
+            atoms, channels = scalars.shape
+            out = scalars.new_empty(atoms, 2 * channels)
+            kernels.function("invariants", scalars.dtype)(
+                *(ctypes.c_int64(atoms), ctypes.c_int64(channels)),
+                *map(pointer, (scalars, vectors, out)),
+            )
+            return out
         return torch.cat([self.scalars, norm(self.vectors)], dim=1)
 
 

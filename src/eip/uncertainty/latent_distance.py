@@ -8,7 +8,7 @@ training atoms, and need no label to do so.
     x_i         features of atom i: scalars and lengths of vectors, [channels]
     μ_Z, C_Z    mean and covariance of x over the training atoms of element Z
     d_i         ((x_i − μ_Z)ᵀ C_Z⁻¹ (x_i − μ_Z) / channels)^½: about 1 for a training atom
-    D_i         root of the mean of d² over atom i and its neighbors, weighted by a smooth cutoff
+    D_i         root of the mean of d² over atom i and its neighbors, weighted by (1 − r²/rc²)²
     σ_i         s · (raw σ_i / s)^a · d_i^p · D_i^q, s the geometric mean of raw σ in the fit
 
 D is there because a force is the slope of the energies of all neighbors: where one of them is
@@ -20,6 +20,7 @@ is left to the calibration, which comes after.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -32,7 +33,9 @@ from torch import Tensor
 
 from eip.errors import InputError
 from eip.graph import AtomGraph
-from eip.models.radial import cosine_cutoff
+from eip.kernels import Library, kernels_for
+from eip.kernels.build import pointer
+from eip.kernels.packing import panels
 from eip.potential import Differentiable, Potential, Prediction, WrappedPotential
 from eip.uncertainty.registry import build_potential, describe_potential, register
 
@@ -81,6 +84,8 @@ class LatentDistancePotential(WrappedPotential):
         self.distance_exponent = distance_exponent
         self.neighborhood_exponent = neighborhood_exponent
         self.reference = reference
+        # What the kernel reads of the whitening, and of which version of it.
+        self._panels: tuple[object, Tensor] | None = None
         elements = self.elements
         index = torch.full((119,), -1)
         index[list(elements)] = torch.arange(len(elements))
@@ -93,6 +98,9 @@ class LatentDistancePotential(WrappedPotential):
     ) -> Float[Tensor, "atoms"]:
         """d² of each atom, dimensionless."""
         species: Tensor = self._species[numbers]  # type: ignore[index]
+        kernels = None if torch.is_grad_enabled() else kernels_for(features)
+        if kernels is not None and kernels.chunk(self.channels, features.dtype):
+            return self._compiled(kernels, features.contiguous(), species)
         squared = features.new_zeros(len(features))
         # Element by element: a matrix for each atom would not fit into memory.
         for k in range(len(self.elements)):
@@ -101,6 +109,22 @@ class LatentDistancePotential(WrappedPotential):
                 white = (features[of_element] - self.means[k]) @ self.whitening[k]
                 squared = squared.index_add(0, of_element, white.square().mean(dim=1))
         return squared + _EPSILON
+
+    def _compiled(self, kernels: Library, features: Tensor, species: Tensor) -> Tensor:
+        means, whitening = self.means, self.whitening
+        version = (whitening.data_ptr(), None if whitening.is_inference() else whitening._version)
+        if self._panels is None or self._panels[0] != version:
+            self._panels = version, torch.stack([panels(kernels, w) for w in whitening])
+        out = features.new_empty(len(features))
+        sizes = (len(features), self.channels, len(means))
+        kernels.function("squared_distance", features.dtype)(
+            *(ctypes.c_int64(size) for size in sizes),
+            *map(pointer, (features, species, means, self._panels[1])),
+            ctypes.c_double(_EPSILON),
+            pointer(out),
+            ctypes.c_int64(torch.get_num_threads()),
+        )
+        return out
 
     def forward(
         self,
@@ -119,10 +143,16 @@ class LatentDistancePotential(WrappedPotential):
         with torch.set_grad_enabled(differentiable != "nothing"):
             own = self.squared_distance(features, graph.numbers)
             around = neighborhood_mean(own, graph, self.cutoff)
-            log_factor = (self.sigma_exponent - 1.0) * (raw / self.reference).log()
-            log_factor = log_factor + 0.5 * self.distance_exponent * own.log()
-            log_factor = log_factor + 0.5 * self.neighborhood_exponent * around.log()
-            factor = log_factor.exp()
+            exponents = raw.new_tensor(
+                [
+                    self.sigma_exponent - 1.0,
+                    0.5 * self.distance_exponent,
+                    0.5 * self.neighborhood_exponent,
+                ]
+            )
+            # One product for the three powers: for a few atoms the number of operations counts.
+            logarithms = torch.stack([raw / self.reference, own, around]).log()
+            factor = (exponents @ logarithms).exp()
             sigma = raw * factor
         covariance = prediction.force_covariance
         if covariance is not None:
@@ -155,8 +185,23 @@ class LatentDistancePotential(WrappedPotential):
 def neighborhood_mean(
     per_atom: Float[Tensor, "atoms"], graph: AtomGraph, cutoff: float
 ) -> Float[Tensor, "atoms"]:
-    """Mean over each atom (weight 1) and its neighbors (weight of the cosine cutoff)."""
-    weight = cosine_cutoff(graph.edge_vectors().square().sum(dim=1).sqrt(), cutoff)
+    """Mean over each atom, of weight 1, and its neighbors, of weight (1 − r²/rc²)²."""
+    kernels = None if torch.is_grad_enabled() else kernels_for(per_atom)
+    if kernels is not None:
+        per_atom, out = per_atom.contiguous(), torch.empty_like(per_atom)
+        first = torch.empty(graph.n_atoms + 1, dtype=torch.int64)
+        arrays = (graph.positions, graph.cell, graph.frame, graph.centers, graph.neighbors)
+        kept = [array.contiguous() for array in (*arrays, graph.shifts)]
+        kernels.function("neighborhood", per_atom.dtype)(
+            *(ctypes.c_int64(graph.n_atoms), ctypes.c_int64(graph.n_edges)),
+            *map(pointer, kept),
+            ctypes.c_double(cutoff),
+            *map(pointer, (per_atom, out, first)),
+            ctypes.c_int64(torch.get_num_threads()),
+        )
+        return out
+    square = graph.edge_vectors().square().sum(dim=1)
+    weight = (1.0 - square / cutoff**2).clamp(min=0.0).square()
     passed = weight * per_atom.index_select(0, graph.neighbors)
     total = per_atom.index_add(0, graph.centers, passed)
     return total / torch.ones_like(per_atom).index_add(0, graph.centers, weight)
