@@ -39,7 +39,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     "aspirin": {"epochs": 60},
     "silica": {"epochs": 15},
     "water": {"epochs": 20, "batch_size": 2, "ema_decay": 0.999},
-    "mptrj": {"epochs": 30, "learning_rate": 5e-4, "energy_weight": 0.1},
+    "mptrj": {"epochs": 12, "learning_rate": 5e-4, "energy_weight": 0.1},
 }
 
 #: Label → what differs from the defaults of `model` and `training`.
@@ -89,13 +89,16 @@ def stores_of(split: Split, folder: Path, fraction: float) -> dict[str, Path]:
         "ood": (split.ood, split.ood_indices),
     }
     out = {}
+    known = set(np.unique(np.concatenate([split.store[int(i)].numbers for i in train])).tolist())
     for name, (store, indices) in parts.items():
         if store is None:
             continue
         out[name] = folder / name
         if not (out[name] / "store.json").exists():
             chosen = range(len(store)) if indices is None else indices
-            write_store((store[int(i)] for i in chosen), out[name])
+            frames = (store[int(i)] for i in chosen)
+            # A potential refuses an element that it was not trained on.
+            write_store((f for f in frames if known.issuperset(f.numbers.tolist())), out[name])
     return out
 
 

@@ -83,16 +83,22 @@ def init(
         list[str] | None, typer.Option(help="File to train on, relative to the config; repeatable.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    for_learning: Annotated[
+        bool, typer.Option("--learn", help="For active learning: 'eip learn'.")
+    ] = False,
 ) -> None:
     """Write a commented config.yaml with every key and its default."""
-    from eip.config import default_config_yaml
+    from eip.config import Config, LearningConfig, default_config_yaml
 
     if path.exists() and not force:
         raise InputError(f"{path} exists already; --force replaces it")
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist")
-    path.write_text(default_config_yaml(train or ()), encoding="utf-8")
+    root = LearningConfig if for_learning else Config
+    path.write_text(default_config_yaml(train or (), root), encoding="utf-8")
     then = f"eip train {path}" if train else f"set data.train in it, then: eip train {path}"
+    if for_learning:
+        then = f"set learn.starts in it, then: eip learn {path}"
     out.print(f"Wrote {path}; {then}", highlight=False, markup=False)
 
 
@@ -239,6 +245,46 @@ def calibrate(
         say=_say,
     )
     _say(f"Wrote {target}")
+
+
+@app.command()
+def learn(
+    config: Annotated[Path, typer.Argument(help="A config.yaml; 'eip init --learn' writes one.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run was stopped or killed.")
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Only say where the run stands.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Instead of the file: learn.labels=20"),
+    ] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+) -> None:
+    """Active learning: explore by MD and UDD, label what is uncertain, train again, till stable."""
+    from eip.config import LearningConfig, load_config
+
+    settings = load_config(config, set_ or (), root=LearningConfig)
+    if status:
+        from eip.active_learning.loop import status as look
+        from eip.learning import status_table
+
+        out.print(status_table(look(settings.run_dir)))
+        return
+    from eip import learning
+
+    if dry_run:
+        out.print(learning.plan(settings))
+        return
+    try:
+        result = learning.learn(settings, resume=resume, progress=progress, say=_say)
+    except (InterruptedError, KeyboardInterrupt):
+        raise Interrupted(f"Interrupted; go on with: eip learn {config} --resume") from None
+    _say(f"Model: {result.model}    report: {settings.run_dir / 'learning.md'}")
 
 
 @app.command()

@@ -19,7 +19,7 @@ import torch
 from rich.table import Table
 
 from eip import plots
-from eip.config import Config
+from eip.config import Config, build_labels
 from eip.data import open_frames
 from eip.data.dataset import GraphDataset, make_loader
 from eip.errors import InputError, did_you_mean
@@ -156,7 +156,7 @@ def _report(
     folder: Path, labels: Sequence[str], seeds: Sequence[int], config: Config, say: Say
 ) -> Comparison:
     runs = {label: [folder / label / f"seed{seed}" for seed in seeds] for label in labels}
-    costs = prediction_costs({label: of[0] / "model.eip" for label, of in runs.items()})
+    costs = prediction_costs({label: of[0] / "model.eip" for label, of in runs.items()}, config)
     columns: dict[str, dict[str, list[float]]] = {}
     for label, folders in runs.items():
         columns[label] = {}
@@ -267,7 +267,7 @@ def _panels(runs: Mapping[str, Path], config: Config) -> dict[str, tuple[Any, An
     panels = {}
     for label, run in runs.items():
         potential = load_model(run / "model.eip")
-        loader = make_loader(_test_set(run, potential), max_atoms=1000, shuffle=False, seed=0)
+        loader = make_loader(_test_set(config, potential), max_atoms=1000, shuffle=False, seed=0)
         found = evaluate(potential, loader, progress=False)
         if found.force_uncertainty is not None:
             metrics = json.loads((run / "metrics.json").read_text())
@@ -276,9 +276,9 @@ def _panels(runs: Mapping[str, Path], config: Config) -> dict[str, tuple[Any, An
     return panels
 
 
-def _test_set(run: Path, potential: Potential) -> GraphDataset:
-    (stored,) = (run / "data" / "test").iterdir()
-    return GraphDataset(open_frames(stored), cutoff=potential.cutoff, dtype=potential.dtype)
+def _test_set(config: Config, potential: Potential) -> GraphDataset:
+    store = open_frames(config.data.test, build_labels(config.data), config.run_dir / "data")
+    return GraphDataset(store, cutoff=potential.cutoff, dtype=potential.dtype)
 
 
 def _bars(
@@ -307,10 +307,10 @@ def _bars(
 # --- cost ----------------------------------------------------------------------------------------
 
 
-def prediction_costs(models: Mapping[str, Path]) -> dict[str, dict[str, float]]:
-    """``prediction_cost`` and ``memory_mb`` of models, one of which is labelled "none"."""
+def prediction_costs(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, float]]:
+    """``prediction_cost`` and ``memory_mb`` of models on test frames, one labelled "none"."""
     loaded = {label: load_model(path) for label, path in models.items()}
-    graph = _timed_graph(models["none"].parent, loaded["none"])
+    graph = _timed_graph(config, loaded["none"])
     seconds: dict[str, list[float]] = {label: [] for label in loaded}
     for potential in loaded.values():
         for _ in range(3):
@@ -323,14 +323,14 @@ def prediction_costs(models: Mapping[str, Path]) -> dict[str, dict[str, float]]:
     # A process for each: a peak never goes down again.
     for label, path in models.items():
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            out[label]["memory_mb"] = pool.submit(
-                _peak_memory, path, models["none"].parent
-            ).result()
+            out[label]["memory_mb"] = pool.submit(_peak_memory, path, config).result()
     return out
 
 
-def _timed_graph(run: Path, potential: Potential) -> AtomGraph:
-    loader = make_loader(_test_set(run, potential), max_atoms=_TIMED_ATOMS, shuffle=False, seed=0)
+def _timed_graph(config: Config, potential: Potential) -> AtomGraph:
+    loader = make_loader(
+        _test_set(config, potential), max_atoms=_TIMED_ATOMS, shuffle=False, seed=0
+    )
     return next(iter(loader)).graph.to(device=potential.device, dtype=potential.dtype)
 
 
@@ -342,10 +342,10 @@ def _timed(potential: Potential, graph: AtomGraph) -> float:
     return time.perf_counter() - started
 
 
-def _peak_memory(model: Path, run: Path) -> float:
+def _peak_memory(model: Path, config: Config) -> float:
     before = _resident_peak()
     potential = load_model(model)
-    graph = _timed_graph(run, potential)
+    graph = _timed_graph(config, potential)
     for _ in range(3):
         potential(graph)
     if potential.device.type == "cuda":

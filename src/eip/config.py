@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, overload
 
 import yaml
 from pydantic import (
@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from eip.active_learning.settings import LearningSettings
 from eip.errors import InputError, did_you_mean
 from eip.training.settings import TrainingSettings
 from eip.units import ENERGY_IN_EV, LENGTH_IN_ANGSTROM
@@ -43,6 +44,10 @@ def _below_config(path: Path, info: Any) -> Path:
 
 def _one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str | Path) else value
+
+
+def _one_or_more_numbers(value: Any) -> Any:
+    return [value] if isinstance(value, int | float) else value
 
 
 def _validation(value: Any) -> Any:
@@ -90,6 +95,9 @@ Validation = Annotated[int | float | list[ConfigPath], BeforeValidator(_validati
 EnergyUnit = Annotated[str, _known_unit(ENERGY_IN_EV)]
 LengthUnit = Annotated[str, _known_unit(LENGTH_IN_ANGSTROM)]
 ElementEnergies = Annotated[dict[str, float], BeforeValidator(_by_symbol)]
+
+
+C = TypeVar("C", bound="Config")
 
 
 # --- sections ------------------------------------------------------------------------------------
@@ -263,15 +271,122 @@ class Config(Section):
         return self.model_dump(mode="json")
 
 
+#: As above: one truth.
+_LEARN = LearningSettings()
+
+
+class LearnConfig(Section):
+    """Active learning: explore, select, label, train again."""
+
+    starts: Files = Field(
+        description="structures that dynamics starts from; every frame of the files",
+        examples=[["start.xyz"]],
+        min_length=1,
+    )
+    labeler: Literal["xtb", "cp2k", "ase", "model"] = Field(
+        "xtb", description="reference method: xtb (GFN2-xTB), cp2k, ase (any calculator), model"
+    )
+    labeler_options: dict[str, Any] = Field(
+        {}, description="of the labeler, as {method: GFN1-xTB} or {factory: 'calc.py:make'}"
+    )
+    generations: int = Field(_LEARN.generations, ge=1, description="at most")
+    initial: int = Field(
+        _LEARN.initial,
+        ge=0,
+        description="frames labelled before the first training where data.train is empty: the "
+        "starts, rattled",
+    )
+    rattle: float = Field(_LEARN.rattle, gt=0, description="Å, standard deviation of a rattle")
+    labels: int = Field(_LEARN.labels, ge=1, description="a generation, at most")
+    max_labels: int | None = Field(_LEARN.max_labels, ge=1, description="in all; empty: no bound")
+    max_hours: float | None = Field(
+        _LEARN.max_hours, gt=0, description="of wall time in all; empty: no bound"
+    )
+    temperatures: Annotated[list[float], BeforeValidator(_one_or_more_numbers)] = Field(
+        list(_LEARN.temperatures), description="K; each start runs at each of them", min_length=1
+    )
+    length_ps: float = Field(_LEARN.length_ps, gt=0, description="ps, of each run of dynamics")
+    timestep_fs: float = Field(_LEARN.timestep_fs, gt=0, description="fs")
+    udd: bool = Field(_LEARN.udd, description="beside each run one driven by the uncertainty")
+    frame_interval: int = Field(
+        _LEARN.frame_interval, ge=1, description="steps between frames that are looked at"
+    )
+    lower: float | None = Field(
+        _LEARN.lower,
+        gt=0,
+        description="eV/Å; largest σ of an atom from which on a frame is a candidate; empty: what "
+        "95 % of the validation frames stay below",
+    )
+    upper: float | None = Field(
+        _LEARN.upper, gt=0, description="eV/Å; above it is no more worth a label; empty: 5 lower"
+    )
+    min_distance_ratio: float = Field(
+        _LEARN.min_distance_ratio,
+        gt=0,
+        description="closest atoms of a candidate, in sums of covalent radii",
+    )
+    max_bond_stretch: float | None = Field(
+        _LEARN.max_bond_stretch,
+        gt=0,
+        description="covalent bonds of the start, likewise; empty: bonds may break",
+    )
+    validation: float = Field(
+        _LEARN.validation, gt=0, lt=1, description="share of the labels that validates"
+    )
+    candidate_ratio: float = Field(
+        _LEARN.candidate_ratio,
+        ge=0,
+        le=1,
+        description="converged when all MD is stable and no larger share of UDD's frames uncertain",
+    )
+    max_force: float = Field(_LEARN.max_force, gt=0, description="eV/Å, of a label believed")
+    max_net_force: float = Field(
+        _LEARN.max_net_force, gt=0, description="eV/Å, of the sum of a label's forces"
+    )
+    executor: str = Field(
+        _LEARN.executor, description="processes, serial or parsl:site.py (Slurm, PBS, Kubernetes)"
+    )
+    workers: int = Field(_LEARN.workers, ge=1, description="processes that explore and label")
+    retries: int = Field(_LEARN.retries, ge=0, description="of a task whose worker was lost")
+    seed: int = Field(_LEARN.seed, description="of all that is drawn")
+
+
+class LearningDataConfig(DataConfig):
+    """Labelled frames to begin with, if there are any, and to test with."""
+
+    train: Files = Field([], description="frames labelled already; empty: learn.initial are made")
+
+
+class LearningConfig(Config):
+    """All of a learning run."""
+
+    run_dir: ConfigPath = Field(
+        Path("runs/learn"), validate_default=True, description="folder for everything"
+    )
+    learn: LearnConfig
+    data: LearningDataConfig = LearningDataConfig()
+
+
 # --- reading -------------------------------------------------------------------------------------
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+@overload
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config: ...
+
+
+@overload
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, root: type[C]) -> C: ...
+
+
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, root: type[Any] = Config
+) -> Any:
     """Reads and checks a YAML file.
 
     Args:
         path: paths inside the file are relative to its folder.
         overrides: ``"training.epochs=20"``, each on top of the file.
+        root: what is in it, `Config` or `LearningConfig`.
 
     Raises:
         InputError: naming file, line and key of everything that is wrong, and the right key.
@@ -290,7 +405,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise InputError(f"{where}: not valid YAML ({problem})") from error
     if not isinstance(values, dict):
         raise InputError(
-            f"{path}: expected sections {', '.join(Config.model_fields)}, found "
+            f"{path}: expected sections {', '.join(root.model_fields)}, found "
             f"{'nothing' if values is None else type(values).__name__}"
         )
     lines: dict[tuple[str, ...], int] = {}
@@ -302,25 +417,31 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         lines[key] = line
     for override in overrides:
         lines.pop(_override(values, override), None)
-    return parse_config(values, base=path.parent, name=str(path), lines=lines)
+    return _parse(values, path.parent, str(path), lines, root)
 
 
 def parse_config(
-    values: Mapping[str, Any],
-    *,
-    base: str | Path = ".",
-    name: str = "config",
-    lines: Mapping[tuple[str, ...], int] | None = None,
+    values: Mapping[str, Any], *, base: str | Path = ".", name: str = "config"
 ) -> Config:
-    """Checks settings that are a mapping already; ``name`` and ``lines`` are for the errors.
+    """Checks settings that are a mapping already; ``name`` is for the errors.
 
     Raises:
         InputError: if anything is wrong.
     """
+    return _parse(values, Path(base), name, {}, Config)
+
+
+def _parse(
+    values: Mapping[str, Any],
+    base: Path,
+    name: str,
+    lines: Mapping[tuple[str, ...], int],
+    root: type[C],
+) -> C:
     try:
-        return Config.model_validate(values, context={"base": Path(base)})
+        return root.model_validate(values, context={"base": base})
     except ValidationError as error:
-        found = [_explain(e, name, lines or {}) for e in error.errors()]
+        found = [_explain(e, name, lines, root) for e in error.errors()]
         raise InputError("\n".join(dict.fromkeys(found))) from None
 
 
@@ -354,9 +475,11 @@ def _lines(
             yield from _lines(value, here)
 
 
-def _explain(error: ErrorDetails, name: str, lines: Mapping[tuple[str, ...], int]) -> str:
+def _explain(
+    error: ErrorDetails, name: str, lines: Mapping[tuple[str, ...], int], root: type[Section]
+) -> str:
     """One error of pydantic's as a sentence."""
-    path = _keys_only(error["loc"])
+    path = _keys_only(error["loc"], root)
     where = name
     for end in range(len(path), 0, -1):
         if path[:end] in lines:
@@ -364,9 +487,9 @@ def _explain(error: ErrorDetails, name: str, lines: Mapping[tuple[str, ...], int
             break
     key, kind, context = ".".join(path), error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"{where}: unknown key '{key}': {_proposal(path)}"
+        return f"{where}: unknown key '{key}': {_proposal(path, root)}"
     if kind == "missing":
-        return f"{where}: '{key}' is missing; {_description(path)}"
+        return f"{where}: '{key}' is missing; {_description(path, root)}"
     given = error["input"]
     shown = f"got {given if isinstance(given, dict | list) else json.dumps(given, default=str)}"
     if len(shown) > 80:
@@ -381,9 +504,9 @@ def _explain(error: ErrorDetails, name: str, lines: Mapping[tuple[str, ...], int
     return f"{where}: '{key}' {message[0].lower()}{message[1:]}, {shown}"
 
 
-def _keys_only(loc: tuple[int | str, ...]) -> tuple[str, ...]:
+def _keys_only(loc: tuple[int | str, ...], root: type[Section]) -> tuple[str, ...]:
     """A pydantic location without list indices and names of union members."""
-    section: type[BaseModel] | None = Config
+    section: type[BaseModel] | None = root
     path: list[str] = []
     for part in loc:
         if section is None:
@@ -406,16 +529,16 @@ def _all_keys(section: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> 
             yield from _all_keys(inner, (*path, key))
 
 
-def _proposal(path: tuple[str, ...]) -> str:
+def _proposal(path: tuple[str, ...], root: type[Section]) -> str:
     """The key that was meant: by its name in another section, or by likeness in its own."""
-    section: type[BaseModel] = Config
+    section: type[BaseModel] = root
     for part in path[:-1]:
         section = _section(section, part) or section
     siblings = list(section.model_fields)
     near = did_you_mean(path[-1], siblings)
     if near.startswith("did you mean"):
         return near
-    everywhere = list(_all_keys())
+    everywhere = list(_all_keys(root))
     same = [key for key in everywhere if key.split(".")[-1] == path[-1]]
     if same:
         return f"it belongs to another section: did you mean '{same[0]}'?"
@@ -426,8 +549,8 @@ def _proposal(path: tuple[str, ...]) -> str:
     return near
 
 
-def _description(path: tuple[str, ...]) -> str:
-    section: type[BaseModel] = Config
+def _description(path: tuple[str, ...], root: type[Section]) -> str:
+    section: type[BaseModel] = root
     for part in path[:-1]:
         section = _section(section, part) or section
     inner = _section(section, path[-1])
@@ -439,13 +562,14 @@ def _description(path: tuple[str, ...]) -> str:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def default_config_yaml(train: Sequence[str] = ()) -> str:
+def default_config_yaml(train: Sequence[str] = (), root: type[Config] = Config) -> str:
     """A commented config.yaml with every key and its default; ``train`` fills ``data.train``."""
+    needed = "learn.starts" if issubclass(root, LearningConfig) else "data.train"
     lines = [
         "# eIP configuration. Paths are relative to this file; units are eV, Å, fs, K.",
-        "# What is shown is the default and may be left out; data.train alone is needed.",
+        f"# What is shown is the default and may be left out; {needed} alone is needed.",
         "",
-        *_section_yaml(Config, "", {"data.train": list(train)} if train else {}),
+        *_section_yaml(root, "", {"data.train": list(train)} if train else {}),
     ]
     return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
 
@@ -489,6 +613,8 @@ def config_yaml(config: Config) -> str:
         paths = getattr(config.data, key)
         if isinstance(paths, list):
             values["data"][key] = [str(path.resolve()) for path in paths]
+    if isinstance(config, LearningConfig):
+        values["learn"]["starts"] = [str(path.resolve()) for path in config.learn.starts]
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -500,6 +626,13 @@ def build_labels(config: DataConfig) -> Labels:
     from eip.data.readers import Labels
 
     return Labels(**config.labels.model_dump())
+
+
+def build_learning(config: LearnConfig) -> LearningSettings:
+    """Settings of the loop."""
+    known = {field.name for field in fields(LearningSettings)}
+    values = {k: v for k, v in config.model_dump().items() if k in known}
+    return LearningSettings(**{**values, "temperatures": tuple(config.temperatures)})
 
 
 def build_training(config: TrainingConfig) -> TrainingSettings:

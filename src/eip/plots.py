@@ -318,6 +318,39 @@ def dynamics(
     return figure
 
 
+def learning(
+    labels: ArrayLike,
+    force_mae: ArrayLike,
+    stable_ps: ArrayLike,
+    uncertain: Mapping[str, ArrayLike],
+    seconds: Mapping[str, float],
+) -> Figure:
+    """A learning run: error over labels, stability and uncertain share by generation, time spent.
+
+    Args:
+        labels, force_mae: of each generation; meV/Å.
+        stable_ps: shortest run of MD of each generation, ps.
+        uncertain: "md", "udd" → share of the frames seen that were candidates.
+        seconds: what the time went into.
+    """
+    figure = new_figure(1, 4, size=(16.5, 3.6))
+    curve, stable, share, time = figure.axes
+    curve.plot(np.asarray(labels), np.asarray(force_mae), "o-", color=COLORS[0])
+    curve.set(xlabel="labels", ylabel="force MAE (meV/Å)", ylim=(0, None))
+    generations = np.arange(len(np.asarray(stable_ps)))
+    stable.bar(generations, np.asarray(stable_ps), color=COLORS[2])
+    stable.set(xlabel="generation", ylabel="shortest run of MD (ps)", xticks=generations)
+    for color, (name, values) in zip(COLORS, uncertain.items(), strict=False):
+        share.plot(generations, 100 * np.asarray(values), "o-", color=color, label=name.upper())
+    share.set(xlabel="generation", ylabel="uncertain frames (%)", ylim=(0, None))
+    share.set_xticks(generations)
+    _legend(share, "best")
+    time.barh(list(seconds), [value / 60 for value in seconds.values()], color=COLORS[0])
+    time.invert_yaxis()
+    time.set_xlabel("minutes")
+    return figure
+
+
 def comparison(
     clouds: Mapping[str, tuple[ArrayLike, ArrayLike, str]],
     bars: Mapping[str, Mapping[str, tuple[float, float | None]]],

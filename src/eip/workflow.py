@@ -611,7 +611,7 @@ def run_md(
         InputError: if model, file or settings are wrong, or the run folder is in use.
     """
     potential = load_model(model, device=device)
-    frames = _structures(start)
+    frames = structures(start)
     try:
         atoms = frames[frame]
     except IndexError:
@@ -697,7 +697,7 @@ def _udd_text(p: UDDParameters) -> str:
     return f"A {p.A:.4g} eV, B {p.B:.4g}, C {p.C:.4g}, D {p.D:.4g} eV/Å, limiter {p.limiter}"
 
 
-def _structures(path: str | Path) -> list[Atoms]:
+def structures(path: str | Path) -> list[Atoms]:
     """All structures of a file, labels dropped."""
     from ase.io import read
 

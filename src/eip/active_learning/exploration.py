@@ -1,0 +1,119 @@
+"""One run of dynamics that looks for what the potential does not know; runs in a worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.io import iread
+
+from eip.files import json_text, write_whole
+from eip.model_file import load_model
+from eip.simulation import DynamicsSettings, UDDParameters, propose_udd, run_dynamics
+
+
+@dataclass(frozen=True)
+class Walker:
+    """A run: a start at a temperature, with or without the bias.
+
+    Attributes:
+        name: of its folder, "start0-300K-udd" say.
+        start: the structure.
+        udd: whether the uncertainty drives it.
+        settings: see there.
+    """
+
+    name: str
+    start: Atoms
+    udd: bool
+    settings: DynamicsSettings
+
+
+@dataclass(frozen=True)
+class WalkerOutcome:
+    """How a run went.
+
+    Attributes:
+        name: of the walker.
+        udd: whether it was driven.
+        ending, cause, reason: see `eip.simulation.dynamics.DynamicsSummary`.
+        time_ps: how long it lasted, ps.
+        mean_uncertainty, max_force_uncertainty: eV/Å.
+        folder: its files.
+    """
+
+    name: str
+    udd: bool
+    ending: str
+    cause: str
+    reason: str
+    time_ps: float
+    mean_uncertainty: float | None
+    max_force_uncertainty: float | None
+    folder: Path
+
+
+def explore(model: Path, walker: Walker, folder: Path) -> WalkerOutcome:
+    """Runs a walker; a run that was cut short goes on from its checkpoint, a whole one is read.
+
+    Raises:
+        InputError: as `eip.simulation.run_dynamics`.
+    """
+    kept = folder / "summary.json"
+    if kept.is_file():
+        summary = json.loads(kept.read_text(encoding="utf-8"))
+        if summary["cause"] != "interrupted":
+            return _outcome(walker, summary, folder)
+    potential = load_model(model)
+    bias = None
+    if walker.udd:
+        chosen = folder / "udd.json"
+        if not chosen.is_file():
+            proposal = propose_udd(potential, walker.start, walker.settings.temperature)
+            write_whole(chosen, json_text(proposal.parameters.as_dict()))
+        values = json.loads(chosen.read_text(encoding="utf-8"))
+        bias = UDDParameters(**{key: values[key] for key in ("A", "B", "C", "D", "limiter")})
+    # Files without a checkpoint are of a run that was killed before its first.
+    if not (folder / "checkpoint.npz").exists():
+        for name in ("trajectory.xyz", "log.csv", "last.xyz", "approach.xyz"):
+            (folder / name).unlink(missing_ok=True)
+    summary = run_dynamics(
+        walker.start, potential, walker.settings, folder, resume=True, udd=bias, progress=False
+    )
+    return _outcome(walker, vars(summary), folder)
+
+
+def _outcome(walker: Walker, summary: dict[str, Any], folder: Path) -> WalkerOutcome:
+    return WalkerOutcome(
+        name=walker.name,
+        udd=walker.udd,
+        ending=summary["ending"],
+        cause=summary["cause"],
+        reason=summary["reason"],
+        time_ps=summary["time_fs"] / 1000.0,
+        mean_uncertainty=summary["mean_uncertainty"],
+        max_force_uncertainty=summary["max_force_uncertainty"],
+        folder=folder,
+    )
+
+
+def frames_of(folder: Path) -> Iterator[tuple[Atoms, float]]:
+    """Each frame that a run left, with the largest σ of its atoms, eV/Å; without duplicates."""
+    steps = set()
+    for name in ("trajectory.xyz", "approach.xyz"):
+        path = folder / name
+        if not path.is_file() or path.stat().st_size == 0:
+            continue
+        for atoms in iread(path):
+            step = atoms.info.get("step")
+            sigma = atoms.arrays.get("force_uncertainty")
+            if sigma is None or (step is not None and step in steps):
+                continue
+            steps.add(step)
+            if np.isfinite(sigma).all():
+                yield atoms, float(sigma.max())

@@ -1,0 +1,658 @@
+"""Train → explore → select → label → train again, until a stop rule fires; killed at any moment,
+it goes on where it was.
+
+Folder of a run:
+
+    ledger.db               every candidate and what became of it (eip.active_learning.ledger)
+    labels/<key>/           scratch of a calculation; label.npz is there once it is whole
+    generation-000/         train.xyz, validation.xyz, model/ (a training run), explore/<walker>/
+                            (runs of dynamics), generation.json once the generation is complete
+    time.json               seconds spent on what, all sittings together
+    learning.json           the outcome, written after each generation
+
+What a step needs is read from these files alone, so that nothing in memory has to survive.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
+from rich.console import Console
+from rich.progress import track
+
+from eip.active_learning.executors import Outcome, Pool
+from eip.active_learning.exploration import Walker, WalkerOutcome, explore, frames_of
+from eip.active_learning.labelers import Labeler, LabelFailure, LabelLimits, check_label
+from eip.active_learning.ledger import Ledger, content_key, summary_text
+from eip.active_learning.selection import (
+    Window,
+    descriptors,
+    farthest_points,
+    unsound,
+    window,
+)
+from eip.active_learning.settings import LearningSettings
+from eip.errors import InputError
+from eip.files import json_text, replacing, write_whole
+from eip.model_file import load_model, read_model_info
+from eip.simulation import DynamicsSettings
+
+Say = Callable[[object], None]
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """What the loop asks of whoever trains.
+
+    Attributes:
+        run_dir: where; a run that was begun there is to be gone on with.
+        train, validation: extended XYZ with energy (eV) and forces (eV/Å).
+        seed: of weights and order.
+    """
+
+    run_dir: Path
+    train: Path
+    validation: Path
+    seed: int
+
+
+#: Trains and returns the model file. Raises InterruptedError if the user stopped it.
+Trainer = Callable[[TrainingTask], Path]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One turn of the loop; generation.json holds the same keys.
+
+    Attributes:
+        generation: counted from 0.
+        training_frames, validation_frames: that its potential was trained with.
+        labels: spent before its training, in all.
+        metrics: of its training run (`eip.evaluation.METRIC_KEYS`).
+        lower, upper: window of the largest σ_i of a candidate, eV/Å.
+        runs: how each run of dynamics went.
+        seen, candidates: frames looked at and those within the window, by "md" and "udd".
+        unsound: candidates that geometry ruled out.
+        selected, labelled, rejected: how many.
+        stable: whether every run of MD reached its end.
+        stable_ps: the shortest of them, ps.
+        stop: why the loop ended here; "" if it went on.
+    """
+
+    generation: int
+    training_frames: int
+    validation_frames: int
+    labels: int
+    metrics: dict[str, float]
+    lower: float
+    upper: float
+    runs: list[dict[str, Any]]
+    seen: dict[str, int]
+    candidates: dict[str, int]
+    unsound: int
+    selected: int
+    labelled: int
+    rejected: int
+    stable: bool
+    stable_ps: float
+    stop: str
+
+
+@dataclass(frozen=True)
+class LearningResult:
+    """What a learning run came to.
+
+    Attributes:
+        generations: in order.
+        model: of the last training.
+        reason: why it stopped.
+        labels: made in all, rejected ones not counted.
+        seconds: by "training", "exploration", "labelling" and "other".
+    """
+
+    generations: list[Generation]
+    model: Path
+    reason: str
+    labels: int
+    seconds: dict[str, float]
+
+    @property
+    def overhead_fraction(self) -> float:
+        """Share of the wall time beyond training, dynamics and labels."""
+        return self.seconds["other"] / max(sum(self.seconds.values()), 1e-9)
+
+
+@dataclass
+class LearningRun:
+    """A learning run in a folder, new or begun.
+
+    Args:
+        folder: see the module.
+        settings: see there.
+        starts: structures that dynamics starts from, with a name for each.
+        labeler: the reference method.
+        train: see `Trainer`.
+        base: frames that are labelled already, for training and for validation.
+        progress: shows progress bars.
+        say: is told what happens.
+    """
+
+    folder: Path
+    settings: LearningSettings
+    starts: Mapping[str, Atoms]
+    labeler: Labeler
+    train: Trainer
+    base: tuple[Sequence[Atoms], Sequence[Atoms]] = ((), ())
+    progress: bool = True
+    say: Say = lambda message: None
+    _seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> LearningResult:
+        """Goes on until a stop rule fires.
+
+        Raises:
+            InputError: if nothing can be labelled, or settings and structures do not fit.
+            InterruptedError: if the user stopped it; calling it again goes on.
+        """
+        if not self.starts:
+            raise InputError("learning needs at least one structure to start from, got none")
+        if self.settings.initial == 0 and not self.base[0]:
+            raise InputError(
+                "learning needs frames to begin with: labelled ones (data.train), or some that it "
+                "makes itself (learn.initial)"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.ledger = Ledger(self.folder / "ledger.db")
+        self._seconds = self._read("time.json") or {
+            name: 0.0 for name in ("training", "exploration", "labelling", "other")
+        }
+        self._mark = time.monotonic()
+        self._make_initial_frames()
+        generations: list[Generation] = []
+        while True:
+            done = self._read_generation(len(generations))
+            generation = done or self._generation(len(generations))
+            generations.append(generation)
+            self._spend("other")
+            result = LearningResult(
+                generations,
+                self._path(generation.generation) / "model" / "model.eip",
+                generation.stop,
+                self._labels(),
+                dict(self._seconds),
+            )
+            write_whole(self.folder / "learning.json", json_text(as_json(result)))
+            if generation.stop:
+                return result
+
+    # --- generations -----------------------------------------------------------------------------
+
+    def _generation(self, index: int) -> Generation:
+        settings, folder = self.settings, self._path(index)
+        self._finish_labels(index - 1)
+        # Not those of this very generation: it may have been stopped while labelling.
+        fresh = [c for c in self.ledger.candidates("labelled") if c.generation < index]
+        limits = self._limits()
+        for candidate in fresh:
+            # The first ones came before there was a scale to hold them against.
+            reason = check_label(candidate.atoms, limits)
+            if reason is not None:
+                self.ledger.reject(candidate.key, f"label not believed: {reason}")
+        self.ledger.use([c.key for c in fresh if check_label(c.atoms, limits) is None], index)
+        train, validation = self._training_set(index)
+        files = folder / "train.xyz", folder / "validation.xyz"
+        for path, frames in zip(files, (train, validation), strict=True):
+            _write_frames(frames, path)
+        labels = sum(c.used_in <= index for c in self.ledger.candidates("used"))
+        self.say(
+            f"Generation {index}: training on {len(train)} frames, validating on "
+            f"{len(validation)}; {labels} labels so far."
+        )
+        self._spend("other")
+        model = folder / "model" / "model.eip"
+        if not model.is_file():
+            self.train(TrainingTask(folder / "model", *files, seed=settings.seed + index))
+        self._spend("training")
+
+        outcomes = self._explore(index, model)
+        self._spend("exploration")
+
+        potential = load_model(model)
+        bounds = window(potential, validation, settings.lower, settings.upper)
+        found, seen, candidates, bad = self._candidates(outcomes, bounds)
+        stable = all(o.ending == "finished" for o in outcomes if not o.udd)
+        stop = self._converged(stable, seen, candidates) or self._out_of_budget(index)
+        selected: list[str] = []
+        if not stop:
+            selected = self._select(index, potential, found, train)
+            if not selected:
+                stop = "no frame of this generation is worth a label"
+        self._spend("other")
+        if selected:
+            self._label(selected)
+        counts = [c.state for c in self.ledger.candidates() if c.key in set(selected)]
+        generation = Generation(
+            generation=index,
+            training_frames=len(train),
+            validation_frames=len(validation),
+            labels=labels,
+            metrics=read_model_info(model)["info"].get("metrics", {}),
+            lower=bounds.lower,
+            upper=bounds.upper,
+            runs=[{**vars(o), "folder": str(o.folder)} for o in outcomes],
+            seen=seen,
+            candidates=candidates,
+            unsound=bad,
+            selected=len(selected),
+            labelled=counts.count("labelled"),
+            rejected=counts.count("rejected"),
+            stable=stable,
+            stable_ps=min(o.time_ps for o in outcomes if not o.udd),
+            stop=stop,
+        )
+        write_whole(folder / "generation.json", json_text(vars(generation)))
+        self._tell(generation)
+        return generation
+
+    def _converged(self, stable: bool, seen: dict[str, int], candidates: dict[str, int]) -> str:
+        kind = "udd" if self.settings.udd else "md"
+        ratio = candidates[kind] / max(1, seen[kind])
+        if stable and ratio <= self.settings.candidate_ratio:
+            return (
+                f"converged: every run of MD is stable, and {ratio:.1%} of the frames seen under "
+                f"{kind.upper()} are uncertain"
+            )
+        return ""
+
+    def _out_of_budget(self, index: int) -> str:
+        settings = self.settings
+        if index + 1 >= settings.generations:
+            return f"the last of {settings.generations} generations"
+        if settings.max_labels is not None and self._labels() >= settings.max_labels:
+            return f"{self._labels()} labels are spent, the bound is {settings.max_labels}"
+        hours = sum(self._seconds.values()) / 3600.0
+        if settings.max_hours is not None and hours >= settings.max_hours:
+            return f"{hours:.2g} hours are spent, the bound is {settings.max_hours:.2g}"
+        return ""
+
+    def _tell(self, g: Generation) -> None:
+        ended = [r["ending"] for r in g.runs if not r["udd"]]
+        self.say(
+            f"Generation {g.generation}: {ended.count('finished')} of {len(ended)} runs of MD are "
+            f"stable (shortest {g.stable_ps:.3g} ps); "
+            + ", ".join(
+                f"{g.candidates[k]} of {g.seen[k]} frames under {k.upper()} uncertain"
+                for k in g.seen
+            )
+            + f" (σ {g.lower:.3g} to {g.upper:.3g} eV/Å); {g.selected} selected, {g.labelled} "
+            f"labelled, {g.rejected} rejected." + (f" Stop: {g.stop}." if g.stop else "")
+        )
+
+    # --- frames ----------------------------------------------------------------------------------
+
+    def _make_initial_frames(self) -> None:
+        """Rattled starts, each a candidate like any other, labelled before the first training."""
+        settings = self.settings
+        if self.base[0] or settings.initial == 0:
+            return
+        if not self.ledger.candidates(generation=-1):
+            rng = np.random.default_rng(settings.seed)
+            starts = list(self.starts.values())
+            frames = []
+            for k in range(settings.initial):
+                atoms = starts[k % len(starts)].copy()
+                # The near surroundings and the wider ones.
+                size = settings.rattle if (k // len(starts)) % 2 else settings.rattle / 3.0
+                atoms.positions += rng.normal(scale=size, size=atoms.positions.shape)
+                frames.append((atoms, "initial", float("nan")))
+            self.ledger.propose([f for f in frames if self._sound(f[0])], -1)
+        proposed = [c.key for c in self.ledger.candidates("proposed", generation=-1)]
+        if proposed:
+            self.ledger.select(proposed)
+        self._spend("other")
+        self._finish_labels(-1)
+
+    def _sound(self, atoms: Atoms) -> bool:
+        start = next(iter(self.starts.values()))
+        return unsound(atoms, start, self.settings.min_distance_ratio, None) is None
+
+    def _training_set(self, index: int) -> tuple[list[Atoms], list[Atoms]]:
+        train, validation = list(self.base[0]), list(self.base[1])
+        share = self.settings.validation
+        used = [c for c in self.ledger.candidates("used") if c.used_in <= index]
+        for candidate in used:
+            # By the hash: the same frame is on the same side in every generation.
+            held_out = int(candidate.key[1:9], 16) / 16**8 < share
+            (validation if held_out else train).append(candidate.atoms)
+        # Few frames may all fall on one side.
+        while len(validation) < 2 and len(train) > 4:
+            validation.append(train.pop())
+        if not train or not validation:
+            raise InputError(
+                f"generation {index} has {len(train)} frames to train on and {len(validation)} to "
+                f"validate with; set learn.initial higher ({summary_text(self.ledger.counts())})"
+            )
+        return train, validation
+
+    # --- exploration -----------------------------------------------------------------------------
+
+    def walkers(self, index: int) -> list[Walker]:
+        """The runs of a generation."""
+        s = self.settings
+        out = []
+        for name, start in self.starts.items():
+            for temperature in s.temperatures:
+                for udd in (False, True) if s.udd else (False,):
+                    steps = round(1000.0 * s.length_ps / s.timestep_fs)
+                    settings = DynamicsSettings(
+                        steps=steps,
+                        temperature=temperature,
+                        timestep_fs=s.timestep_fs,
+                        seed=s.seed + 1000 * index,
+                        trajectory_interval=s.frame_interval,
+                        log_interval=s.frame_interval,
+                        max_bond_stretch=s.max_bond_stretch,
+                    )
+                    kind = "udd" if udd else "md"
+                    out.append(Walker(f"{name}-{temperature:g}K-{kind}", start, udd, settings))
+        return out
+
+    def _explore(self, index: int, model: Path) -> list[WalkerOutcome]:
+        folder = self._path(index) / "explore"
+        walkers = self.walkers(index)
+        tasks = {w.name: (model, w, folder / w.name) for w in walkers}
+        found: dict[str, WalkerOutcome] = {}
+        for outcome in self._outcomes(explore, tasks, f"Generation {index}: exploring"):
+            if outcome.error is not None:
+                raise outcome.error
+            found[outcome.key] = outcome.value
+        return [found[w.name] for w in walkers]
+
+    def _candidates(
+        self, outcomes: Sequence[WalkerOutcome], bounds: Window
+    ) -> tuple[list[tuple[Atoms, str, float]], dict[str, int], dict[str, int], int]:
+        """Sound frames in the window; how many were seen and in the window; how many unsound."""
+        settings = self.settings
+        kinds = ("md", "udd") if settings.udd else ("md",)
+        seen, within = dict.fromkeys(kinds, 0), dict.fromkeys(kinds, 0)
+        found, bad = [], 0
+        starts = {w.name: w.start for w in self.walkers(0)}
+        for outcome in outcomes:
+            kind = "udd" if outcome.udd else "md"
+            for atoms, sigma in frames_of(outcome.folder):
+                seen[kind] += 1
+                if not bounds.holds(sigma):
+                    continue
+                within[kind] += 1
+                start = starts[outcome.name]
+                ratio, stretch = settings.min_distance_ratio, settings.max_bond_stretch
+                if unsound(atoms, start, ratio, stretch) is not None:
+                    bad += 1
+                    continue
+                found.append((atoms, outcome.name, sigma))
+        return found, seen, within, bad
+
+    def _select(
+        self,
+        index: int,
+        potential: Any,
+        found: Sequence[tuple[Atoms, str, float]],
+        train: Sequence[Atoms],
+    ) -> list[str]:
+        """Proposes all, selects the most diverse; what was selected before a kill stays."""
+        self.ledger.propose(found, index)
+        begun = [c for c in self.ledger.candidates(generation=index) if c.state != "proposed"]
+        if begun:
+            return [c.key for c in begun]
+        proposed = self.ledger.candidates("proposed", generation=index)
+        budget = self.settings.labels
+        if self.settings.max_labels is not None:
+            budget = min(budget, self.settings.max_labels - self._labels())
+        if not proposed or budget <= 0:
+            return []
+        everything = [*train, *(c.atoms for c in proposed)]
+        rows = descriptors(potential, everything)
+        chosen = farthest_points(rows[len(train) :], rows[: len(train)], budget)
+        keys = [proposed[i].key for i in chosen]
+        self.ledger.select(keys)
+        return keys
+
+    # --- labels ----------------------------------------------------------------------------------
+
+    def _finish_labels(self, generation: int) -> None:
+        """What was selected and not labelled before a kill."""
+        open_ = self.ledger.candidates("selected", "submitted", generation=generation)
+        if open_:
+            self._label([c.key for c in open_])
+        if not self.ledger.candidates("labelled", "used") and not self.base[0]:
+            reasons = {c.reason for c in self.ledger.candidates("rejected")}
+            raise InputError(
+                f"no label could be made: {'; '.join(sorted(reasons)) or 'none asked'}"
+            )
+
+    def _label(self, keys: Sequence[str]) -> None:
+        wanted = set(keys)
+        open_ = [c for c in self.ledger.candidates("selected", "submitted") if c.key in wanted]
+        self.ledger.submit([c.key for c in open_])
+        limits = self._limits()
+        folders = {c.key: self.folder / "labels" / c.key for c in open_}
+        tasks = {c.key: (self.labeler, c.atoms, folders[c.key]) for c in open_}
+        atoms = {c.key: c.atoms for c in open_}
+        self._spend("other")
+        for outcome in self._outcomes(label_one, tasks, f"Labelling with {self.labeler.name}"):
+            if isinstance(outcome.error, InputError):
+                raise outcome.error  # not this structure's fault: the next would fare the same
+            if outcome.error is not None:
+                what = (
+                    outcome.error.reason
+                    if isinstance(outcome.error, LabelFailure)
+                    else f"{type(outcome.error).__name__}: {outcome.error}"
+                )
+                self.ledger.reject(outcome.key, f"not labelled: {what}")
+                continue
+            labelled = read_label(atoms[outcome.key], folders[outcome.key])
+            reason = check_label(labelled, limits)
+            if reason is None:
+                self.ledger.label(outcome.key, labelled)
+            else:
+                self.ledger.reject(outcome.key, f"label not believed: {reason}")
+        self._spend("labelling")
+
+    def _limits(self) -> LabelLimits:
+        """Of a label that is believed; energies by what is known already."""
+        s = self.settings
+        limits = LabelLimits(max_force=s.max_force, max_net_force=s.max_net_force)
+        known = [*self.base[0], *(c.atoms for c in self.ledger.candidates("used", "labelled"))]
+        if len(known) < 10:
+            return limits
+        elements = sorted({int(z) for atoms in known for z in atoms.numbers})
+        counts = np.array([[np.sum(a.numbers == z) for z in elements] for a in known], float)
+        energies = np.array([a.get_potential_energy() for a in known])
+        # Median and a few rounds, because wrong ones may be among those that set the scale.
+        inside = np.ones(len(known), dtype=bool)
+        for _ in range(4):
+            fitted = np.linalg.lstsq(counts[inside], energies[inside], rcond=None)[0]
+            rest = (energies - counts @ fitted) / counts.sum(axis=1)
+            middle = float(np.median(rest))
+            spread = 1.4826 * float(np.median(np.abs(rest - middle)))
+            # Wide: it is to catch another electronic state or a broken run, not strain.
+            width = max(1.0, 20.0 * spread)
+            inside = np.abs(rest - middle) <= width
+        return replace(
+            limits,
+            energy_per_atom_window=(middle - width, middle + width),
+            element_energies=dict(zip(elements, fitted.tolist(), strict=True)),
+        )
+
+    def _labels(self) -> int:
+        """Labels that were believed, in all generations."""
+        counts = self.ledger.counts()
+        return counts["labelled"] + counts["used"]
+
+    # --- help ------------------------------------------------------------------------------------
+
+    def _outcomes(
+        self, function: Callable[..., Any], tasks: Mapping[str, tuple[Any, ...]], words: str
+    ) -> Iterator[Outcome]:
+        s = self.settings
+        with Pool(s.executor, s.workers, retries=s.retries) as pool:
+            found = pool.run(function, tasks)
+            if not self.progress:
+                yield from found
+                return
+            console = Console(stderr=True)
+            yield from track(found, words, total=len(tasks), console=console, transient=True)
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"generation-{index:03d}"
+
+    def _read(self, name: str) -> Any:
+        path = self.folder / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def _read_generation(self, index: int) -> Generation | None:
+        values = self._read(f"{self._path(index).name}/generation.json")
+        if values is None:
+            return None
+        done = Generation(**values)
+        # A bound that was raised since opens the run again; a budget is no state of the data.
+        if done.stop and not done.stop.startswith("converged") and not self._out_of_budget(index):
+            write_whole(self._path(index) / "generation.before.json", json_text(values))
+            (self._path(index) / "generation.json").unlink()
+            return None
+        return done
+
+    def _spend(self, name: str) -> None:
+        """Books the time since the last booking."""
+        now = time.monotonic()
+        self._seconds[name] += now - self._mark
+        self._mark = now
+        write_whole(self.folder / "time.json", json_text(self._seconds))
+
+
+# --- labels on disk ------------------------------------------------------------------------------
+
+
+def label_one(labeler: Labeler, atoms: Atoms, folder: Path) -> None:
+    """Computes a label in a worker and keeps it; what is there whole is not computed again."""
+    kept = folder / "label.npz"
+    if kept.is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    labelled = labeler.label(atoms, folder)
+    results = {k: v for k, v in labelled.calc.results.items() if k in _RESULTS}
+    arrays: dict[str, Any] = {k: np.asarray(v, dtype=np.float64) for k, v in results.items()}
+    with replacing(kept) as temporary, temporary.open("wb") as file:
+        np.savez(file, key=np.array(content_key(atoms)), **arrays)
+
+
+_RESULTS = ("energy", "forces", "stress")
+
+
+def read_label(atoms: Atoms, folder: Path) -> Atoms:
+    """The structure with what `label_one` kept of it.
+
+    Raises:
+        InputError: if the label is another structure's.
+    """
+    with np.load(folder / "label.npz", allow_pickle=False) as stored:
+        if str(stored["key"]) != content_key(atoms):
+            raise InputError(f"{folder}/label.npz is the label of another structure")
+        results = {name: stored[name] for name in stored.files if name in _RESULTS}
+    out = atoms.copy()
+    energy = float(results.pop("energy"))
+    out.calc = SinglePointCalculator(out, energy=energy, **results)
+    return out
+
+
+def _write_frames(frames: Sequence[Atoms], path: Path) -> None:
+    """Extended XYZ with energy and forces alone: stress is not in every method's labels."""
+    plain = []
+    for atoms in frames:
+        frame = Atoms(
+            numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
+        )
+        frame.calc = SinglePointCalculator(
+            frame, energy=atoms.get_potential_energy(), forces=atoms.get_forces()
+        )
+        plain.append(frame)
+    with replacing(path) as temporary:
+        write(temporary, plain, format="extxyz")
+
+
+def read_frames(path: Path) -> list[Atoms]:
+    """Frames of an extended XYZ file."""
+    return list(read(path, index=":", format="extxyz"))
+
+
+# --- looking at a run ----------------------------------------------------------------------------
+
+
+def as_json(result: LearningResult) -> dict[str, Any]:
+    """learning.json."""
+    return {
+        "reason": result.reason or "going on",
+        "labels": result.labels,
+        "model": str(result.model),
+        "seconds": result.seconds,
+        "overhead_fraction": result.overhead_fraction,
+        "generations": [vars(g) for g in result.generations],
+    }
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[Ledger]:
+    path = folder / "ledger.db"
+    if not path.is_file():
+        raise InputError(f"{folder} holds no learning run (no ledger.db)")
+    yield Ledger(path)
+
+
+def status(folder: str | Path) -> dict[str, Any]:
+    """Where a run stands; it may be going on meanwhile.
+
+    Raises:
+        InputError: if there is none.
+    """
+    folder = Path(folder)
+    with _opened(folder) as ledger:
+        counts, rejected = ledger.counts(), ledger.candidates("rejected")
+    done = sorted(folder.glob("generation-*/generation.json"))
+    begun = sorted(folder.glob("generation-*"))
+    stage = "labelling the initial frames"
+    if begun:
+        current = begun[-1]
+        if (current / "generation.json").is_file():
+            stage = f"{current.name} is complete"
+        elif (current / "explore").is_dir():
+            runs = list((current / "explore").iterdir())
+            ended = sum((run / "summary.json").is_file() for run in runs)
+            stage = f"{current.name}: {ended} of {len(runs)} runs of dynamics begun have ended"
+            if ended == len(runs) and (counts["selected"] or counts["submitted"]):
+                stage = f"{current.name}: labelling"
+        else:
+            stage = f"{current.name}: training"
+    reasons: dict[str, int] = {}
+    for candidate in rejected:
+        reasons[candidate.reason] = reasons.get(candidate.reason, 0) + 1
+    last = json.loads((folder / "learning.json").read_text()) if done else {}
+    return {
+        "stage": stage,
+        "candidates": counts,
+        "rejected because": reasons,
+        "generations complete": len(done),
+        "outcome": last.get("reason", "going on"),
+        "seconds": json.loads((folder / "time.json").read_text())
+        if (folder / "time.json").is_file()
+        else {},
+    }

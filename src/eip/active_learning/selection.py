@@ -1,0 +1,150 @@
+"""Which frames are worth a label: uncertain, sound, and unlike each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from jaxtyping import Float, Int
+
+from eip.neighbors import build_graph
+from eip.potential import Potential
+from eip.simulation.monitors import BrokenBond, ClosestApproach, State, first_ending
+
+#: Share of the validation frames that the lower bound lies above.
+_QUIET = 0.95
+
+#: The upper bound in lower ones: beyond, a run has usually left what is worth knowing.
+_WIDTH = 5.0
+
+#: A frame closer to the known ones than this part of their own spread is a duplicate.
+_DUPLICATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Window:
+    """Bounds of the largest σ_i of a candidate's atoms, eV/Å."""
+
+    lower: float
+    upper: float
+
+    def holds(self, sigma: float) -> bool:
+        return self.lower <= sigma < self.upper
+
+
+def window(
+    potential: Potential,
+    validation: Sequence[Atoms],
+    lower: float | None = None,
+    upper: float | None = None,
+) -> Window:
+    """What was given, else by the calibrated σ of the validation frames.
+
+    Lower: 95 % of them have no atom with a larger σ. Upper: five times that.
+    """
+    if lower is None:
+        largest = largest_sigma(potential, validation)
+        lower = float(np.quantile(largest, _QUIET))
+    return Window(lower, upper if upper is not None else _WIDTH * lower)
+
+
+def largest_sigma(
+    potential: Potential, structures: Sequence[Atoms]
+) -> Float[np.ndarray, "structures"]:
+    """Of each structure's atoms, eV/Å."""
+    sigma = potential.predict(structures).force_uncertainty
+    assert sigma is not None
+    ends = np.cumsum([len(atoms) for atoms in structures])[:-1]
+    return np.array([part.max() for part in np.split(sigma.numpy(), ends)])
+
+
+def unsound(
+    atoms: Atoms, start: Atoms, min_distance_ratio: float, max_bond_stretch: float | None
+) -> str | None:
+    """Why a structure is no use as a label; None if it is.
+
+    Args:
+        start: what the run began at, for its covalent bonds.
+        min_distance_ratio: of the closest two atoms, in sums of their covalent radii.
+        max_bond_stretch: of a bond of the start, likewise; None: bonds may break.
+    """
+    if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
+        return "positions are not finite"
+    if atoms.pbc.all() and start.pbc.all():
+        growth = abs(atoms.cell.volume) / abs(start.cell.volume)
+        if not 0.5 < growth < 2.0:
+            return f"the cell's volume is {growth:.2g} times the start's"
+    monitors: list[ClosestApproach | BrokenBond] = [ClosestApproach(0.0, min_distance_ratio)]
+    if max_bond_stretch is not None and len(atoms) == len(start):
+        monitors.append(BrokenBond.of(start, max_bond_stretch))
+    graph = build_graph(atoms, 4.0)
+    state = State(
+        step=0,
+        time_fs=0.0,
+        atoms=atoms,
+        graph=graph,
+        results={},
+        kinetic=0.0,
+        temperature=0.0,
+        drift=0.0,
+    )
+    ending = first_ending(monitors, state)
+    return None if ending is None else ending.reason.removeprefix("step 0: ")
+
+
+def descriptors(
+    potential: Potential, structures: Sequence[Atoms]
+) -> Float[np.ndarray, "structures features"]:
+    """One vector for each structure: latent features, averaged over the atoms of each element.
+
+    Structures of the same elements are compared by them; an absent element is zero.
+    """
+    features = potential.predict(structures, forces=False).features
+    assert features is not None
+    ends = np.cumsum([len(atoms) for atoms in structures])[:-1]
+    elements = sorted({int(z) for atoms in structures for z in atoms.numbers})
+    rows = []
+    for atoms, of_atoms in zip(structures, np.split(features.double().numpy(), ends), strict=True):
+        rows.append(
+            np.concatenate(
+                [
+                    of_atoms[atoms.numbers == z].mean(axis=0)
+                    if (atoms.numbers == z).any()
+                    else np.zeros(of_atoms.shape[1])
+                    for z in elements
+                ]
+            )
+        )
+    return np.array(rows)
+
+
+def farthest_points(
+    candidates: Float[np.ndarray, "candidates features"],
+    known: Float[np.ndarray, "known features"],
+    count: int,
+) -> Int[np.ndarray, "chosen"]:
+    """Greedy farthest-point selection: each is the farthest from the known and the chosen ones.
+
+    Fewer than ``count`` where the rest are duplicates. Distances are Euclidean in units of the
+    features' spread over all structures.
+    """
+    everything = np.concatenate([known, candidates]) if len(known) else candidates
+    spread = everything.std(axis=0)
+    # A feature that never varies tells nothing.
+    scale = np.where(spread > 1e-12, spread, np.inf)
+    scaled, seen = candidates / scale, known / scale
+    width = np.sqrt(max(1, int(np.isfinite(scale).sum())))
+    distance = np.full(len(scaled), np.inf)
+    for row in seen:
+        distance = np.minimum(distance, np.linalg.norm(scaled - row, axis=1))
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(scaled)):
+        best = int(np.argmax(distance))
+        if distance[best] <= _DUPLICATE * width:
+            break
+        chosen.append(best)
+        distance = np.minimum(distance, np.linalg.norm(scaled - scaled[best], axis=1))
+        distance[best] = 0.0
+    return np.array(chosen, dtype=int)

@@ -1,0 +1,380 @@
+"""The loop: what it does, that it stops for a reason, and that nothing kills it for good."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.calculators.emt import EMT
+from ase.cluster import Octahedron
+
+from eip.active_learning.labelers import Labeler, LabelFailure, labelled_copy
+from eip.active_learning.ledger import Ledger
+from eip.active_learning.loop import (
+    LearningResult,
+    LearningRun,
+    TrainingTask,
+    label_one,
+    read_frames,
+    status,
+)
+from eip.active_learning.settings import LearningSettings
+from eip.errors import InputError
+from eip.model_file import save_model
+from eip.uncertainty.calibration import CalibratedPotential, fit_calibration
+from eip.uncertainty.evidential import EvidentialPotential
+
+QUICK = LearningSettings(
+    generations=3,
+    initial=8,
+    rattle=0.1,
+    labels=5,
+    length_ps=0.02,
+    timestep_fs=1.0,
+    frame_interval=2,
+    lower=1e-6,
+    upper=1e6,
+    executor="serial",
+    candidate_ratio=0.0,
+)
+
+
+class CountingEMT(Labeler):
+    """Effective medium theory; writes a line for each structure that it finished."""
+
+    name = "EMT"
+
+    def __init__(self, log: Path, fails: Callable[[Atoms], bool] | None = None) -> None:
+        self.log, self.fails = log, fails
+
+    def label(self, atoms: Atoms, folder: Path) -> Atoms:
+        if self.fails is not None and self.fails(atoms):
+            raise LabelFailure("SCF did not converge", folder)
+        copy = atoms.copy()
+        copy.calc = EMT()
+        out = labelled_copy(copy, copy.get_potential_energy(), copy.get_forces())
+        with self.log.open("a") as file:
+            file.write(f"{folder.name}\n")
+        return out
+
+
+def train(task: TrainingTask) -> Path:
+    """Stands in for a training: weights by the seed, a calibration by the frames."""
+    frames = read_frames(task.train)
+    torch.manual_seed(task.seed)
+    potential = EvidentialPotential(
+        elements=[29],
+        element_energies={29: 0.0},
+        force_scale=1.0,
+        channels=8,
+        interactions=1,
+        radial_functions=4,
+        cutoff=4.0,
+    ).eval()
+    rng = np.random.default_rng(len(frames))
+    fitted = fit_calibration(
+        rng.normal(size=(60, 3)), np.ones(60), np.full(60, 29), created="then", method="scale"
+    )
+    model = task.run_dir / "model.eip"
+    task.run_dir.mkdir(parents=True, exist_ok=True)
+    save_model(CalibratedPotential(potential, fitted), model, {"metrics": {"force_mae": 0.1}})
+    return model
+
+
+def start() -> dict[str, Atoms]:
+    return {"copper": Octahedron("Cu", 2)}
+
+
+def learn(
+    folder: Path, settings: LearningSettings = QUICK, labeler: Labeler | None = None
+) -> LearningResult:
+    labeler = labeler or CountingEMT(folder / "computed.txt")
+    return LearningRun(folder, settings, start(), labeler, train, progress=False).run()
+
+
+def labels_of(folder: Path) -> dict[str, tuple[float, str]]:
+    ledger = Ledger(folder / "ledger.db")
+    return {
+        c.key: (c.atoms.get_potential_energy(), c.state)
+        for c in ledger.candidates("labelled", "used")
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    learn(folder)
+    return folder
+
+
+def test_generations_grow_the_training_set(whole: Path) -> None:
+    sizes = []
+    for g in range(3):
+        folder = whole / f"generation-{g:03d}"
+        frames = read_frames(folder / "train.xyz") + read_frames(folder / "validation.xyz")
+        sizes.append(len(frames))
+        for atoms in frames:
+            reference = atoms.copy()
+            reference.calc = EMT()
+            assert atoms.get_potential_energy() == pytest.approx(
+                reference.get_potential_energy(), abs=1e-6
+            )
+            np.testing.assert_allclose(atoms.get_forces(), reference.get_forces(), atol=1e-6)
+    assert sizes == [8, 13, 18]
+    outcome = json.loads((whole / "learning.json").read_text())
+    assert outcome["labels"] == 18
+    assert [g["selected"] for g in outcome["generations"]] == [5, 5, 0]
+    assert outcome["reason"] == "the last of 3 generations"
+    assert set(outcome["seconds"]) == {"training", "exploration", "labelling", "other"}
+    assert 0 <= outcome["overhead_fraction"] <= 1
+    computed = (whole / "computed.txt").read_text().split()
+    assert len(computed) == len(set(computed)) == 18
+
+
+def test_md_and_udd_run_from_each_start_at_each_temperature(tmp_path: Path) -> None:
+    settings = LearningSettings(**{**vars(QUICK), "temperatures": (200.0, 400.0), "generations": 1})
+    result = learn(tmp_path, settings)
+    names = [r["name"] for r in result.generations[0].runs]
+    assert names == [
+        "copper-200K-md", "copper-200K-udd", "copper-400K-md", "copper-400K-udd",
+    ]  # fmt: skip
+    for run in result.generations[0].runs:
+        assert (Path(run["folder"]) / "trajectory.xyz").is_file()
+        assert (Path(run["folder"]) / "udd.json").is_file() == run["udd"]
+    assert result.generations[0].seen == {"md": 22, "udd": 22}
+
+
+def test_a_run_that_is_over_is_read_not_repeated(whole: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in whole.rglob("model.eip")}
+    result = learn(whole)
+    assert {p: p.stat().st_mtime_ns for p in whole.rglob("model.eip")} == before
+    assert result.reason == "the last of 3 generations"
+
+
+def test_a_raised_bound_goes_on(tmp_path: Path) -> None:
+    two = LearningSettings(**{**vars(QUICK), "generations": 2})
+    assert learn(tmp_path, two).labels == 13
+    result = learn(tmp_path, QUICK)
+    assert result.labels == 18 and len(result.generations) == 3
+    computed = (tmp_path / "computed.txt").read_text().split()
+    assert len(computed) == len(set(computed)) == 18
+
+
+def test_it_converges_when_nothing_is_uncertain(tmp_path: Path) -> None:
+    settings = LearningSettings(
+        **{**vars(QUICK), "lower": 1e5, "upper": 1e6, "candidate_ratio": 0.1}
+    )
+    result = learn(tmp_path, settings)
+    assert result.reason.startswith("converged: every run of MD is stable")
+    assert result.labels == 8 and len(result.generations) == 1
+
+
+def test_bounds_on_labels_and_time(tmp_path: Path) -> None:
+    settings = LearningSettings(**{**vars(QUICK), "max_labels": 10})
+    result = learn(tmp_path / "labels", settings)
+    assert result.labels == 10 and "the bound is 10" in result.reason
+    settings = LearningSettings(**{**vars(QUICK), "max_hours": 1e-6})
+    assert "hours are spent" in learn(tmp_path / "hours", settings).reason
+
+
+def test_a_failed_calculation_is_never_a_label(tmp_path: Path) -> None:
+    labeler = CountingEMT(
+        tmp_path / "computed.txt", lambda a: round(1e4 * a.positions[0, 0]) % 3 == 0
+    )
+    result = learn(tmp_path, labeler=labeler)
+    rejected = Ledger(tmp_path / "ledger.db").candidates("rejected")
+    assert rejected and all("SCF did not converge" in c.reason for c in rejected)
+    assert result.labels == len((tmp_path / "computed.txt").read_text().split())
+    assert all(c.atoms.calc is None for c in rejected)
+
+
+def test_nothing_labelled_is_an_error(tmp_path: Path) -> None:
+    labeler = CountingEMT(tmp_path / "computed.txt", lambda a: True)
+    with pytest.raises(InputError, match="no label could be made.*SCF did not converge"):
+        learn(tmp_path, labeler=labeler)
+
+
+class Liar(CountingEMT):
+    """One label in four is of another energy scale, one has a net force."""
+
+    def label(self, atoms: Atoms, folder: Path) -> Atoms:
+        good = super().label(atoms, folder)
+        lie = int(folder.name[-2:], 16) % 4
+        energy, forces = good.calc.results["energy"], good.calc.results["forces"]
+        if lie == 1:
+            return labelled_copy(good, energy + 1000.0, forces)
+        return labelled_copy(good, energy, forces + 0.3 * (lie == 2))
+
+
+def test_a_label_that_cannot_be_is_not_believed(tmp_path: Path) -> None:
+    settings = LearningSettings(**{**vars(QUICK), "initial": 40})
+    learn(tmp_path, settings, Liar(tmp_path / "computed.txt"))
+    reasons = [c.reason for c in Ledger(tmp_path / "ledger.db").candidates("rejected")]
+    assert any("net force" in r for r in reasons)
+    kept = Ledger(tmp_path / "ledger.db").candidates("used", "labelled")
+    assert all(int(c.key[-2:], 16) % 4 != 2 for c in kept)
+    assert any("energy" in r for r in reasons)
+    assert all(int(c.key[-2:], 16) % 4 != 1 for c in kept)
+    assert len(kept) > 20
+
+
+def test_labelled_frames_to_begin_with(tmp_path: Path) -> None:
+    frames = []
+    for seed in range(12):
+        atoms = start()["copper"]
+        atoms.rattle(0.1, seed=seed)
+        atoms.calc = EMT()
+        frames.append(labelled_copy(atoms, atoms.get_potential_energy(), atoms.get_forces()))
+    run = LearningRun(
+        tmp_path,
+        LearningSettings(**{**vars(QUICK), "generations": 2}),
+        start(),
+        CountingEMT(tmp_path / "computed.txt"),
+        train,
+        (frames[:10], frames[10:]),
+        progress=False,
+    )
+    result = run.run()
+    assert result.labels == 5
+    assert [g.training_frames + g.validation_frames for g in result.generations] == [12, 17]
+
+
+def test_status_says_where_it_is(whole: Path, tmp_path: Path) -> None:
+    found = status(whole)
+    assert found["candidates"]["used"] == 18
+    assert found["generations complete"] == 3
+    assert found["outcome"] == "the last of 3 generations"
+    with pytest.raises(InputError, match="no learning run"):
+        status(tmp_path)
+
+
+def test_a_label_of_another_structure_is_noticed(tmp_path: Path) -> None:
+    from eip.active_learning.loop import read_label
+
+    atoms = start()["copper"]
+    label_one(CountingEMT(tmp_path / "computed.txt"), atoms, tmp_path / "here")
+    read_label(atoms, tmp_path / "here")
+    atoms.positions[0, 0] += 0.1
+    with pytest.raises(InputError, match="another structure"):
+        read_label(atoms, tmp_path / "here")
+
+
+# Killed
+
+
+def forked(folder: Path, prepare: Callable[[], None]) -> int:
+    """Starts a run in a forked child; returns its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        prepare()
+        learn(folder)
+        code = 0
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
+    finally:
+        os._exit(code)
+
+
+def killed(pid: int) -> bool:
+    """Waits; whether the child was killed. A child that failed by itself is an error."""
+    _, status_ = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status_):
+        return True
+    assert os.WEXITSTATUS(status_) == 0
+    return False
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dies_at(count: int, after: bool) -> Callable[[], None]:
+    """Kills the process before or after the n-th thing that is written down."""
+
+    def prepare() -> None:
+        left = [count]
+
+        def wrap(owner: object, name: str) -> None:
+            original = getattr(owner, name)
+
+            def wrapped(*arguments: object, **options: object) -> object:
+                left[0] -= 1
+                if left[0] == 0 and not after:
+                    die()
+                result = original(*arguments, **options)
+                if left[0] == 0:
+                    die()
+                return result
+
+            setattr(owner, name, wrapped)
+
+        import eip.active_learning.loop as loop
+
+        for name in ("propose", "select", "submit", "label", "use"):
+            wrap(Ledger, name)
+        for name in ("write_whole", "_write_frames", "label_one", "explore"):
+            wrap(loop, name)
+
+    return prepare
+
+
+def check_same(folder: Path, whole: Path) -> None:
+    assert labels_of(folder) == labels_of(whole)
+    computed = (folder / "computed.txt").read_text().split()
+    kept = {p.parent.name for p in folder.glob("labels/*/label.npz")}
+    assert set(computed) == kept == set(labels_of(folder))
+    for g in range(3):
+        name = f"generation-{g:03d}/train.xyz"
+        assert (folder / name).read_text() == (whole / name).read_text()
+
+
+def test_killed_at_every_state_it_ends_the_same(tmp_path: Path, whole: Path) -> None:
+    """Before and after each thing that is written, one kill each; then it runs to its end."""
+    folder, deaths = tmp_path / "run", 0
+    folder.mkdir()
+    for count in (1, 2, 3):
+        for after in (False, True):
+            while killed(forked(folder, dies_at(count, after))):
+                deaths += 1
+                if deaths % 40 == 39:
+                    break
+            else:
+                check_same(folder, whole)
+                folder = tmp_path / f"run{count}{after}"
+                folder.mkdir()
+    assert deaths >= 50
+
+
+def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, whole: Path) -> None:
+    rng = random.Random(0)
+    deaths, round_ = 0, 0
+    while deaths < 50:
+        folder = tmp_path / f"round{round_}"
+        folder.mkdir()
+        round_ += 1
+        while True:
+            pid = forked(folder, lambda: None)
+            time.sleep(rng.uniform(0.02, 0.8))
+            os.kill(pid, signal.SIGKILL)
+            if not killed(pid):
+                break
+            deaths += 1
+        check_same(folder, whole)
+        # A calculation that had finished is not done again: as many lines as labels.
+        computed = (folder / "computed.txt").read_text().split()
+        assert len(computed) - len(set(computed)) <= deaths

@@ -1,0 +1,125 @@
+"""Selection: windows, unsound geometry, farthest points."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eip.active_learning.selection import (
+    Window,
+    descriptors,
+    farthest_points,
+    largest_sigma,
+    unsound,
+    window,
+)
+from eip.uncertainty.evidential import EvidentialPotential
+
+
+@pytest.fixture(scope="module")
+def potential() -> EvidentialPotential:
+    torch.manual_seed(0)
+    return EvidentialPotential(
+        elements=[1, 6, 8],
+        element_energies={1: -13.0, 6: -1000.0, 8: -2000.0},
+        force_scale=1.0,
+        channels=16,
+        interactions=2,
+    ).eval()
+
+
+def rattled(name: str, count: int, size: float = 0.1) -> list[Atoms]:
+    out = []
+    for seed in range(count):
+        atoms = molecule(name)
+        atoms.rattle(size, seed=seed)
+        out.append(atoms)
+    return out
+
+
+def test_the_window_is_the_validation_frames(potential: EvidentialPotential) -> None:
+    frames = rattled("CH3OH", 40)
+    largest = largest_sigma(potential, frames)
+    one_by_one = [float(potential.predict(a).force_uncertainty.max()) for a in frames]
+    np.testing.assert_allclose(largest, one_by_one, rtol=1e-4)
+    found = window(potential, frames)
+    assert np.mean(largest < found.lower) == pytest.approx(0.95, abs=0.03)
+    assert found.upper == 5 * found.lower
+    assert window(potential, frames, 0.1, 0.7) == Window(0.1, 0.7)
+    assert [Window(0.1, 0.7).holds(s) for s in (0.05, 0.1, 0.69, 0.7)] == [False, True, True, False]
+
+
+def test_what_cannot_be_labelled_is_named() -> None:
+    start = molecule("CH3CH2OH")
+    assert unsound(start, start, 0.55, 2.0) is None
+    close = start.copy()
+    close.positions[1] = close.positions[0] + [0.4, 0, 0]
+    assert "apart" in unsound(close, start, 0.55, 2.0)
+    broken = start.copy()
+    broken.positions[3] += [6.0, 0, 0]
+    assert "bond between" in unsound(broken, start, 0.55, 2.0)
+    assert unsound(broken, start, 0.55, None) is None
+    nowhere = start.copy()
+    nowhere.positions[0, 0] = np.nan
+    assert "finite" in unsound(nowhere, start, 0.55, 2.0)
+    crystal = bulk("C", cubic=True)
+    swollen = crystal.copy()
+    swollen.set_cell(crystal.cell * 1.4, scale_atoms=True)
+    assert "volume" in unsound(swollen, crystal, 0.55, None)
+
+
+def test_a_bond_across_the_cell_is_no_break() -> None:
+    start = Atoms("OH", [[0.1, 2.5, 2.5], [0.1 + 0.97, 2.5, 2.5]], cell=[5, 5, 5], pbc=True)
+    start.positions -= [0.5, 0, 0]
+    wrapped = start.copy()
+    wrapped.wrap()
+    # Dynamics never wraps; a wrapped copy of the start is measured from the wrapped start.
+    assert unsound(wrapped, wrapped, 0.55, 2.0) is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 12))
+def test_farthest_points_are_diverse(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    known, rows = rng.normal(size=(5, 4)), rng.normal(size=(30, 4))
+    chosen = farthest_points(rows, known, count)
+    assert len(chosen) == len(set(chosen.tolist())) == count
+    # Greedy: each is the one farthest from all before it.
+    scale = np.concatenate([known, rows]).std(axis=0)
+    seen = list(known / scale)
+    for index in chosen:
+        gaps = np.array([min(np.linalg.norm(r - s) for s in seen) for r in rows / scale])
+        assert gaps[index] == pytest.approx(gaps.max())
+        seen.append(rows[index] / scale)
+
+
+def test_duplicates_are_not_chosen() -> None:
+    rng = np.random.default_rng(0)
+    known = rng.normal(size=(10, 3))
+    rows = np.concatenate([known, known[:3], rng.normal(size=(2, 3)) + 5.0])
+    chosen = farthest_points(rows, known, 10)
+    assert sorted(chosen.tolist()) == [13, 14]
+
+
+def test_no_known_frames_and_constant_features() -> None:
+    rows = np.array([[0.0, 1.0], [1.0, 1.0], [10.0, 1.0]])
+    chosen = farthest_points(rows, np.zeros((0, 2)), 3)
+    assert sorted(chosen.tolist()) == [0, 1, 2]
+
+
+def test_descriptors_know_the_surroundings_not_the_order(potential: EvidentialPotential) -> None:
+    ethanol, methanol = molecule("CH3CH2OH"), molecule("CH3OH")
+    turned = ethanol.copy()
+    turned.rotate(40, (1, 2, 3))
+    shuffled = ethanol[np.random.default_rng(0).permutation(len(ethanol))]
+    rows = descriptors(potential, [ethanol, turned, shuffled, methanol])
+    np.testing.assert_allclose(rows[1], rows[0], atol=1e-4)
+    np.testing.assert_allclose(rows[2], rows[0], atol=1e-4)
+    assert np.abs(rows[3] - rows[0]).max() > 0.05
+    water = descriptors(potential, [molecule("H2O"), ethanol])
+    assert water.shape == (2, 3 * 32) and (water[0, 32:64] == 0).all()
