@@ -203,7 +203,7 @@ def run(name: str, labels: list[str], seeds: list[int], fraction: float, argumen
         figures.setdefault(label, {}).update({k: summary(v) for k, v in columns.items()})
     results_file = HERE / "results.json"
     results = json.loads(results_file.read_text()) if results_file.exists() else {}
-    results.setdefault(folder.name, {}).update(figures)
+    results[folder.name] = {**results.get(folder.name, {}), **figures}
     results_file.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     write_tables(results)
 

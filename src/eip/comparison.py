@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,25 +20,27 @@ import torch
 from rich.table import Table
 
 from eip import plots
-from eip.config import Config, build_labels
+from eip.config import Config, build_labels, build_training
 from eip.data import open_frames
-from eip.data.dataset import GraphDataset, make_loader
+from eip.data.dataset import Batch, GraphDataset, make_loader
 from eip.errors import InputError, did_you_mean
 from eip.evaluation import evaluate
 from eip.files import json_text, write_whole
-from eip.graph import AtomGraph
 from eip.model_file import load_model, read_model_info
-from eip.potential import Potential
+from eip.potential import Potential, WrappedPotential
+from eip.training.loss import Loss
+from eip.uncertainty.ensemble import EnsemblePotential
 from eip.uncertainty.methods import EVIDENTIAL, MEMBERS, METHODS
-from eip.workflow import Say, nobody, plain_config, train_members, train_model
+from eip.workflow import Say, bare_network, nobody, plain_config, train_members, train_model
 
 #: What `eip compare` runs unless told otherwise: every method with a σ for each atom's force.
 DEFAULT_METHODS = tuple(m for m in METHODS if m not in ("componentwise", "global", "none"))
 
 #: Beside the keys of `eip.evaluation.METRIC_KEYS`.
 COST_KEYS: dict[str, str] = {
-    "training_seconds": "of all networks that the method trains, s",
-    "training_cost": "training_seconds over those of the plain potential",
+    "training_seconds": "of all networks that the method trains, as it went, s",
+    "training_cost": "time of a training step over that of the plain potential, interleaved, "
+    "median, times the number of networks",
     "prediction_cost": "time of energy, forces and σ over that of the plain potential's energy and "
     "forces, interleaved, median",
     "memory_mb": "what loading and predicting add to the process's peak memory, MB (on a GPU: the "
@@ -45,7 +48,7 @@ COST_KEYS: dict[str, str] = {
 }
 
 #: Atoms of the batch that is timed, about; rounds of which the median is taken.
-_TIMED_ATOMS, _ROUNDS = 200, 15
+_TIMED_ATOMS, _ROUNDS, _WARM_UP = 200, 15, 3
 
 
 @dataclass(frozen=True)
@@ -156,19 +159,18 @@ def _report(
     folder: Path, labels: Sequence[str], seeds: Sequence[int], config: Config, say: Say
 ) -> Comparison:
     runs = {label: [folder / label / f"seed{seed}" for seed in seeds] for label in labels}
-    costs = prediction_costs({label: of[0] / "model.eip" for label, of in runs.items()}, config)
+    costs = costs_of({label: of[0] / "model.eip" for label, of in runs.items()}, config)
     columns: dict[str, dict[str, list[float]]] = {}
     for label, folders in runs.items():
         columns[label] = {}
-        for index, run in enumerate(folders):
+        for run in folders:
             measured = json.loads((run / "metrics.json").read_text())
             info = read_model_info(run / "model.eip")["info"]
             seconds = info["training"]["seconds"]
-            plain = read_model_info(runs["none"][index] / "model.eip")["info"]["training"]
             values = {
                 k: v for k, v in measured.items() if isinstance(v, int | float) and k[0] != "_"
             }
-            values |= {"training_seconds": seconds, "training_cost": seconds / plain["seconds"]}
+            values["training_seconds"] = seconds
             for key, value in values.items():
                 columns[label].setdefault(key, []).append(float(value))
         for key, value in costs[label].items():
@@ -307,53 +309,99 @@ def _bars(
 # --- cost ----------------------------------------------------------------------------------------
 
 
-def prediction_costs(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, float]]:
-    """``prediction_cost`` and ``memory_mb`` of models on test frames, one labelled "none"."""
+def costs_of(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, float]]:
+    """The keys of ``COST_KEYS`` that are ratios or sizes, of models one of which is "none".
+
+    Timed in turn, so that what else the machine does falls on all alike.
+    """
     loaded = {label: load_model(path) for label, path in models.items()}
-    graph = _timed_graph(config, loaded["none"])
-    seconds: dict[str, list[float]] = {label: [] for label in loaded}
-    for potential in loaded.values():
-        for _ in range(3):
-            _timed(potential, graph)
-    for _ in range(_ROUNDS):
+    batch = _timed_batch(config, loaded["none"])
+    loss = Loss.of(build_training(config.training))
+    networks = {label: bare_network(load_model(path)) for label, path in models.items()}
+    for network in networks.values():
+        network.train().requires_grad_(True)
+    predicting: dict[str, list[float]] = {label: [] for label in loaded}
+    training: dict[str, list[float]] = {label: [] for label in loaded}
+    for round_ in range(_WARM_UP + _ROUNDS):
         for label, potential in loaded.items():
-            seconds[label].append(_timed(potential, graph))
-    plain = statistics.median(seconds["none"])
-    out = {label: {"prediction_cost": statistics.median(s) / plain} for label, s in seconds.items()}
-    # A process for each: a peak never goes down again.
+            times = _predict(potential, batch), _step(networks[label], batch, loss)
+            if round_ >= _WARM_UP:
+                predicting[label].append(times[0])
+                training[label].append(times[1])
+    plain = statistics.median(predicting["none"]), statistics.median(training["none"])
+    out = {}
     for label, path in models.items():
+        # A process for each: a peak never goes down again.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            out[label]["memory_mb"] = pool.submit(_peak_memory, path, config).result()
+            memory = pool.submit(_peak_memory, path, config).result()
+        out[label] = {
+            "prediction_cost": statistics.median(predicting[label]) / plain[0],
+            "training_cost": statistics.median(training[label]) / plain[1] * _count(loaded[label]),
+            "memory_mb": memory,
+        }
     return out
 
 
-def _timed_graph(config: Config, potential: Potential) -> AtomGraph:
-    loader = make_loader(
-        _test_set(config, potential), max_atoms=_TIMED_ATOMS, shuffle=False, seed=0
-    )
-    return next(iter(loader)).graph.to(device=potential.device, dtype=potential.dtype)
+def _count(potential: Potential) -> int:
+    """Networks that had to be trained."""
+    while isinstance(potential, WrappedPotential):
+        potential = potential.potential
+    return len(potential.members) if isinstance(potential, EnsemblePotential) else 1
 
 
-def _timed(potential: Potential, graph: AtomGraph) -> float:
+def _timed_batch(config: Config, potential: Potential) -> Batch:
+    dataset = _test_set(config, potential)
+    loader = make_loader(dataset, max_atoms=_TIMED_ATOMS, shuffle=False, seed=0)
+    batch: Batch = next(iter(loader)).to(potential.device)
+    return batch
+
+
+def _predict(potential: Potential, batch: Batch) -> float:
     started = time.perf_counter()
-    potential(graph)
-    if potential.device.type == "cuda":
-        torch.cuda.synchronize()
+    potential(batch.graph)
+    _wait_for(potential)
     return time.perf_counter() - started
 
 
+def _step(network: Potential, batch: Batch, loss: Loss) -> float:
+    """Forward and backward pass of training."""
+    started = time.perf_counter()
+    loss(network(batch.graph, differentiable="everything"), batch).total.backward()
+    for parameter in network.parameters():
+        parameter.grad = None
+    _wait_for(network)
+    return time.perf_counter() - started
+
+
+def _wait_for(potential: Potential) -> None:
+    if potential.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def _peak_memory(model: Path, config: Config) -> float:
-    before = _resident_peak()
+    """MB that loading and predicting add; on a GPU, the peak there."""
+    before = _forget_peak()
     potential = load_model(model)
-    graph = _timed_graph(config, potential)
+    batch = _timed_batch(config, potential)
     for _ in range(3):
-        potential(graph)
+        potential(batch.graph)
     if potential.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    return _resident_peak() - before
+    return _peak() - before
 
 
-def _resident_peak() -> float:
+def _forget_peak() -> float:
+    """Memory of the process now, MB; where the system can, the peak is counted from here on."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _peak()
+
+
+def _peak() -> float:
     """MB."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return float(line.split()[1]) / 1e3
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)

@@ -289,7 +289,7 @@ def _train_member(config: Config, threads: int | None, progress: bool) -> bool:
 
 def _assembled(paths: Sequence[Path]) -> tuple[Potential, TrainingResult]:
     """One network, or an ensemble of several, with what their training took together."""
-    networks = [_network_of(load_model(path)) for path in paths]
+    networks = [bare_network(load_model(path)) for path in paths]
     trained = [read_model_info(path)["info"]["training"] for path in paths]
     result = TrainingResult(
         ending="finished",
@@ -302,10 +302,13 @@ def _assembled(paths: Sequence[Path]) -> tuple[Potential, TrainingResult]:
     return (networks[0] if len(networks) == 1 else EnsemblePotential(networks)), result
 
 
-def _network_of(potential: Potential) -> Potential:
-    """Without what was fitted afterwards."""
-    while isinstance(potential, WrappedPotential):
-        potential = potential.potential
+def bare_network(potential: Potential) -> Potential:
+    """Without what was fitted afterwards; of an ensemble, its first member."""
+    while isinstance(potential, WrappedPotential | EnsemblePotential):
+        if isinstance(potential, EnsemblePotential):
+            potential = potential.members[0]
+        else:
+            potential = potential.potential
     return potential
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from eip.data.dataset import Batch
 from eip.errors import InputError
 from eip.potential import Prediction
+from eip.training.settings import TrainingSettings
 from eip.uncertainty.evidence import Evidence
 
 
@@ -45,6 +46,11 @@ class Loss:
     quantile: float | None
     regularization: float
     energy_per_atom: bool = True
+
+    @classmethod
+    def of(cls, settings: TrainingSettings) -> Loss:
+        """With the weights of a training's settings."""
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
     def __call__(self, prediction: Prediction, batch: Batch) -> LossTerms:
         """The terms of a batch that was predicted with ``differentiable="everything"``.

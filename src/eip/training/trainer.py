@@ -177,14 +177,7 @@ class TrainingModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.potential, self.settings = potential, settings
-        self.loss = Loss(
-            settings.energy_weight,
-            settings.force_weight,
-            settings.stress_weight,
-            settings.quantile,
-            settings.regularization,
-            settings.energy_per_atom,
-        )
+        self.loss = Loss.of(settings)
         self.steps_per_epoch = steps_per_epoch
         self._errors: list[dict[str, Tensor]] = []
         self._frames: tuple[str, ...] = ()
