@@ -25,6 +25,9 @@ def test_demo_leaves_its_summary(tmp_path: Path) -> None:
     for name in ("md", "udd"):
         assert (summary[name]["ending"], summary[name]["steps"]) == ("finished", 5)
         assert (out / name / "trajectory.xyz").exists()
+    assert (summary["generations"], len(summary["stable_ps"])) == (2, 2)
+    assert 8 < summary["labels"] <= 12
+    assert (out / "learn" / "learning.png").exists() and (out / "learn" / "ledger.db").exists()
     assert 0 < summary["wall_seconds"] < 400
     assert (out / "model.eip").exists()
     assert (out / "evaluation" / "report.html").exists()

@@ -1,7 +1,10 @@
-"""The whole road on real reference data: train → evaluate → calibrate → dynamics.
+"""The whole road: train → evaluate → dynamics on reference data, then active learning from nothing.
 
 Every step is a command that you can type yourself; it is printed before it runs. Everything comes
 to lie in runs/demo, with the main figures in summary.json (keys: docs/metrics.md).
+
+The last step is what eIP is for: from the geometry of one molecule, without any data, to a
+potential that runs stable dynamics; GFN2-xTB is the reference method.
 
     python examples/demo/run.py                          # `make demo`, some minutes
     python examples/demo/run.py --epochs 2 --steps 20    # only to see that it works
@@ -29,6 +32,16 @@ DATA = HERE.parent / "data"
 TEST = [DATA / "ethanol_300K_test.xyz", DATA / "water_300K_test.xyz"]
 OOD = [DATA / "ethanol_800K_test.xyz", DATA / "water_600K_test.xyz"]
 
+#: Only to see that it works.
+SHORT_LEARNING = [
+    word
+    for key, value in {
+        "training.epochs": 2, "learn.initial": 8, "learn.labels": 4, "learn.generations": 2,
+        "learn.length_ps": 0.02,
+    }.items()
+    for word in ("--set", f"{key}={value}")
+]  # fmt: skip
+
 console = Console()
 
 
@@ -55,6 +68,10 @@ def main() -> None:
     water += ["--temperature", 300, "--every", 10]
     eip("md", *water, "--out", out / "md")
     eip("md", *water, "--udd", "--out", out / "udd")
+
+    short = arguments.epochs is not None and arguments.epochs < 10
+    eip("learn", HERE / "learn.yaml", "--set", f"run_dir={(out / 'learn').resolve()}",
+        *(SHORT_LEARNING if short else ()))  # fmt: skip
 
     endings = {name: read_json(out / name / "summary.json")["ending"] for name in ("md", "udd")}
     plot_dynamics(
@@ -95,6 +112,12 @@ def summarize(out: Path, seconds: float) -> dict[str, object]:
     for name in ("md", "udd"):
         run = read_json(out / name / "summary.json")
         summary[name] = {key: run[key] for key in ("ending", "steps", "mean_uncertainty")}
+    learned = read_json(out / "learn" / "learning.json")
+    generations = learned["generations"]
+    summary["generations"] = len(generations)
+    summary["labels"] = learned["labels"]
+    summary["stable_ps"] = [g["stable_ps"] for g in generations]
+    summary["learning_ended"] = learned["reason"]
     summary["wall_seconds"] = round(seconds, 1)
     summary["_keys"] = {
         "force_mae": "mean |f_true - f_pred| of a force component on the test frames, eV/Å",
@@ -104,6 +127,10 @@ def summarize(out: Path, seconds: float) -> dict[str, object]:
         "ood_ratio": "growth of uncertainty over growth of error on hot frames; 1 is right",
         "md, udd": "dynamics without and with the bias of UDD: how it ended, after how many "
         "steps, with which mean uncertainty in eV/Å",
+        "generations": "of active learning, from one geometry and no data",
+        "labels": "that it asked of the reference method, GFN2-xTB",
+        "stable_ps": "length of the shortest run of MD in each generation, ps",
+        "learning_ended": "why it stopped",
         "wall_seconds": "of the demo without its environment, s",
     }
     return summary
@@ -154,6 +181,11 @@ def table(summary: dict[str, object], out: Path) -> Table:
             f"{run['ending']} after {run['steps']} steps",
             f"{words}; mean σ {run['mean_uncertainty']:.3g} eV/Å",
         )
+    result.add_row(
+        "active learning from one geometry",
+        f"{summary['labels']} labels, {summary['generations']} generations",
+        f"MD of {summary['stable_ps'][-1]:.3g} ps stable; {summary['learning_ended']}",
+    )
     result.add_row("time", number("wall_seconds", 1 / 60, " min"), f"everything is in {out}")
     return result
 

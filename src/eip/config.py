@@ -287,7 +287,7 @@ class LearnConfig(Section):
         "xtb", description="reference method: xtb (GFN2-xTB), cp2k, ase (any calculator), model"
     )
     labeler_options: dict[str, Any] = Field(
-        {}, description="of the labeler, as {method: GFN1-xTB} or {factory: 'calc.py:make'}"
+        {}, description="of the labeler, as {method: GFN1-xTB} or {calculator: 'calc.py:make'}"
     )
     generations: int = Field(_LEARN.generations, ge=1, description="at most")
     initial: int = Field(

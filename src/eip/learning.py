@@ -42,12 +42,14 @@ def learn(
         InterruptedError: if the user stopped a training.
     """
     folder = config.run_dir
-    _claim(config, resume)
+    # First what may be wrong: a folder is taken by a run that can begin.
+    settings = build_learning(config.learn)
     starts = _starts(config)
     labeler = make_labeler(config.learn.labeler, **config.learn.labeler_options)
+    _claim(config, resume)
     run = LearningRun(
         folder,
-        build_learning(config.learn),
+        settings,
         starts,
         labeler,
         lambda task: _train(config, task, progress),

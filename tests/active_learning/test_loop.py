@@ -205,6 +205,30 @@ def test_nothing_labelled_is_an_error(tmp_path: Path) -> None:
         learn(tmp_path, labeler=labeler)
 
 
+class Broken(CountingEMT):
+    """Fails in a way that no labeler means to, for all or for some structures."""
+
+    def __init__(self, log: Path, share: int) -> None:
+        super().__init__(log)
+        self.share = share
+
+    def label(self, atoms: Atoms, folder: Path) -> Atoms:
+        if int(folder.name[-2:], 16) % self.share == 0:
+            raise MemoryError("no memory left on this node")
+        return super().label(atoms, folder)
+
+
+def test_a_broken_site_rejects_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no worker finished any of 8 labels"):
+        learn(tmp_path, labeler=Broken(tmp_path / "computed.txt", 1))
+    assert Ledger(tmp_path / "ledger.db").counts()["submitted"] == 8
+    assert learn(tmp_path).labels == 18
+    other = tmp_path / "some"
+    learn(other, labeler=Broken(tmp_path / "computed.txt", 3))
+    rejected = Ledger(other / "ledger.db").candidates("rejected")
+    assert rejected and all("MemoryError" in c.reason for c in rejected)
+
+
 class Liar(CountingEMT):
     """One label in four is of another energy scale, one has a net force."""
 

@@ -449,23 +449,33 @@ class LearningRun:
         tasks = {c.key: (self.labeler, c.atoms, folders[c.key]) for c in open_}
         atoms = {c.key: c.atoms for c in open_}
         self._spend("other")
+        lost: dict[str, BaseException] = {}
+        done = 0
         for outcome in self._outcomes(label_one, tasks, f"Labelling with {self.labeler.name}"):
             if isinstance(outcome.error, InputError):
                 raise outcome.error  # not this structure's fault: the next would fare the same
-            if outcome.error is not None:
-                what = (
-                    outcome.error.reason
-                    if isinstance(outcome.error, LabelFailure)
-                    else f"{type(outcome.error).__name__}: {outcome.error}"
-                )
-                self.ledger.reject(outcome.key, f"not labelled: {what}")
+            if isinstance(outcome.error, LabelFailure):
+                self.ledger.reject(outcome.key, f"not labelled: {outcome.error.reason}")
+            elif outcome.error is not None:
+                lost[outcome.key] = outcome.error
                 continue
-            labelled = read_label(atoms[outcome.key], folders[outcome.key])
-            reason = check_label(labelled, limits)
-            if reason is None:
-                self.ledger.label(outcome.key, labelled)
             else:
-                self.ledger.reject(outcome.key, f"label not believed: {reason}")
+                labelled = read_label(atoms[outcome.key], folders[outcome.key])
+                reason = check_label(labelled, limits)
+                if reason is None:
+                    self.ledger.label(outcome.key, labelled)
+                else:
+                    self.ledger.reject(outcome.key, f"label not believed: {reason}")
+            done += 1
+        if lost and not done:
+            # It was hardly the structures: they stay submitted, for another sitting.
+            first = next(iter(lost.values()))
+            raise InputError(
+                f"no worker finished any of {len(lost)} labels ({type(first).__name__}: {first}); "
+                f"nothing was rejected: set the executor right and go on with --resume"
+            )
+        for key, error in lost.items():
+            self.ledger.reject(key, f"not labelled: {type(error).__name__}: {error}")
         self._spend("labelling")
 
     def _limits(self) -> LabelLimits:
