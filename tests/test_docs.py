@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from eip.active_learning.exploration import WalkerOutcome
+from eip.active_learning.loop import Generation
+from eip.comparison import COST_KEYS
+from eip.config import ModelConfig
 from eip.evaluation import METRIC_KEYS
 from eip.evaluation.report import PREDICTION_KEYS
 from eip.simulation import DynamicsSummary, UDDParameters
 from eip.simulation.records import LOG_COLUMNS
-from eip.uncertainty.evidential import HEADS
+from eip.uncertainty.calibration import Method as CalibrationMethod
+from eip.uncertainty.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -22,13 +28,17 @@ def test_every_key_of_every_file_is_documented() -> None:
     documented = set(re.findall(r"`([a-zA-Z_0-9]+)`", (ROOT / "docs/metrics.md").read_text()))
     keys = {key for key in METRIC_KEYS if not key.endswith("_ood")} | set(PREDICTION_KEYS)
     keys |= {field.name for field in fields(DynamicsSummary)} | set(LOG_COLUMNS)
-    keys |= {field.name for field in fields(UDDParameters)}
+    keys |= {field.name for field in fields(UDDParameters)} | set(COST_KEYS)
+    keys |= {f.name for kind in (Generation, WalkerOutcome) for f in fields(kind)}
     assert keys - documented == set()
 
 
-def test_every_head_is_explained() -> None:
+def test_every_method_is_explained() -> None:
     page = (ROOT / "docs/uncertainty.md").read_text()
-    assert [head for head in HEADS if f"| `{head}` |" not in page] == []
+    assert [method for method in METHODS if f"| `{method}`" not in page] == []
+    assert [method for method in get_args(CalibrationMethod) if f"`{method}`" not in page] == []
+    literal = ModelConfig.model_fields["uncertainty"].annotation
+    assert set(get_args(literal)) == set(METHODS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -17,6 +17,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"<!-- run -->\n```(bash|python)\n(.*?)```", re.DOTALL)
 QUICK = "--set training.epochs=1 --set model.channels=8 --set model.interactions=1"
+QUICK_LEARN = (
+    " --set learn.initial=8 --set learn.labels=2 --set learn.generations=2"
+    " --set learn.length_ps=0.02"
+)
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -32,7 +36,8 @@ def test_all_shown_eip_commands_are_run() -> None:
 @pytest.mark.timeout(500)
 def test_readme_commands(tmp_path: Path) -> None:
     (tmp_path / "examples").mkdir()
-    shutil.copytree(ROOT / "examples" / "data", tmp_path / "examples" / "data")
+    for part in ("data", "demo"):
+        shutil.copytree(ROOT / "examples" / part, tmp_path / "examples" / part)
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -40,7 +45,10 @@ def test_readme_commands(tmp_path: Path) -> None:
     }
     for language, code in blocks():
         if language == "bash":
-            code = re.sub(r"^(eip train \S+)", rf"\1 {QUICK}", code, flags=re.MULTILINE)
+            code = re.sub(r"^(eip (?:train|compare) \S+)", rf"\1 {QUICK}", code, flags=re.MULTILINE)
+            code = re.sub(
+                r"^(eip learn \S+)", rf"\1 {QUICK}{QUICK_LEARN}", code, flags=re.MULTILINE
+            )
             command = ["bash", "-euo", "pipefail", "-c", code]
         else:
             command = [sys.executable, "-c", code]
@@ -50,3 +58,5 @@ def test_readme_commands(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     for name in ("model.eip", "metrics.json", "train.csv", "report.html", "tensorboard"):
         assert (tmp_path / "runs" / "eip" / name).exists(), name
+    assert (tmp_path / "runs" / "compare" / "comparison.md").exists()
+    assert (tmp_path / "runs" / "learn" / "learning.md").exists()
