@@ -311,6 +311,9 @@ class LearnConfig(Section):
     frame_interval: int = Field(
         _LEARN.frame_interval, ge=1, description="steps between frames that are looked at"
     )
+    selection: Literal["uncertainty", "random"] = Field(
+        _LEARN.selection, description="uncertainty, or random, to see what it is worth"
+    )
     lower: float | None = Field(
         _LEARN.lower,
         gt=0,

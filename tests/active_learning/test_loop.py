@@ -253,6 +253,15 @@ def test_a_label_that_cannot_be_is_not_believed(tmp_path: Path) -> None:
     assert len(kept) > 12
 
 
+def test_random_selection_takes_from_all_frames(tmp_path: Path) -> None:
+    settings = LearningSettings(**{**vars(QUICK), "selection": "random", "udd": False})
+    result = learn(tmp_path, settings)
+    assert [g.selected for g in result.generations] == [5, 5, 0]
+    assert {c.origin for c in Ledger(tmp_path / "ledger.db").candidates("used")} == {
+        "initial", "copper-300K-md",
+    }  # fmt: skip
+
+
 def test_labelled_frames_to_begin_with(tmp_path: Path) -> None:
     frames = []
     for seed in range(12):

@@ -391,9 +391,9 @@ class LearningRun:
             kind = "udd" if outcome.udd else "md"
             for atoms, sigma in frames_of(outcome.folder):
                 seen[kind] += 1
-                if not bounds.holds(sigma):
+                within[kind] += bounds.holds(sigma)
+                if settings.selection == "uncertainty" and not bounds.holds(sigma):
                     continue
-                within[kind] += 1
                 start = starts[outcome.name]
                 ratio, stretch = settings.min_distance_ratio, settings.max_bond_stretch
                 if unsound(atoms, start, ratio, stretch) is not None:
@@ -409,7 +409,7 @@ class LearningRun:
         found: Sequence[tuple[Atoms, str, float]],
         train: Sequence[Atoms],
     ) -> list[str]:
-        """Proposes all, selects the most diverse; what was selected before a kill stays."""
+        """Proposes all, selects some; what was selected before a kill stays."""
         self.ledger.propose(found, index)
         begun = [c for c in self.ledger.candidates(generation=index) if c.state != "proposed"]
         if begun:
@@ -420,9 +420,12 @@ class LearningRun:
             budget = min(budget, self.settings.max_labels - self._labels())
         if not proposed or budget <= 0:
             return []
-        everything = [*train, *(c.atoms for c in proposed)]
-        rows = descriptors(potential, everything)
-        chosen = farthest_points(rows[len(train) :], rows[: len(train)], budget)
+        if self.settings.selection == "random":
+            rng = np.random.default_rng([self.settings.seed, index])
+            chosen = rng.permutation(len(proposed))[:budget]
+        else:
+            rows = descriptors(potential, [*train, *(c.atoms for c in proposed)])
+            chosen = farthest_points(rows[len(train) :], rows[: len(train)], budget)
         keys = [proposed[i].key for i in chosen]
         self.ledger.select(keys)
         return keys
@@ -496,7 +499,7 @@ class LearningRun:
             middle = float(np.median(rest))
             spread = 1.4826 * float(np.median(np.abs(rest - middle)))
             # Wide: it is to catch another electronic state or a broken run, not strain.
-            width = max(1.0, 20.0 * spread)
+            width = max(3.0, 20.0 * spread)
             inside = np.abs(rest - middle) <= width
         return replace(
             limits,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-from eip.errors import InputError
+from eip.errors import InputError, did_you_mean
+
+Selection = Literal["uncertainty", "random"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class LearningSettings:
         timestep_fs: fs.
         udd: whether each run has a twin driven by the uncertainty.
         frame_interval: steps between the frames that are looked at.
+        selection: "uncertainty" (in the window, then the most diverse) or "random" (of all sound
+            frames): what the uncertainty is worth shows beside it.
         lower: σ of an atom from which on a frame is a candidate, eV/Å; None: what 95 % of the
             validation frames stay below, in each generation anew.
         upper: σ above which a frame is no more worth a label, eV/Å; None: five times ``lower``.
@@ -57,6 +61,7 @@ class LearningSettings:
     timestep_fs: float = 0.5
     udd: bool = True
     frame_interval: int = 20
+    selection: Selection = "uncertainty"
     lower: float | None = None
     upper: float | None = None
     min_distance_ratio: float = 0.55
@@ -83,6 +88,11 @@ class LearningSettings:
         self._demand("validation", "between 0 and 1", lambda x: 0 < x < 1)
         self._demand("candidate_ratio", "between 0 and 1", lambda x: 0 <= x <= 1)
         self._demand("temperatures", "some, all > 0", lambda x: len(x) > 0 and min(x) > 0)
+        if self.selection not in get_args(Selection):
+            raise InputError(
+                f"unknown selection '{self.selection}': "
+                f"{did_you_mean(str(self.selection), get_args(Selection))}"
+            )
         if self.lower is not None and self.upper is not None and self.upper <= self.lower:
             raise InputError(f"learning needs upper > lower, got {self.upper} and {self.lower}")
 
