@@ -4,7 +4,7 @@ Every step is a command that you can type yourself; it is printed before it runs
 to lie in runs/demo, with the main figures in summary.json (keys: docs/metrics.md).
 
 The last step is what eIP is for: from the geometry of one molecule, without any data, to a
-potential that runs stable dynamics; GFN2-xTB is the reference method.
+potential that runs stable dynamics; GFN1-xTB is the reference method.
 
     python examples/demo/run.py                          # `make demo`, some minutes
     python examples/demo/run.py --epochs 2 --steps 20    # only to see that it works
@@ -117,6 +117,7 @@ def summarize(out: Path, seconds: float) -> dict[str, object]:
     summary["generations"] = len(generations)
     summary["labels"] = learned["labels"]
     summary["stable_ps"] = [g["stable_ps"] for g in generations]
+    summary["learning_force_mae"] = [g["metrics"]["force_mae"] for g in generations]
     summary["learning_ended"] = learned["reason"]
     summary["wall_seconds"] = round(seconds, 1)
     summary["_keys"] = {
@@ -128,8 +129,9 @@ def summarize(out: Path, seconds: float) -> dict[str, object]:
         "md, udd": "dynamics without and with the bias of UDD: how it ended, after how many "
         "steps, with which mean uncertainty in eV/Å",
         "generations": "of active learning, from one geometry and no data",
-        "labels": "that it asked of the reference method, GFN2-xTB",
+        "labels": "that it asked of the reference method, GFN1-xTB",
         "stable_ps": "length of the shortest run of MD in each generation, ps",
+        "learning_force_mae": "its force error on 300 K frames, in each generation, eV/Å",
         "learning_ended": "why it stopped",
         "wall_seconds": "of the demo without its environment, s",
     }
@@ -145,7 +147,7 @@ def table(summary: dict[str, object], out: Path) -> Table:
         value = summary[key]
         return "–" if value is None else f"{value * factor:.3g}{unit}"
 
-    md, udd = summary["md"], summary["udd"]
+    md, udd, errors = summary["md"], summary["udd"], summary["learning_force_mae"]
     result = Table("what", "value", "how to read it", title="The demo in figures", show_lines=True)
     result.add_row(
         "force error on unseen 300 K frames",
@@ -184,7 +186,8 @@ def table(summary: dict[str, object], out: Path) -> Table:
     result.add_row(
         "active learning from one geometry",
         f"{summary['labels']} labels, {summary['generations']} generations",
-        f"MD of {summary['stable_ps'][-1]:.3g} ps stable; {summary['learning_ended']}",
+        f"force error at 300 K {' → '.join(f'{1000 * e:.0f}' for e in errors)} meV/Å; MD stable "
+        f"for {summary['stable_ps'][-1]:.3g} ps; {summary['learning_ended']}",
     )
     result.add_row("time", number("wall_seconds", 1 / 60, " min"), f"everything is in {out}")
     return result

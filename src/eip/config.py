@@ -317,11 +317,11 @@ class LearnConfig(Section):
     lower: float | None = Field(
         _LEARN.lower,
         gt=0,
-        description="eV/Å; largest σ of an atom from which on a frame is a candidate; empty: what "
-        "95 % of the validation frames stay below",
+        description="eV/Å; largest σ of an atom from which on a frame is a candidate; empty: a "
+        "fifth of the RMS force of the first training set",
     )
     upper: float | None = Field(
-        _LEARN.upper, gt=0, description="eV/Å; above it is no more worth a label; empty: 5 lower"
+        _LEARN.upper, gt=0, description="eV/Å; above it is no more worth a label; empty: that RMS"
     )
     min_distance_ratio: float = Field(
         _LEARN.min_distance_ratio,

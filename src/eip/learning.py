@@ -225,6 +225,10 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+#: For the width of a terminal.
+_SHORT = ("gen", "labels", "MAE, meV/Å", "stable", "ps", "MD", "UDD", "sel", "lab", "rej")
+
+
 def _rows(result: LearningResult) -> list[list[str]]:
     rows = []
     for g in result.generations:
@@ -252,7 +256,7 @@ def _rows(result: LearningResult) -> list[list[str]]:
 
 def result_table(result: LearningResult) -> Table:
     """The generations, for a terminal."""
-    table = Table(*_COLUMNS, title=f"learning: {result.reason}")
+    table = Table(*_SHORT, title=f"learning: {result.reason}")
     for row in _rows(result):
         table.add_row(*row)
     return table

@@ -7,6 +7,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from eip.active_learning.selection import (
     Window,
     descriptors,
     farthest_points,
-    largest_sigma,
     unsound,
     window,
 )
@@ -42,15 +42,17 @@ def rattled(name: str, count: int, size: float = 0.1) -> list[Atoms]:
     return out
 
 
-def test_the_window_is_the_validation_frames(potential: EvidentialPotential) -> None:
-    frames = rattled("CH3OH", 40)
-    largest = largest_sigma(potential, frames)
-    one_by_one = [float(potential.predict(a).force_uncertainty.max()) for a in frames]
-    np.testing.assert_allclose(largest, one_by_one, rtol=1e-4)
-    found = window(potential, frames)
-    assert np.mean(largest < found.lower) == pytest.approx(0.95, abs=0.03)
-    assert found.upper == 5 * found.lower
-    assert window(potential, frames, 0.1, 0.7) == Window(0.1, 0.7)
+def test_the_window_is_a_share_of_the_forces() -> None:
+    frames = rattled("CH3OH", 5)
+    rng = np.random.default_rng(0)
+    forces = [rng.normal(scale=2.0, size=(6, 3)) for _ in frames]
+    for atoms, f in zip(frames, forces, strict=True):
+        atoms.calc = SinglePointCalculator(atoms, forces=f)
+    rms = np.sqrt(np.mean(np.square(forces)))
+    assert window(frames).lower == pytest.approx(0.2 * rms)
+    assert window(frames).upper == pytest.approx(rms)
+    assert window(frames, 0.1, 0.7) == Window(0.1, 0.7)
+    assert window(frames, 3 * rms).upper == pytest.approx(6 * rms)
     assert [Window(0.1, 0.7).holds(s) for s in (0.05, 0.1, 0.69, 0.7)] == [False, True, True, False]
 
 

@@ -228,7 +228,8 @@ class LearningRun:
         self._spend("exploration")
 
         potential = load_model(model)
-        bounds = window(potential, validation, settings.lower, settings.upper)
+        first = read_frames(self._path(0) / "train.xyz")
+        bounds = window(first, settings.lower, settings.upper)
         found, seen, candidates, bad = self._candidates(outcomes, bounds)
         stable = all(o.ending == "finished" for o in outcomes if not o.udd)
         stop = self._converged(stable, seen, candidates) or self._out_of_budget(index)

@@ -13,11 +13,8 @@ from eip.neighbors import build_graph
 from eip.potential import Potential
 from eip.simulation.monitors import BrokenBond, ClosestApproach, State, first_ending
 
-#: Share of the validation frames that the lower bound lies above.
-_QUIET = 0.95
-
-#: The upper bound in lower ones: beyond, a run has usually left what is worth knowing.
-_WIDTH = 5.0
+#: The lower bound in RMS forces: a force that is wrong by more misleads dynamics.
+_LOWER = 0.2
 
 #: A frame closer to the known ones than this part of their own spread is a duplicate.
 _DUPLICATE = 1e-3
@@ -35,29 +32,17 @@ class Window:
 
 
 def window(
-    potential: Potential,
-    validation: Sequence[Atoms],
-    lower: float | None = None,
-    upper: float | None = None,
+    frames: Sequence[Atoms], lower: float | None = None, upper: float | None = None
 ) -> Window:
-    """What was given, else by the calibrated σ of the validation frames.
+    """What was given, else a fifth of the RMS force component of labelled frames, and all of it.
 
-    Lower: 95 % of them have no atom with a larger σ. Upper: five times that.
+    σ is an error bar in eV/Å, so the bounds are forces too. They are taken from the frames that a
+    run began with: in bounds that follow σ itself, a potential that has seen wild frames would
+    find nothing uncertain any more.
     """
-    if lower is None:
-        largest = largest_sigma(potential, validation)
-        lower = float(np.quantile(largest, _QUIET))
-    return Window(lower, upper if upper is not None else _WIDTH * lower)
-
-
-def largest_sigma(
-    potential: Potential, structures: Sequence[Atoms]
-) -> Float[np.ndarray, "structures"]:
-    """Of each structure's atoms, eV/Å."""
-    sigma = potential.predict(structures).force_uncertainty
-    assert sigma is not None
-    ends = np.cumsum([len(atoms) for atoms in structures])[:-1]
-    return np.array([part.max() for part in np.split(sigma.numpy(), ends)])
+    rms = float(np.sqrt(np.mean(np.concatenate([a.get_forces() for a in frames]) ** 2)))
+    lower = _LOWER * rms if lower is None else lower
+    return Window(lower, upper if upper is not None else max(rms, 2.0 * lower))
 
 
 def unsound(

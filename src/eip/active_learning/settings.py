@@ -30,9 +30,9 @@ class LearningSettings:
         frame_interval: steps between the frames that are looked at.
         selection: "uncertainty" (in the window, then the most diverse) or "random" (of all sound
             frames): what the uncertainty is worth shows beside it.
-        lower: σ of an atom from which on a frame is a candidate, eV/Å; None: what 95 % of the
-            validation frames stay below, in each generation anew.
-        upper: σ above which a frame is no more worth a label, eV/Å; None: five times ``lower``.
+        lower: σ of an atom from which on a frame is a candidate, eV/Å; None: a fifth of the RMS
+            force component of the first training set.
+        upper: σ above which a frame is no more worth a label, eV/Å; None: that RMS itself.
         min_distance_ratio: closest atoms of a candidate, in sums of covalent radii.
         max_bond_stretch: covalent bonds of the start no longer in a candidate than this many sums
             of covalent radii; None: bonds may break.
