@@ -12,7 +12,7 @@ from eip.errors import InputError
 from eip.neighbors import build_graph
 from eip.potential import Prediction
 from eip.training.loss import Loss
-from eip.uncertainty.evidence import Evidence
+from eip.uncertainty.evidence import Errors, Evidence
 from eip.uncertainty.evidential import HEADS, EvidentialPotential
 
 SCALE = 1.6
@@ -69,13 +69,8 @@ def test_the_terms_are_those_of_eq_10() -> None:
     per_atom = (errors[0] / 3 + errors[1] / 5) / 2
     torch.testing.assert_close(terms.energy, 0.3 * per_atom / SCALE)
     assert isinstance(prediction.evidence, Evidence)
-    evidence = prediction.evidence.loss(
-        what.graph,
-        what.energy - prediction.energy,
-        what.forces - prediction.forces,
-        quantile=0.5,
-        regularization=0.1,
-    )
+    signed = what.energy - prediction.energy, what.forces - prediction.forces
+    evidence = prediction.evidence.loss(Errors(*signed, 0.5, 0.1))
     torch.testing.assert_close(terms.evidence, 2.0 * evidence)
     assert terms.stress.item() == 0.0
     torch.testing.assert_close(terms.total, terms.energy + terms.evidence)

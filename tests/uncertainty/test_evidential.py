@@ -16,6 +16,7 @@ from eip.uncertainty import distributions as dist
 from eip.uncertainty.evidence import (
     ComponentEvidence,
     EnergyEvidence,
+    Errors,
     Evidence,
     TensorEvidence,
     frobenius,
@@ -92,9 +93,7 @@ def test_energy_evidence_is_that_of_the_structure() -> None:
 
 
 def loss(evidence: Evidence, errors: torch.Tensor, q: float | None, lam: float) -> torch.Tensor:
-    return evidence.loss(
-        GRAPH, errors.new_tensor([0.3, -0.2]), errors, quantile=q, regularization=lam
-    )
+    return evidence.loss(Errors(errors.new_tensor([0.3, -0.2]), errors, q, lam))
 
 
 def test_the_loss_of_components_is_the_mean_of_eq_8_and_9_over_the_scale() -> None:
@@ -127,10 +126,9 @@ def test_the_loss_does_not_depend_on_the_unit_of_force(head: str) -> None:
     ).evidence
     assert isinstance(evidence, Evidence)
     errors, energies = numbers(N, 3) - 0.5, torch.tensor([0.3, -0.2]).double()
-    options = {"quantile": 0.5, "regularization": 0.1}
-    before = evidence.loss(GRAPH, energies, errors, **options)
+    before = evidence.loss(Errors(energies, errors, 0.5, 0.1))
     object.__setattr__(evidence, "scale", SCALE * 23.06)
-    after = evidence.loss(GRAPH, 23.06 * energies, 23.06 * errors, **options)
+    after = evidence.loss(Errors(23.06 * energies, 23.06 * errors, 0.5, 0.1))
     torch.testing.assert_close(before, after)
 
 
@@ -148,13 +146,8 @@ def test_every_weight_gets_a_finite_gradient(head: str, dtype: torch.dtype) -> N
     graph = build_graph([molecule("H2O"), molecule("CH4"), Atoms("O")], 4.0, dtype=dtype)
     prediction = model(graph, differentiable="everything")
     assert isinstance(prediction.evidence, Evidence) and prediction.forces is not None
-    total = prediction.evidence.loss(
-        graph,
-        0.1 - prediction.energy,
-        0.2 - prediction.forces,
-        quantile=0.5,
-        regularization=0.1,
-    )
+    errors = Errors(0.1 - prediction.energy, 0.2 - prediction.forces, 0.5, 0.1)
+    total = prediction.evidence.loss(errors)
     (total + prediction.energy.sum()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), name
@@ -181,9 +174,7 @@ def test_a_head_that_ran_away_still_has_finite_numbers(head: str, size: float) -
     assert prediction.force_uncertainty is not None
     assert prediction.force_uncertainty.dtype == torch.float32
     for errors in (torch.zeros(N, 3), 50.0 - prediction.forces):
-        value = prediction.evidence.loss(
-            GRAPH, prediction.energy * 0, errors, quantile=0.5, regularization=0.1
-        )
+        value = prediction.evidence.loss(Errors(prediction.energy * 0, errors, 0.5, 0.1))
         assert bool(value.isfinite())
         gradients = torch.autograd.grad(value, list(model.head.parameters()), retain_graph=True)
         assert all(bool(g.isfinite().all()) for g in gradients)

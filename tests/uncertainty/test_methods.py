@@ -17,6 +17,7 @@ from eip.potential import Potential
 from eip.simulation.bias import UDDPotential
 from eip.testing import check_potential
 from eip.uncertainty.ensemble import EnsemblePotential, sample_covariance
+from eip.uncertainty.evidence import Errors
 from eip.uncertainty.evidential import EvidentialPotential
 from eip.uncertainty.methods import METHODS, fit_after_training, new_network
 from eip.uncertainty.mixture import MixturePotential, fit_mixture
@@ -208,7 +209,7 @@ def test_the_likelihood_is_smallest_where_the_spread_is_the_error(method: str) -
         e = said.evidence
         scaled = type(e)(e.scale, e.covariance * factor)
         none = torch.zeros(1).double()
-        return scaled.loss(graph, none, errors, quantile=0.5, regularization=0.1).item()
+        return scaled.loss(Errors(none, errors, 0.5, 0.1)).item()
 
     assert loss(1.0) < min(loss(0.8), loss(1.25))
 

@@ -11,7 +11,7 @@ from eip.data.dataset import Batch
 from eip.errors import InputError
 from eip.potential import Prediction
 from eip.training.settings import TrainingSettings
-from eip.uncertainty.evidence import Evidence
+from eip.uncertainty.evidence import Errors, Evidence
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,10 @@ class Loss:
         energy_error = energy - prediction.energy
         shares = counts if self.energy_per_atom else counts.new_ones(())
         energy_term = (energy_error.abs() / shares).mean() / evidence.scale
-        evidence_term = evidence.loss(
-            graph,
-            energy_error,
-            forces - prediction.forces,
-            quantile=self.quantile,
-            regularization=self.regularization,
+        errors = Errors(
+            energy_error, forces - prediction.forces, self.quantile, self.regularization
         )
+        evidence_term = evidence.loss(errors)
         stress_term = energy_term.new_zeros(())
         if self.stress_weight and prediction.stress is not None:
             stress = required(batch.stress, "stress", batch)

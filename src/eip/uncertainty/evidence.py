@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eip.graph import AtomGraph
 from eip.uncertainty import distributions as dist
 
 #: Of a Gaussian's variance, in units of the force scale squared.
@@ -26,6 +25,19 @@ class Moments:
     energy_uncertainty: Float[Tensor, "frames"] | None = None
 
 
+@dataclass(frozen=True)
+class Errors:
+    """What evidence is held against: true − predicted, eV and eV/Å, and the hyperparameters.
+
+    ``quantile`` is q, or None for the model without quantiles; ``regularization`` is λ.
+    """
+
+    energy: Float[Tensor, "frames"]
+    forces: Float[Tensor, "atoms 3"]
+    quantile: float | None
+    regularization: float
+
+
 class Evidence(ABC):
     """A predicted distribution over the labels of a batch.
 
@@ -39,16 +51,8 @@ class Evidence(ABC):
         """Standard deviations and covariances, differentiable."""
 
     @abstractmethod
-    def loss(
-        self,
-        graph: AtomGraph,
-        energy_error: Float[Tensor, "frames"],
-        force_error: Float[Tensor, "atoms 3"],
-        *,
-        quantile: float | None,
-        regularization: float,
-    ) -> Float[Tensor, ""]:
-        """The second term of eq. 10 without its weight w; errors are true − predicted."""
+    def loss(self, errors: Errors) -> Float[Tensor, ""]:
+        """The second term of eq. 10 without its weight w."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +64,8 @@ class NoEvidence(Evidence):
     def moments(self) -> Moments:
         return Moments()
 
-    def loss(
-        self,
-        graph: AtomGraph,
-        energy_error: Float[Tensor, "frames"],
-        force_error: Float[Tensor, "atoms 3"],
-        *,
-        quantile: float | None,
-        regularization: float,
-    ) -> Float[Tensor, ""]:
-        return force_error.abs().mean() / self.scale
+    def loss(self, errors: Errors) -> Float[Tensor, ""]:
+        return errors.forces.abs().mean() / self.scale
 
 
 @dataclass(frozen=True)
@@ -91,17 +87,9 @@ class GaussianEvidence(Evidence):
             force_covariance=self.scale**2 * self.covariance, force_uncertainty=self.scale * sigma
         )
 
-    def loss(
-        self,
-        graph: AtomGraph,
-        energy_error: Float[Tensor, "frames"],
-        force_error: Float[Tensor, "atoms 3"],
-        *,
-        quantile: float | None,
-        regularization: float,
-    ) -> Float[Tensor, ""]:
+    def loss(self, errors: Errors) -> Float[Tensor, ""]:
         variance = self.covariance.diagonal(dim1=1, dim2=2).double().mean(dim=1) + VARIANCE_FLOOR
-        squared = (force_error.double() / self.scale).square().mean(dim=1)
+        squared = (errors.forces.double() / self.scale).square().mean(dim=1)
         return 0.5 * (variance.log() + squared / variance).mean()
 
 
@@ -127,21 +115,13 @@ class TensorEvidence(Evidence):
             force_aleatoric=aleatoric,
         )
 
-    def loss(
-        self,
-        graph: AtomGraph,
-        energy_error: Float[Tensor, "frames"],
-        force_error: Float[Tensor, "atoms 3"],
-        *,
-        quantile: float | None,
-        regularization: float,
-    ) -> Float[Tensor, ""]:
+    def loss(self, errors: Errors) -> Float[Tensor, ""]:
         # float64: the determinant of a narrow 3 × 3 matrix is a difference of large products.
-        residual = force_error.double() / self.scale
+        residual = errors.forces.double() / self.scale
         nu, alpha, beta = self.nu.double(), self.alpha.double(), self.beta.double()
-        nll = dist.tensor_nll(residual, nu, alpha, beta, quantile)
+        nll = dist.tensor_nll(residual, nu, alpha, beta, errors.quantile)
         regularizer = dist.tensor_regularizer(residual, nu, alpha, beta)
-        return (nll + regularization * regularizer).mean() / 3.0
+        return (nll + errors.regularization * regularizer).mean() / 3.0
 
 
 @dataclass(frozen=True)
@@ -163,18 +143,8 @@ class ComponentEvidence(Evidence):
             force_aleatoric=self.scale * torch.linalg.vector_norm(aleatoric, dim=1).sqrt(),
         )
 
-    def loss(
-        self,
-        graph: AtomGraph,
-        energy_error: Float[Tensor, "frames"],
-        force_error: Float[Tensor, "atoms 3"],
-        *,
-        quantile: float | None,
-        regularization: float,
-    ) -> Float[Tensor, ""]:
-        return _component_loss(
-            force_error / self.scale, self.nu, self.alpha, self.beta, quantile, regularization
-        )
+    def loss(self, errors: Errors) -> Float[Tensor, ""]:
+        return _component_loss(errors.forces / self.scale, self.nu, self.alpha, self.beta, errors)
 
 
 @dataclass(frozen=True)
@@ -191,20 +161,10 @@ class EnergyEvidence(Evidence):
         variance = dist.epistemic_variance(self.nu, self.alpha, self.beta)
         return Moments(energy_uncertainty=self.scale * self.atoms_per_frame * variance.sqrt())
 
-    def loss(
-        self,
-        graph: AtomGraph,
-        energy_error: Float[Tensor, "frames"],
-        force_error: Float[Tensor, "atoms 3"],
-        *,
-        quantile: float | None,
-        regularization: float,
-    ) -> Float[Tensor, ""]:
-        residual = energy_error / (self.scale * self.atoms_per_frame)
-        evidence = _component_loss(
-            residual, self.nu, self.alpha, self.beta, quantile, regularization
-        )
-        return force_error.abs().mean() / self.scale + evidence
+    def loss(self, errors: Errors) -> Float[Tensor, ""]:
+        residual = errors.energy / (self.scale * self.atoms_per_frame)
+        evidence = _component_loss(residual, self.nu, self.alpha, self.beta, errors)
+        return errors.forces.abs().mean() / self.scale + evidence
 
 
 def _component_loss(
@@ -212,13 +172,13 @@ def _component_loss(
     nu: Float[Tensor, "*dims"],
     alpha: Float[Tensor, "*dims"],
     beta: Float[Tensor, "*dims"],
-    quantile: float | None,
-    regularization: float,
+    errors: Errors,
 ) -> Float[Tensor, ""]:
     """Mean of eq. 8 + λ · eq. 9."""
     residual, nu, alpha, beta = residual.double(), nu.double(), alpha.double(), beta.double()
-    nll = dist.nig_nll(residual, nu, alpha, beta, quantile)
-    return (nll + regularization * dist.nig_regularizer(residual, nu, alpha, beta, quantile)).mean()
+    nll = dist.nig_nll(residual, nu, alpha, beta, errors.quantile)
+    regularizer = dist.nig_regularizer(residual, nu, alpha, beta, errors.quantile)
+    return (nll + errors.regularization * regularizer).mean()
 
 
 def frobenius(matrix: Float[Tensor, "atoms 3 3"]) -> Float[Tensor, "atoms"]:
