@@ -18,17 +18,18 @@ from eip.config import (
     LearningConfig,
     build_labels,
     build_learning,
-    config_yaml,
-    load_config,
 )
 from eip.data import open_frames, split_indices
 from eip.data.store import write_store
 from eip.errors import InputError
 from eip.files import write_whole
-from eip.workflow import Say, nobody, plot_dynamics, structures, train_model
+from eip.workflow import Say, claim, nobody, plot_dynamics, structures, train_model
 
 #: What a run that goes on may be told anew: bounds and where it runs, not what it does.
-_FREE_KEYS = ("generations", "max_labels", "max_hours", "executor", "workers", "retries")
+_FREE_KEYS = frozenset(
+    f"learn.{key}"
+    for key in ("generations", "max_labels", "max_hours", "executor", "workers", "retries")
+)
 
 
 def learn(
@@ -46,7 +47,7 @@ def learn(
     settings = build_learning(config.learn)
     starts = _starts(config)
     labeler = make_labeler(config.learn.labeler, **config.learn.labeler_options)
-    _claim(config, resume)
+    claim(config, resume, _FREE_KEYS)
     run = LearningRun(
         folder,
         settings,
@@ -93,39 +94,6 @@ def plan(config: LearningConfig) -> Table:
     table.add_row("labels", f"at most {most}, by {labeler.name}")
     table.add_row("where", f"{settings.executor}, {settings.workers} workers")
     return table
-
-
-def _claim(config: LearningConfig, resume: bool) -> None:
-    kept = config.run_dir / "config.yaml"
-    if config.run_dir.exists() and any(config.run_dir.iterdir()):
-        if not resume:
-            raise InputError(
-                f"the run folder {config.run_dir} is not empty: go on with --resume, or choose "
-                f"another run_dir"
-            )
-        if not kept.is_file():
-            raise InputError(f"nothing to resume: {config.run_dir} holds no config.yaml of a run")
-        before = load_config(kept, root=LearningConfig).to_dict()
-        absolute = _absolute(config)
-        changed = [
-            f"{section}.{key} was {before[section][key]}, now {value}"
-            for section in ("learn", "data", "model")
-            for key, value in absolute[section].items()
-            if value != before[section].get(key) and key not in _FREE_KEYS
-        ]
-        if changed:
-            raise InputError(
-                f"cannot resume {config.run_dir} with another configuration: {'; '.join(changed)}"
-            )
-    config.run_dir.mkdir(parents=True, exist_ok=True)
-    write_whole(kept, config_yaml(config))
-
-
-def _absolute(config: LearningConfig) -> dict[str, Any]:
-    import yaml
-
-    values: dict[str, Any] = yaml.safe_load(config_yaml(config))
-    return values
 
 
 def _starts(config: LearningConfig) -> dict[str, Atoms]:

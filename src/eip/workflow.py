@@ -116,7 +116,7 @@ def train_model(
     run_dir, model = config.run_dir, config.model
     if config.training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device is 'cuda', but torch finds no GPU; 'auto' takes the CPU")
-    _claim(config, resume)
+    claim(config, resume)
     stores = _read_sets(config, run_dir / "data")
     chosen = _split(config, stores)
     for name, store in stores.items():
@@ -316,8 +316,12 @@ def _interrupted() -> TrainingResult:
     return TrainingResult("interrupted", 0, 0, float("nan"), 0.0, [])
 
 
-def _claim(config: Config, resume: bool) -> None:
-    """Makes the run folder ours, or says why it cannot be."""
+def claim(config: Config, resume: bool, free: frozenset[str] = frozenset()) -> None:
+    """Makes the run folder ours, or says why it cannot be.
+
+    Args:
+        free: keys that a run that goes on may have changed, beside where it runs.
+    """
     kept = config.run_dir / "config.yaml"
     if config.run_dir.exists() and any(config.run_dir.iterdir()):
         if not resume:
@@ -329,21 +333,23 @@ def _claim(config: Config, resume: bool) -> None:
             raise InputError(
                 f"nothing to resume: {config.run_dir} holds no config.yaml of an earlier run"
             )
-        _check_same(config)
+        _check_same(config, free)
         return
     config.run_dir.mkdir(parents=True, exist_ok=True)
     write_whole(kept, config_yaml(config))
 
 
 #: Where a run goes on may change; what makes its weights may not.
-_FREE_KEYS = {f"training.{key}" for key in ("device", "devices", "num_workers", "parallel")}
+_FREE_KEYS = frozenset(
+    f"training.{key}" for key in ("device", "devices", "num_workers", "parallel")
+)
 
 
-def _check_same(config: Config) -> None:
+def _check_same(config: Config, free: frozenset[str] = frozenset()) -> None:
     """Refuses to go on with a run folder that was begun with another configuration."""
-    kept = load_config(config.run_dir / "config.yaml")
+    kept = load_config(config.run_dir / "config.yaml", root=type(config))
     before, now = (_flat(c.to_dict()) for c in (kept, _absolute(config)))
-    changed = [k for k in now if now[k] != before.get(k) and k not in _FREE_KEYS]
+    changed = [k for k in now if now[k] != before.get(k) and k not in _FREE_KEYS | free]
     if changed:
         raise InputError(
             f"cannot resume {config.run_dir} with another configuration: "
@@ -355,7 +361,7 @@ def _absolute(config: Config) -> Config:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
         path.write_text(config_yaml(config), encoding="utf-8")
-        return load_config(path)
+        return load_config(path, root=type(config))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -243,9 +243,17 @@ def test_threads_of_a_worker(jobs: ModuleType, monkeypatch: pytest.MonkeyPatch) 
     assert outcome.value == (1, "1")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell starts what it puts into the background with SIGINT ignored, tests included."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @linux
 def test_an_iterator_that_is_closed_stops_what_runs_and_begins_nothing(
-    jobs: ModuleType, tmp_path: Path
+    jobs: ModuleType, tmp_path: Path, interruptible: None
 ) -> None:
     names = ["a", "b", "c", "d"]
     with Pool("processes", 2) as pool:
