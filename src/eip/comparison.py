@@ -31,6 +31,7 @@ from eip.potential import Potential, WrappedPotential
 from eip.training.loss import Loss
 from eip.uncertainty.ensemble import EnsemblePotential
 from eip.uncertainty.methods import EVIDENTIAL, MEMBERS, METHODS
+from eip.uncertainty.readout_ensemble import ReadoutEnsemblePotential
 from eip.workflow import Say, bare_network, nobody, plain_config, train_members, train_model
 
 #: What `eip compare` runs unless told otherwise: every method with a σ for each atom's force.
@@ -318,6 +319,10 @@ def costs_of(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, 
     batch = _timed_batch(config, loaded["none"])
     loss = Loss.of(build_training(config.training))
     networks = {label: bare_network(load_model(path)) for label, path in models.items()}
+    for label, network in networks.items():
+        # Drawn after a plain training; to train its last layers would be another method.
+        if isinstance(network, ReadoutEnsemblePotential) and network.origin == "llpr":
+            networks[label] = bare_network(load_model(models["none"]))
     for network in networks.values():
         network.train().requires_grad_(True)
     predicting: dict[str, list[float]] = {label: [] for label in loaded}
