@@ -88,7 +88,7 @@ def test_batches_by_atoms(
     n_atoms: np.ndarray, limit: int, seed: int, epoch: int, shuffle: bool
 ) -> None:
     def sampler(epoch: int) -> FrameBatchSampler:
-        return FrameBatchSampler(n_atoms, max_atoms=limit, seed=seed, epoch=epoch, shuffle=shuffle)
+        return FrameBatchSampler(n_atoms, limit, seed=seed, epoch=epoch, shuffle=shuffle)
 
     batches = list(sampler(epoch))
     drawn = [i for batch in batches for i in batch]
@@ -96,7 +96,8 @@ def test_batches_by_atoms(
     assert all(len(b) == 1 or n_atoms[b].sum() <= limit for b in batches) and all(batches)
     assert len(sampler(epoch)) == len(batches)
     later = sampler(epoch + 7)
-    len(later)
+    # The training loop and the schedule of the learning rate take the first epoch's for all.
+    assert len(later) == len(batches)
     later.set_epoch(epoch)
     assert list(later) == batches == list(later)
     if not shuffle:
@@ -106,30 +107,79 @@ def test_batches_by_atoms(
 @settings(max_examples=40, deadline=None)
 @given(sizes, st.integers(1, 100), st.integers(0, 5))
 def test_batches_by_frames(n_atoms: np.ndarray, size: int, seed: int) -> None:
-    batches = list(FrameBatchSampler(n_atoms, batch_size=size, seed=seed))
+    batches = list(FrameBatchSampler(np.ones_like(n_atoms), size, seed=seed))
     assert sorted(i for b in batches for i in b) == list(range(len(n_atoms)))
     assert {len(b) for b in batches[:-1]} <= {size} and 1 <= len(batches[-1]) <= size
 
 
-def test_epochs_and_seeds_differ() -> None:
-    n_atoms = np.ones(50, dtype=np.int64)
+@pytest.mark.parametrize("varied", [False, True])
+def test_epochs_and_seeds_differ(varied: bool) -> None:
+    n_atoms = np.arange(1, 51) if varied else np.ones(50, dtype=np.int64)
+    limit = 100 if varied else 7
     draws = {
-        (seed, epoch): tuple(
-            map(tuple, FrameBatchSampler(n_atoms, batch_size=7, seed=seed, epoch=epoch))
-        )
+        (seed, epoch): tuple(map(tuple, FrameBatchSampler(n_atoms, limit, seed=seed, epoch=epoch)))
         for seed in (0, 1)
         for epoch in (0, 1)
     }
     assert len(set(draws.values())) == 4
+    # Not the same batches in another order either.
+    assert len({batch for draw in draws.values() for batch in draw}) > 3 * len(draws[0, 0])
 
 
-def test_sampler_arguments() -> None:
-    n_atoms = np.ones(3, dtype=np.int64)
+def test_batches_by_size_are_full() -> None:
+    n_atoms = np.random.default_rng(0).lognormal(3.0, 0.8, 2000).astype(int) + 1
+    sampler = FrameBatchSampler(n_atoms, 1000)
+    assert len(sampler) <= 1.02 * n_atoms.sum() / 1000
+    loads = [n_atoms[batch].sum() for batch in sampler]
+    assert min(loads) > 0.95 * max(loads)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes, st.integers(1, 120), st.integers(1, 5), st.booleans())
+def test_several_processes_share_the_batches(
+    n_atoms: np.ndarray, limit: int, devices: int, split: bool
+) -> None:
+    alone = list(FrameBatchSampler(n_atoms, limit, seed=3))
+    with pytest.MonkeyPatch.context() as patch:
+        parts, stand_ins = [], []
+        for rank in range(devices):
+            patch.setattr("eip.data.dataset.process_rank", lambda rank=rank: rank)
+            sampler = FrameBatchSampler(n_atoms, limit, devices=devices, split=split, seed=3)
+            parts.append(list(sampler))
+            stand_ins.append([sampler.stands_in(step) for step in range(len(sampler))])
+    # All take as many steps, with a frame in each, and each frame counts once.
+    assert len({len(own) for own in parts}) == 1 and all(all(own) for own in parts)
+    steps = [
+        [i for own, no in zip(parts, stand_ins, strict=True) if not no[step] for i in own[step]]
+        for step in range(len(parts[0]))
+    ]
+    assert sorted(i for step in steps for i in step) == list(range(len(n_atoms)))
+    if split:
+        assert [sorted(step) for step in steps] == [sorted(batch) for batch in alone]
+    else:
+        assert len(steps) == -(-len(alone) // devices)
+        assert all(len(b) == 1 or n_atoms[b].sum() <= limit for own in parts for b in own)
+
+
+def test_sampler_arguments(tmp_path: Path, make: Make) -> None:
+    data = GraphDataset(write_store([make(2, 0)], tmp_path / "s"), cutoff=3.0)
     for arguments in ({}, {"batch_size": 1, "max_atoms": 1}):
-        with pytest.raises(InputError, match="either batch_size or max_atoms"):
-            FrameBatchSampler(n_atoms, **arguments)
-    with pytest.raises(InputError, match="max_atoms must be at least 1, got 0"):
-        FrameBatchSampler(n_atoms, max_atoms=0)
+        with pytest.raises(InputError, match="give one of batch_size, max_atoms and max_edges"):
+            make_loader(data, shuffle=False, seed=0, **arguments)
+    with pytest.raises(InputError, match="size of a batch must be at least 1, got 0"):
+        FrameBatchSampler(np.ones(3, dtype=np.int64), 0)
+
+
+def test_batches_by_edges(tmp_path: Path, make: Make) -> None:
+    store = write_store(
+        (make(1 + i % 7, i, periodic=i % 2 == 0) for i in range(30)), tmp_path / "s"
+    )
+    data = GraphDataset(store, np.arange(3, 30), cutoff=3.0)
+    limit = int(np.percentile(data.count_edges(), 90))
+    batches = list(make_loader(data, max_edges=limit, shuffle=True, seed=0))
+    assert all(b.graph.n_edges <= limit or b.graph.n_frames == 1 for b in batches)
+    assert sum(b.graph.n_frames for b in batches) == len(data) > len(batches)
+    assert sum(b.graph.n_edges for b in batches) == data.count_edges().sum()
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

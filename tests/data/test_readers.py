@@ -188,6 +188,37 @@ def test_schnetpack_database(tmp_path: Path) -> None:
 # --- what is refused ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("form", ["published", "by SchNetPack"])
+def test_iso17(tmp_path: Path, form: str) -> None:
+    """The databases as published: energy a key-value pair, forces a list in the row's data; and
+    as SchNetPack 2 writes them anew: both in data, with units in the metadata."""
+    rng = np.random.default_rng(0)
+    images = [water(i, periodic=False) for i in range(6)]
+    energies, forces = rng.normal(-1.1e4, 1, 6), rng.normal(size=(6, 3, 3))
+    with connect(tmp_path / "reference.db") as database:
+        if form == "by SchNetPack":
+            units = {"total_energy": "eV", "atomic_forces": "eV/Ang"}
+            database.metadata = {"_property_unit_dict": units, "_distance_unit": "Ang"}
+        for atoms, energy, force in zip(images, energies, forces, strict=True):
+            if form == "published":
+                database.write(atoms, total_energy=energy, data={"atomic_forces": force.tolist()})
+            else:
+                data = {"total_energy": np.array([energy]), "atomic_forces": force}
+                database.write(atoms, data=data)
+    frames = read(tmp_path / "reference.db", require=("energy", "forces"))
+    assert [f.energy for f in frames] == energies.tolist()
+    np.testing.assert_array_equal([f.forces for f in frames], forces)
+    assert not any(f.pbc.any() or f.has("stress") for f in frames)
+    (last,) = read(tmp_path / "reference.db", index=-1)
+    assert last.energy == energies[5] and last.source.endswith("#5")
+    wrong = Labels("total_energy", "atomic_forces", energy_unit="kcal/mol")
+    if form == "by SchNetPack":
+        with pytest.raises(InputError, match="declares energy in 'eV', but energy_unit"):
+            read(tmp_path / "reference.db", wrong)
+    else:
+        assert read(tmp_path / "reference.db", wrong)[0].energy == energies[0] * KCAL
+
+
 def test_missing_empty_and_unreadable_files(tmp_path: Path) -> None:
     write(tmp_path / "train.xyz", labelled())
     with pytest.raises(InputError, match=r"trian\.xyz does not exist, did you mean 'train\.xyz'"):
@@ -347,6 +378,33 @@ def test_md17_must_say_its_unit(tmp_path: Path) -> None:
         read(tmp_path / "a.npz")
     np.savez(tmp_path / "b.npz", **md17(e_unit="kcal/mol", r_unit="Ang"))  # as sGDML's files do
     assert read(tmp_path / "b.npz")[0].energy == md17()["E"][0, 0] * KCAL
+
+
+@pytest.mark.parametrize("unit", ["kcal/mol", "eV"])
+def test_md17_as_published_tells_its_unit(tmp_path: Path, unit: str) -> None:
+    """Ethanol's total energy is that of its free atoms to a per cent, in whichever unit."""
+    numbers = np.array([6, 6, 8, 1, 1, 1, 1, 1, 1], dtype=np.uint8)
+    hartree = -154.4 + np.random.default_rng(0).normal(0, 1e-2, 3)  # of PBE/def2-SVP
+    energies = hartree * Hartree / {"kcal/mol": KCAL, "eV": 1.0}[unit]
+    grid = np.stack(np.meshgrid(*[np.arange(3.0)] * 3), -1).reshape(-1, 3)[:9] * 1.2
+    np.savez(
+        tmp_path / "rmd17_ethanol.npz",
+        nuclear_charges=numbers,
+        coords=np.tile(grid, (3, 1, 1)),
+        energies=energies,
+        forces=np.ones((3, 9, 3)),
+        old_indices=np.arange(3),
+        old_energies=energies + 1,
+        old_forces=np.zeros((3, 9, 3)),
+    )
+    frames = read(tmp_path / "rmd17_ethanol.npz", require=("energy", "forces"))
+    np.testing.assert_allclose([f.energy for f in frames], hartree * Hartree, rtol=1e-12)
+    factor = KCAL if unit == "kcal/mol" else 1.0
+    np.testing.assert_allclose(frames[2].forces, np.full((9, 3), factor))
+    other = "eV" if unit == "kcal/mol" else "kcal/mol"  # who says so is believed
+    assert read(tmp_path / "rmd17_ethanol.npz", Labels(energy_unit=other))[0].energy != (
+        frames[0].energy
+    )
 
 
 def test_revised_md17_names(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from eip.data import (
     force_rms,
     isolated_atom_energies,
     read_frames,
+    split_indices,
     summarize,
     write_store,
 )
@@ -63,6 +64,17 @@ def test_aspirin_totals_are_exact(shared_data: Path, tmp_path: Path) -> None:
         batch = GraphDataset(store, cutoff=5.0)[index]
         assert batch.energy is not None and batch.energy.item() == energy
         assert float(np.float32(energy)) != energy  # what float32 would have lost
+
+
+def test_the_materials_of_mptrj(shared_data: Path, tmp_path: Path) -> None:
+    frames = read_frames(shared_data / "mptrj" / "mptrj-random-1k.xyz")
+    store = write_store(frames, tmp_path / "s")
+    assert len(store) == 1000 and len(store.group_names) == 998
+    train, held = split_indices(1000, 0.1, 0, "by_group", store.groups)
+    assert not set(store.groups[train]) & set(store.groups[held]) and len(held) == 100
+    # At tens of GPa a crystal is compressed, and its stress, in ASE's sign, is negative.
+    hot = [f.stress for f in read_frames(shared_data / "mptrj" / "mpf-TP.xyz", index=":200")]
+    assert np.median([np.trace(stress) for stress in hot]) < 0
 
 
 def test_energy_only_files(shared_data: Path) -> None:

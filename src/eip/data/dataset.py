@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -91,6 +94,7 @@ class GraphDataset(Dataset[Batch]):
             )
         self.indices = chosen
         self.labels = tuple(label for label in LABELS if bool(store.has(label)[chosen].all()))
+        self._edges: Int64[np.ndarray, "frames"] | None = None
         if elements is not None:
             check_elements(store, chosen, elements)
 
@@ -101,6 +105,12 @@ class GraphDataset(Dataset[Batch]):
     def n_atoms(self) -> Int64[np.ndarray, "frames"]:
         """Atoms of each frame of the data set."""
         return self.store.n_atoms[self.indices]
+
+    def count_edges(self) -> Int64[np.ndarray, "frames"]:
+        """Edges of each frame's graph: one pass over the neighbor lists, done once."""
+        if self._edges is None:
+            self._edges = np.array([self[i].graph.n_edges for i in range(len(self))])
+        return self._edges
 
     def __getitem__(self, index: int) -> Batch:
         frame = self.store[self.indices[index]]
@@ -149,69 +159,140 @@ def collate(batches: list[Batch]) -> Batch:
 class FrameBatchSampler(Sampler[list[int]]):
     """Which frames make a batch; a function of (seed, epoch) alone, and each frame comes once.
 
-    With ``batch_size`` a batch has so many frames (the last one may have fewer); with ``max_atoms``
-    as many as fit, in the order drawn, and a frame larger than that is a batch of its own.
+    The sum of the sizes of a batch's frames is at most ``limit``, and a frame larger than that is a
+    batch of its own. With sizes of 1 a batch has ``limit`` frames; with numbers of atoms or of
+    edges, frames of all sizes fill a device alike. Every epoch has the same number of batches: the
+    schedule of the learning rate and the training loop count on it.
+
+    With several devices, each process draws the same batches and takes its part of them: with
+    ``split`` a share of each, so that a step sees the same frames whatever the number of devices;
+    without, every ``devices``-th, so that ``limit`` is what one device holds. A process that has
+    none in a step gets a stand-in, whose step `stands_in` tells: all must take the same number of
+    steps.
+
+    Args:
+        sizes: of each frame.
+        limit: largest sum of sizes in a batch.
+        devices: processes that share the batches.
+        split: see above.
+        shuffle: draws the batches anew in each epoch; else frames come as they are.
 
     Raises:
-        InputError: unless exactly one of the two is given, and is at least 1.
+        InputError: if the limit is below 1.
     """
 
     def __init__(
         self,
-        n_atoms: Int[np.ndarray, "frames"],
+        sizes: Int[np.ndarray, "frames"],
+        limit: int,
         *,
-        batch_size: int | None = None,
-        max_atoms: int | None = None,
+        devices: int = 1,
+        split: bool = True,
         shuffle: bool = True,
         seed: int = 0,
         epoch: int = 0,
     ) -> None:
-        if (batch_size is None) == (max_atoms is None):
-            raise InputError(
-                f"give either batch_size or max_atoms, got {batch_size} and {max_atoms}"
-            )
-        size = batch_size if batch_size is not None else max_atoms
-        if size is not None and size < 1:
-            name = "batch_size" if batch_size is not None else "max_atoms"
-            raise InputError(f"{name} must be at least 1, got {size}")
-        self._n_atoms = np.asarray(n_atoms)
-        self.batch_size, self.max_atoms = batch_size, max_atoms
+        if limit < 1:
+            raise InputError(f"the size of a batch must be at least 1, got {limit}")
+        self._sizes, self.limit = np.asarray(sizes), limit
+        self.devices, self.split = devices, split
         self.shuffle, self.seed, self.epoch = shuffle, seed, epoch
-        self._drawn: tuple[int, list[list[int]]] | None = None
+        self._drawn: tuple[int, list[list[list[int]]]] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Frames are drawn anew for each epoch; call it before each."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches())
+        stand_in = int(self._sizes.argmin())
+        rank = process_rank()
+        return (parts[rank] or [stand_in] for parts in self._steps())
 
     def __len__(self) -> int:
-        """Batches of this epoch."""
-        return len(self._batches())
+        """Batches of this epoch for each process."""
+        return len(self._steps())
 
-    def _batches(self) -> list[list[int]]:
+    def stands_in(self, step: int) -> bool:
+        """Whether this process has no frames of its own in a step, counted from 0."""
+        return not self._steps()[step][process_rank()]
+
+    def _steps(self) -> list[list[list[int]]]:
+        """For each step the frames of each process."""
         if self._drawn is None or self._drawn[0] != self.epoch:
-            self._drawn = (self.epoch, self._draw())
+            batches, n = self._draw(), self.devices
+            if self.split:
+                steps = [[batch[rank::n] for rank in range(n)] for batch in batches]
+            else:
+                batches += [[]] * (-len(batches) % n)
+                steps = [batches[i : i + n] for i in range(0, len(batches), n)]
+            self._drawn = (self.epoch, steps)
         return self._drawn[1]
 
     def _draw(self) -> list[list[int]]:
-        order = np.arange(len(self._n_atoms))
-        if self.shuffle:
-            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
-        if self.batch_size is not None:
-            size = self.batch_size
-            return [order[i : i + size].tolist() for i in range(0, len(order), size)]
-        limit = self.max_atoms or 1
+        if not self.shuffle:
+            return self._as_they_come(np.arange(len(self._sizes)))
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if not len(self._sizes) or self._sizes.min() == self._sizes.max():
+            order = np.arange(len(self._sizes))
+            rng.shuffle(order)
+            return self._as_they_come(order)
+        for spread in _SPREADS:
+            batches = self._balanced(self._count, spread, rng)
+            if batches is not None:
+                break
+        assert batches is not None  # the last spread is the one that the count was found with
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _as_they_come(self, order: Int[np.ndarray, "frames"]) -> list[list[int]]:
         batches: list[list[int]] = []
-        filled = limit
-        for index, atoms in zip(order.tolist(), self._n_atoms[order].tolist(), strict=True):
-            if filled + atoms > limit:
+        filled = 0
+        for index, size in zip(order.tolist(), self._sizes[order].tolist(), strict=True):
+            if not batches or filled + size > self.limit:  # the first may have no edge
                 batches.append([])
                 filled = 0
             batches[-1].append(index)
-            filled += atoms
+            filled += size
         return batches
+
+    @cached_property
+    def _count(self) -> int:
+        """Batches of an epoch: the fewest that can be drawn at random, and without chance too."""
+        n = min(len(self._sizes), -(-int(np.minimum(self._sizes, self.limit).sum()) // self.limit))
+        rng = np.random.default_rng(self.seed)
+        # As many batches as frames always fit.
+        while any(self._balanced(n, spread, rng) is None for spread in (_SPREADS[0], 0.0)):
+            n = min(len(self._sizes), n + 1 + n // 200)
+        return n
+
+    def _balanced(self, n: int, spread: float, rng: np.random.Generator) -> list[list[int]] | None:
+        """Largest first, each frame to the emptiest of n batches; None if one gets too full.
+
+        The order is by size times a random factor of up to exp(± spread).
+        """
+        sizes = np.maximum(self._sizes, 1)  # a batch with an atom and no edge is not an empty one
+        noise = rng.uniform(-spread, spread, len(sizes))
+        order = rng.permutation(len(sizes))  # equal sizes in random order
+        order = order[np.argsort(-np.log(sizes[order]) + noise, kind="stable")]
+        batches: list[list[int]] = [[] for _ in range(n)]
+        filled = [(0, i) for i in range(n)]
+        for index, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
+            load, i = filled[0]
+            if load and load + size > self.limit:
+                return None
+            batches[i].append(index)
+            heapq.heapreplace(filled, (load + size, i))
+        return batches
+
+
+#: How far from the order of sizes batches are drawn; nearer where that fails to fit.
+_SPREADS = (0.5, 0.5, 0.25, 0.1, 0.0)
+
+
+def process_rank() -> int:
+    """Of this process among those that train together; 0 if it is alone."""
+    distributed = torch.distributed
+    ready = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_rank() if ready else 0
 
 
 def make_loader(
@@ -219,20 +300,37 @@ def make_loader(
     *,
     batch_size: int | None = None,
     max_atoms: int | None = None,
+    max_edges: int | None = None,
+    devices: int = 1,
     shuffle: bool,
     seed: int,
     epoch: int = 0,
     num_workers: int = 0,
 ) -> DataLoader[Batch]:
-    """Batches of a data set, by number of frames or of atoms (see `FrameBatchSampler`).
+    """Batches of a data set by number of frames, of atoms or of edges (see `FrameBatchSampler`).
 
-    ``loader.batch_sampler.set_epoch(epoch)`` must be called before each epoch that is to be drawn
-    anew. No global random state is read or changed.
+    ``batch_size`` frames are those of all devices together, ``max_atoms`` and ``max_edges`` those
+    of one. ``loader.batch_sampler.set_epoch(epoch)`` must be called before each epoch that is to be
+    drawn anew. No global random state is read or changed.
+
+    Raises:
+        InputError: unless exactly one of the three is given, and is at least 1.
     """
+    given = {"batch_size": batch_size, "max_atoms": max_atoms, "max_edges": max_edges}
+    limits = [value for value in given.values() if value is not None]
+    if len(limits) != 1:
+        raise InputError(
+            f"give one of batch_size, max_atoms and max_edges, got {', '.join(map(str, limits))}"
+        )
+    if max_edges is not None:
+        sizes = dataset.count_edges()
+    else:
+        sizes = dataset.n_atoms if max_atoms is not None else np.ones(len(dataset), dtype=np.int64)
     sampler = FrameBatchSampler(
-        dataset.n_atoms,
-        batch_size=batch_size,
-        max_atoms=max_atoms,
+        sizes,
+        limits[0],
+        devices=devices,
+        split=batch_size is not None,
         shuffle=shuffle,
         seed=seed,
         epoch=epoch,
@@ -262,11 +360,20 @@ def check_elements(
             raise unknown_elements([int(numbers[bad[0]])], elements, source)
 
 
+class LeakageWarning(UserWarning):
+    """Frames that are not independent lie on both sides of a split."""
+
+
+#: How validation frames can be drawn from the training frames.
+SPLIT_MODES: tuple[str, ...] = ("random", "last", "by_group")
+
+
 def split_indices(
     n: int,
     validation: float | int,
     seed: int,
     mode: str = "random",
+    groups: Int[np.ndarray, "frames"] | None = None,
 ) -> tuple[Int64[np.ndarray, "train"], Int64[np.ndarray, "validation"]]:
     """Splits frames 0 … n−1 into training and validation, both ascending.
 
@@ -274,20 +381,60 @@ def split_indices(
         validation: a fraction between 0 and 1 (at least one frame), or a number of frames.
         mode: "random" (by ``seed`` alone), or "last", the end of the data: frames that follow each
             other in a trajectory are near-duplicates, and a random split then tells too good a
-            story.
+            story; or "by_group": groups are drawn by ``seed``, each with all of its frames, until
+            the number of frames is as near to the one asked for as whole groups allow.
+        groups: for "by_group" the group of each frame, as `FrameStore.groups`; −1: none.
 
     Raises:
-        InputError: if no frame would be left to train on or to validate with.
+        InputError: if no frame would be left to train on or to validate with; if a frame has no
+            group, or all have the same.
+
+    Warns:
+        LeakageWarning: if a random split cuts through a group.
     """
-    if mode not in ("random", "last"):
-        raise InputError(f"mode must be 'random' or 'last', got '{mode}'")
+    if mode not in SPLIT_MODES:
+        raise InputError(f"mode must be one of {', '.join(SPLIT_MODES)}, got '{mode}'")
     count = _count(n, validation, "validation")
     if count >= n:
         raise InputError(f"validation={validation} of {n} frames leaves none to train on")
+    if mode == "by_group":
+        return _split_groups(np.full(n, -1) if groups is None else groups, count, seed)
     order = np.arange(n)
     if mode == "random":
         np.random.default_rng(seed).shuffle(order)
-    return np.sort(order[: n - count]), np.sort(order[n - count :])
+    train, held = np.sort(order[: n - count]), np.sort(order[n - count :])
+    if mode == "random" and groups is not None:
+        shared = np.intersect1d(groups[train], groups[held])
+        if (shared >= 0).any():
+            warnings.warn(
+                f"{(shared >= 0).sum()} groups (materials) have frames both in training and in "
+                "validation, so the validation error flatters; data.split: by_group keeps them "
+                "apart",
+                LeakageWarning,
+                stacklevel=2,
+            )
+    return train, held
+
+
+def _split_groups(
+    groups: Int[np.ndarray, "frames"], count: int, seed: int
+) -> tuple[Int64[np.ndarray, "train"], Int64[np.ndarray, "validation"]]:
+    without = np.flatnonzero(np.asarray(groups) < 0)
+    if len(without):
+        raise InputError(
+            f"a split by_group needs the group of each frame, and {len(without)} of {len(groups)} "
+            f"have none (the first is frame {without[0]}); data.group_key names the key that holds "
+            "it, 'file' makes of each file a group"
+        )
+    names, frames = np.unique(groups, return_counts=True)
+    if len(names) < 2:
+        raise InputError("a split by_group needs two groups at least, and all frames are of one")
+    order = np.random.default_rng(seed).permutation(len(names))
+    # At least one group on either side.
+    sizes = np.cumsum(frames[order])[:-1]
+    held = names[order[: int(np.abs(sizes - count).argmin()) + 1]]
+    inside = np.isin(groups, held)
+    return np.flatnonzero(~inside), np.flatnonzero(inside)
 
 
 def subset(

@@ -57,6 +57,7 @@ def read_deepmd(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
                 values={label: (key, array[local]) for label, (key, array) in arrays.items()},
                 scale=scale,
                 source=f"{path}#{row}",
+                group=labels.find_group({}, f"{path}#{row}"),
             )
         start += count
 

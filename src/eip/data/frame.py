@@ -31,6 +31,8 @@ class Frame:
         forces: eV/Å, constraints not applied.
         stress: (1/V) ∂E/∂ε, eV/Å³, ASE's sign; only where all directions are periodic.
         source: the file and the frame's number in it, counted from 0: ``train.xyz#17``.
+        group: what the frame shares with others that are not independent of it, a material's id
+            say; a split by group keeps them together.
     """
 
     numbers: Int64[np.ndarray, "atoms"]
@@ -41,6 +43,7 @@ class Frame:
     forces: Float64[np.ndarray, "atoms 3"] | None = None
     stress: Float64[np.ndarray, "3 3"] | None = None
     source: str = ""
+    group: str | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -19,11 +19,16 @@ COMMON_NAMES: dict[str, tuple[str, ...]] = {
     "forces": (
         *(f"{p}{name}" for p in _PREFIXES for name in ("forces", "force")),
         "forces_dft",
+        "atomic_forces",  # ISO17
         "Forces",
     ),
     "stress": tuple(f"{p}stress" for p in _PREFIXES),
     "virial": tuple(f"{p}{name}" for p in _PREFIXES for name in ("virial", "virials")),
 }
+#: Under which names files say what material a frame is of.
+GROUP_NAMES: tuple[str, ...] = ("material_id", "mp_id", "mptrj_traj_id")
+#: The group key that makes of each file a group.
+BY_FILE = "file"
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ class Labels:
     ``e_unit``, ``r_unit``, SchNetPack's metadata), else eV and Å. Forces are in energy/length and
     stress in energy/length³ of these units.
 
+    ``group`` is the key of what frames share that must not be split, "file" for the file itself; if
+    it is None, the names that files have for a material's id are looked for.
+
     Raises:
         InputError: on an unknown unit.
     """
@@ -48,6 +56,7 @@ class Labels:
     stress: str | None = None
     energy_unit: str | None = None
     length_unit: str | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("energy_unit", ENERGY_IN_EV), ("length_unit", LENGTH_IN_ANGSTROM)):
@@ -80,6 +89,26 @@ class Labels:
             if found:
                 return found[0]
         return None
+
+    def find_group(self, held: Mapping[str, Any], where: str) -> str | None:
+        """The group of a frame that holds these values; None if it says nothing of one.
+
+        Raises:
+            InputError: if what is there is no single word or number.
+        """
+        if self.group == BY_FILE:
+            return where.rpartition("#")[0]
+        keys = GROUP_NAMES if self.group is None else (self.group,)
+        key = next((name for name in keys if name in held), None)
+        if key is None:
+            return None
+        value = np.asarray(held[key])
+        if value.size != 1 or value.dtype.hasobject:
+            raise InputError(
+                f"{where}: '{key}' groups frames, so it should be one word or number, got "
+                f"{str(held[key])[:60]}"
+            )
+        return str(value.item())
 
     def demand(self, held: Iterable[str], where: str) -> None:
         """Raises an InputError if a key that was given is not among ``held``."""

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from eip.data.frame import Frame
-from eip.data.labels import Labels, scales
+from eip.data.labels import BY_FILE, Labels, scales
 from eip.data.raw import atomic_numbers, declared_units, make_frame
 from eip.errors import InputError
+from eip.units import ENERGY_IN_EV
 
 _NPZ_GEOMETRY = {
     "numbers": ("numbers", "atomic_numbers", "nuclear_charges", "z", "Z", "symbols", "species"),
@@ -23,12 +24,16 @@ _NPZ_GEOMETRY = {
 }
 _NPZ_LABELS = {"energy": ("energies", "E"), "forces": ("F",), "stress": ("stresses",)}
 # The published MD17 files say nowhere that they are in kcal/mol; read as eV they would train a
-# potential that is wrong by a factor of 23.
+# potential that is wrong by a factor of 23. Their totals are of all electrons, though, and binding
+# is a few per mille of those: the sum of free atoms tells the unit.
 _MD17_KEYS = ("z", "nuclear_charges")
 _MD17_UNIT = (
     "an MD17-style file that does not declare its energy unit; MD17 and rMD17 are in kcal/mol: "
     "give energy_unit='kcal/mol' (or 'eV' if it was converted)"
 )
+#: Total energies of free atoms, Hartree, to the digits on which density functionals agree.
+_FREE_ATOMS = {1: -0.5, 6: -37.8, 7: -54.6, 8: -75.0}
+_UNIT_TOLERANCE = 0.03
 
 
 def read_npz(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
@@ -59,13 +64,26 @@ def read_npz(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
             key = labels.find(label, shapes, str(path), extra=_NPZ_LABELS[label])
             if key is not None:
                 keys[label], columns[label] = key, arrays[key]
+        group_key = labels.group if labels.group != BY_FILE else None
+        if group_key is not None and group_key in arrays:
+            columns["group"] = arrays[group_key]
         n_frames = _npz_frames(path, columns)
         rows = range(*wanted.indices(n_frames))
         units = {k: v.text() for k, v in arrays.items() if k.endswith("_unit") and not v.shape}
         md17 = any(key in arrays for key in _MD17_KEYS)
-        scale = scales(
-            labels, declared_units(units), str(path), forbid_default=_MD17_UNIT if md17 else ""
-        )
+        declared = declared_units(units)
+        if (
+            md17
+            and not declared
+            and labels.energy_unit is None
+            and "energy" in columns
+            and n_frames
+        ):
+            first = range(1)
+            energy = next(columns["energy"].rows(first))
+            numbers = atomic_numbers(next(columns["numbers"].rows(first)), f"{path}#0")
+            declared |= _all_electron_unit(np.ravel(numbers), energy)
+        scale = scales(labels, declared, str(path), forbid_default=_MD17_UNIT if md17 else "")
         streams = {name: column.rows(rows) for name, column in columns.items()}
         for row in rows:
             source = f"{path}#{row}"
@@ -80,7 +98,21 @@ def read_npz(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
                 values={label: (key, values[label]) for label, key in keys.items()},
                 scale=scale,
                 source=source,
+                group=labels.find_group(
+                    {str(group_key): values["group"]} if "group" in values else {}, source
+                ),
             )
+
+
+def _all_electron_unit(numbers: np.ndarray, energy: np.ndarray) -> dict[str, str]:
+    """The unit of a molecule's total energy, if it is one of all electrons; else nothing."""
+    if energy.size != 1 or not set(numbers.tolist()) <= set(_FREE_ATOMS):
+        return {}
+    atoms = sum(_FREE_ATOMS[int(z)] for z in numbers) * ENERGY_IN_EV["Hartree"]
+    for unit in ("kcal/mol", "eV"):
+        if abs(float(energy.item()) * ENERGY_IN_EV[unit] / atoms - 1) < _UNIT_TOLERANCE:
+            return {"energy": unit}
+    return {}
 
 
 def _npz_frames(path: Path, columns: Mapping[str, _NpzArray]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ def make_frame(
     values: Mapping[str, tuple[str, Any]],
     scale: Scales,
     source: str,
+    group: str | None = None,
 ) -> Frame:
     """A frame in eV and Å from raw arrays; ``values`` holds (key, value) for each label there is.
 
@@ -63,13 +65,14 @@ def make_frame(
         forces=forces,
         stress=stress,
         source=source,
+        group=group,
     )
 
 
 def _shaped(value: Any, shape: tuple[int, ...], key: str, source: str) -> np.ndarray:
     try:
         array = np.asarray(value, dtype=np.float64)
-        if array.size != np.prod(shape, dtype=np.int64):
+        if array.size != math.prod(shape):
             raise ValueError
     except (TypeError, ValueError):
         raise InputError(

@@ -2,21 +2,25 @@
 
 Read are extended xyz, ASE databases (SchNetPack's with them) and whatever else ASE reads, npz
 files of two styles (MD17: one molecule, ``z R E F`` or ``nuclear_charges coords energies forces``;
-periodic: ``symbols positions cells energies forces``), and DeePMD's npy directories.
+periodic: ``symbols positions cells energies forces``), MPtrj's JSON, and DeePMD's npy directories.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
 from ase.utils import string2index
 
-from eip.data.ase_formats import read_ase, read_database, read_extxyz
+from eip.data.ase_formats import read_ase, read_database
+from eip.data.bulk_checks import doubtful
 from eip.data.checks import check_frame, check_labels
 from eip.data.deepmd import read_deepmd
-from eip.data.frame import Frame
+from eip.data.extxyz import ExtxyzReader, Position, read_extxyz
+from eip.data.frame import LABELS, Frame
 from eip.data.labels import Labels as Labels
 from eip.data.npz import read_npz
 from eip.errors import InputError, did_you_mean
@@ -24,6 +28,8 @@ from eip.errors import InputError, did_you_mean
 _DATABASES = ("db", "json", "aselmdb")
 # These formats unpickle or run what the file holds.
 _UNSAFE = ("trj", "bundletrajectory", "py")
+# Frames are checked so many at a time, or so many atoms.
+_FRAMES_AT_ONCE, _ATOMS_AT_ONCE = 256, 8192
 
 
 def read_frames(
@@ -59,12 +65,69 @@ def stream_frames(
     path, labels, wanted = Path(path), labels or Labels(), _slice(index)
     read = _reader(path)
     none = True
-    for frame in read(path, labels, wanted):
-        check_frame(frame)
+    for chunk, _ in _checked(read(path, labels, wanted)):
         none = False
-        yield frame
+        yield from chunk
     if none:
         raise InputError(f"{path}: no frames" + (f" in {index}" if index != ":" else ""))
+
+
+def stream_chunks(
+    path: Path, labels: Labels, start: Position | None = None
+) -> Iterator[tuple[list[Frame], Position]]:
+    """`stream_frames` in runs of many frames, each with the position to go on from after it.
+
+    Args:
+        start: a position that came with a run of the same file; its first frame where None.
+    """
+    start = start or Position()
+    read = _reader(path)
+    if read is read_extxyz:
+        reader = ExtxyzReader(path, labels, start=start)
+        for chunk, whole in _checked(iter(reader)):
+            if whole:  # else an error comes next, and the position is past where it is
+                yield chunk, reader.position
+        return
+    # Keys that the user named must be in the first frame of some formats: it has to be read.
+    named = any(getattr(labels, label) is not None for label in LABELS)
+    frames = read(path, labels, slice(None) if named else slice(start.frame, None))
+    if named:
+        frames = itertools.islice(frames, start.frame, None)
+    number = start.frame
+    for chunk, _ in _checked(frames):
+        number += len(chunk)
+        yield chunk, Position(number)
+
+
+def _checked(frames: Iterator[Frame]) -> Iterator[tuple[list[Frame], bool]]:
+    """Runs of frames that passed `check_frame`, and whether it is all that was read.
+
+    An error comes after the frames before it.
+    """
+    size, failure = 1, None
+    while failure is None:
+        chunk: list[Frame] = []
+        atoms = 0
+        try:
+            for frame in frames:
+                chunk.append(frame)
+                atoms += len(frame)
+                if len(chunk) == size or atoms >= _ATOMS_AT_ONCE:
+                    break
+        except InputError as error:
+            failure = error
+        if not chunk and failure is None:
+            return
+        for number in np.flatnonzero(doubtful(chunk)).tolist():
+            try:
+                check_frame(chunk[number])
+            except InputError as error:
+                failure, chunk = error, chunk[:number]
+                break
+        if chunk:
+            yield chunk, failure is None
+        size = min(2 * size, _FRAMES_AT_ONCE)
+    raise failure
 
 
 def _slice(index: str | int | slice) -> slice:
@@ -98,6 +161,12 @@ def _reader(path: Path) -> Callable[[Path, Labels, slice], Iterator[Frame]]:
         raise InputError(f"{path} is empty")
     if path.suffix == ".npz":
         return read_npz
+    # By content: ASE's databases are .json too. ijson is read for such files alone.
+    if path.suffixes[-1:] == [".json"] or path.suffixes[-2:] == [".json", ".gz"]:
+        from eip.data.mptrj import is_mptrj, read_mptrj
+
+        if is_mptrj(path):
+            return read_mptrj
     try:
         kind = filetype(str(path))
         readable = get_ioformat(kind).can_read  # a guess by suffix is looked up only here

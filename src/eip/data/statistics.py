@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Below this fraction of the largest singular value a combination of elements counts as absent.
 _RANK_TOLERANCE = 1e-9
+_EVIDENCE_STEPS = 50
 
 
 def fit_element_energies(
@@ -27,12 +28,15 @@ def fit_element_energies(
     *,
     given: Mapping[int, float] | None = None,
 ) -> dict[int, float]:
-    """E0 of each element, eV: E ≈ Σ_i E0(Z_i) by least squares on the energies per atom (SPEC §1).
+    """E0 of each element, eV: E ≈ Σ_i E0(Z_i) by ridge regression on energies per atom (SPEC §1).
 
-    Where compositions do not tell elements apart (a single molecule, say) the solution of least
-    norm is taken: it absorbs the total energies all the same, so that what is left for a network
-    is small. The equations are reduced by QR block by block, in constant memory and without
-    squaring their condition number as normal equations would.
+    Elements are drawn towards the mean energy of an atom, as strongly as the evidence of the data
+    asks for (D. J. C. MacKay, Neural Comput. 4 (1992) 415): an element of one frame among 89
+    elements does not take up that frame's whole bonding energy, while molecules whose energies a
+    sum explains are fitted as by least squares. Where compositions do not tell elements apart (a
+    single molecule, say) all are given that mean, which absorbs the total energies all the same,
+    so that what is left for a network is small. The equations are reduced by QR block by block, in
+    constant memory and without squaring their condition number as normal equations would.
 
     Args:
         indices: frames to fit to; all where None.
@@ -57,9 +61,31 @@ def fit_element_energies(
         target = store.energies[block] - counts @ fixed
         rows = np.column_stack([counts[:, is_fitted], target]) * weight[:, None]
         triangle = np.asarray(np.linalg.qr(np.vstack([triangle, rows]), mode="r"))
-    solution = np.linalg.lstsq(triangle[:, :-1], triangle[:, -1], rcond=_RANK_TOLERANCE)[0]
+    solution = _ridge(triangle[:, :-1], triangle[:, -1], len(chosen))
     energies = dict(zip(fitted, solution.tolist(), strict=True))
     return {z: float(energies.get(z, given.get(z, 0.0))) for z in elements}
+
+
+def _ridge(
+    rows: Float64[np.ndarray, "rows elements"], target: Float64[np.ndarray, "rows"], count: int
+) -> Float64[np.ndarray, "elements"]:
+    """The most likely coefficients of ``count`` equations, reduced to these, round one mean."""
+    together = rows.sum(axis=1)
+    mean = together @ target / (together @ together)
+    left, values, right = np.linalg.svd(rows, full_matrices=False)
+    reduced = left.T @ (target - mean * together)
+    beyond = float(np.sum((target - mean * together) ** 2) - np.sum(reduced**2))
+    least = (_RANK_TOLERANCE * values[0]) ** 2
+    strength = least
+    for _ in range(_EVIDENCE_STEPS):
+        solution = values * reduced / (values**2 + strength)
+        determined = float(np.sum(values**2 / (values**2 + strength)))
+        noise = max(beyond, 0.0) + float(np.sum((reduced - values * solution) ** 2))
+        size = float(np.sum(solution**2))
+        if size == 0.0 or count <= determined:
+            break
+        strength = max(least, noise / (count - determined) * determined / size)
+    return mean + right.T @ (values * reduced / (values**2 + strength))
 
 
 def isolated_atom_energies(store: FrameStore) -> dict[int, float]:
@@ -82,6 +108,26 @@ def isolated_atom_energies(store: FrameStore) -> dict[int, float]:
             )
         energies[number] = frame.energy
     return energies
+
+
+def force_scale(
+    store: FrameStore, indices: Int[np.ndarray, "frames"] | None = None, kind: str = "rms"
+) -> float:
+    """The unit in which a network meets forces: `force_rms`, or with "mean" their mean absolute
+    component, which a few large forces do not move; eV/Å.
+
+    Raises:
+        InputError: as `force_rms`.
+    """
+    rms = force_rms(store, indices)
+    if kind == "rms":
+        return rms
+    total, components = 0.0, 0
+    for block in store.blocks(_chosen(store, indices)):
+        sizes = np.abs(store.column("forces")[store.atoms_of(block)[0]])
+        total += float(sizes.sum())
+        components += sizes.size
+    return total / components
 
 
 def force_rms(store: FrameStore, indices: Int[np.ndarray, "frames"] | None = None) -> float:

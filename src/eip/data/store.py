@@ -1,20 +1,22 @@
 """Frames on disk as memory-mapped columns: any size, any order, exact to the last bit.
 
 A store is a directory of ``.npy`` columns, by atom (numbers, positions, forces) and by frame (the
-rest), and ``store.json`` with its version and its sources. It is written beside its final name
-and renamed when it is whole, so what has the name is complete.
+rest), and ``store.json`` with its version, its sources, and the columns' sizes and checksums. It is
+written beside its final name and renamed when it is whole, so what has the name is complete.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import operator
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, SupportsIndex
@@ -27,6 +29,7 @@ from eip.data.frame import LABELS, Frame
 from eip.data.labels import Labels
 from eip.data.readers import stream_frames
 from eip.errors import InputError
+from eip.files import json_text, write_whole
 
 VERSION = 1
 _PER_ATOM: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -45,8 +48,38 @@ _PER_FRAME: dict[str, tuple[str, tuple[int, ...]]] = {
     "has_stress": ("|b1", ()),
     "source": ("<i4", ()),
     "source_frame": ("<i8", ()),
+    "group": ("<i4", ()),  # into the table of groups; -1: none
 }
 _COLUMNS = _PER_ATOM | _PER_FRAME
+# A store of older date has no groups.
+_READ = tuple(name for name in _COLUMNS if name != "group")
+_NO_STRESS = np.full((3, 3), np.nan)
+# Frames are written so many at a time, or so many atoms; checksums read blocks of so many bytes.
+_FRAMES_AT_ONCE, _ATOMS_AT_ONCE, _BLOCK = 256, 8192, 2**18
+
+
+def _contents(folder: Path) -> dict[str, Any]:
+    """The table of contents of a store, of a version that can be read."""
+    file = folder / "store.json"
+    try:
+        contents = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} is not a frame store: it has no store.json") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
+    if not isinstance(contents, dict) or contents.get("format") != "eip-frames":
+        raise InputError(f"{file} is not the table of contents of a frame store")
+    if contents.get("version") != VERSION:
+        raise InputError(
+            f"{folder} is a frame store of version {contents.get('version')}, this eIP "
+            f"reads version {VERSION}; convert the source files again"
+        )
+    return contents
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether a path is a store, by its table of contents."""
+    return (Path(path) / "store.json").is_file()
 
 
 class FrameStore:
@@ -59,27 +92,63 @@ class FrameStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._columns: dict[str, np.ndarray] = {}
+        self._open: tuple[np.ndarray, ...] | None = None
         self._keep_alive: object | None = None
-        file = self.path / "store.json"
-        try:
-            contents = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{self.path} is not a frame store: it has no store.json") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file} cannot be read: {error}") from error
-        if not isinstance(contents, dict) or contents.get("format") != "eip-frames":
-            raise InputError(f"{file} is not the table of contents of a frame store")
-        if contents.get("version") != VERSION:
-            raise InputError(
-                f"{self.path} is a frame store of version {contents.get('version')}, this eIP "
-                f"reads version {VERSION}; convert the source files again"
-            )
+        self._folder = self.path
+        contents = _contents(self.path)
+        if "store" in contents:  # a reference to a store elsewhere
+            self._folder = Path(contents["store"])
+            contents = _contents(self._folder)
+        file = self._folder / "store.json"
         try:
             self._frames, self._atoms = int(contents["frames"]), int(contents["atoms"])
             self.elements: tuple[int, ...] = tuple(int(z) for z in contents["elements"])
             self.sources: tuple[str, ...] = tuple(str(s) for s in contents["sources"])
+            self.group_names: tuple[str, ...] = tuple(str(g) for g in contents.get("groups", ()))
+            self._about: dict[str, Any] = dict(contents.get("columns", {}))
+            for name, about in self._about.items():
+                self._check_size(name, int(about["bytes"]))
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{file} is damaged: {error!r}") from error
+
+    def _check_size(self, name: str, expected: int) -> None:
+        file = self._folder / f"{name}.npy"
+        try:
+            size = file.stat().st_size
+        except FileNotFoundError:
+            if name == "group" and not self.group_names:  # nobody will ask
+                return
+            raise InputError(f"{file} is missing, so this store is not whole") from None
+        if size != expected:
+            raise InputError(
+                f"{file} cannot be read: it has {size} bytes, expected {expected}; it was cut off "
+                "or changed since it was written"
+            )
+
+    def verify(self, tick: Callable[[int, int], None] | None = None) -> None:
+        """Compares every column with its checksum: reads the whole store.
+
+        Args:
+            tick: is told how many bytes have been read, and of how many.
+
+        Raises:
+            InputError: if a column is not what was written, or the store has no checksums.
+        """
+        if not self._about:
+            raise InputError(f"{self.path} has no checksums: it was written by an earlier eIP")
+        sizes = {name: int(about["bytes"]) for name, about in self._about.items()}
+        try:
+            found = _checksums(self._folder, sizes, tick)
+        except OSError as error:
+            raise InputError(f"{self._folder} cannot be read: {error}") from error
+        for name, about in self._about.items():
+            if found[name] != about["sha256"]:
+                raise InputError(
+                    f"{self._folder / name}.npy is altered: its sha256 is {found[name]}, "
+                    f"{about['sha256']} when it was written"
+                )
 
     @classmethod
     def open(cls, path: str | Path) -> FrameStore:
@@ -94,12 +163,17 @@ class FrameStore:
         return self._frames
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_columns": {}, "_keep_alive": None}
+        return {**self.__dict__, "_columns": {}, "_open": None, "_keep_alive": None}
+
+    @property
+    def bytes(self) -> int:
+        """What it takes on disk."""
+        return sum(file.stat().st_size for file in self._folder.iterdir())
 
     def column(self, name: str) -> np.ndarray:
         """A column, memory-mapped and read-only."""
         if name not in self._columns:
-            file = self.path / f"{name}.npy"
+            file = self._folder / f"{name}.npy"
             dtype, rest = _COLUMNS[name]
             rows = self._atoms if name in _PER_ATOM else self._frames + (name == "offsets")
             try:
@@ -111,7 +185,8 @@ class FrameStore:
                     f"{file} is damaged: {array.dtype} {array.shape}, expected {dtype} "
                     f"{(rows, *rest)}"
                 )
-            self._columns[name] = array
+            # As np.memmap each look-up would cost microseconds; it is the same memory.
+            self._columns[name] = np.asarray(array)
         return self._columns[name]
 
     @property
@@ -128,10 +203,17 @@ class FrameStore:
         """Which frames carry "energy", "forces" or "stress"."""
         return self.column(f"has_{check_require((label,))[0]}")
 
+    @property
+    def groups(self) -> Int64[np.ndarray, "frames"]:
+        """The group of each frame, as an index into ``group_names``; −1 where it has none."""
+        if not self.group_names:  # nor has a store of older date the column
+            return np.full(len(self), -1)
+        return self.column("group").astype(np.int64)
+
     def source(self, index: int) -> str:
         """The file and frame number that a frame came from."""
         name = self.sources[self.column("source")[index]]
-        number = int(self.column("source_frame")[index])
+        number = self.column("source_frame")[index]
         return name if number < 0 else f"{name}#{number}"
 
     def __getitem__(self, index: SupportsIndex) -> Frame:
@@ -139,22 +221,23 @@ class FrameStore:
         if not -len(self) <= index < len(self):
             raise IndexError(f"frame {index} of a store with {len(self)} frames")
         index %= len(self)
-        start, end = (int(o) for o in self.column("offsets")[index : index + 2])
-
-        def label(name: str, rows: slice | int) -> Any:
-            return self.column(name)[rows] if self.column(f"has_{name}")[index] else None
-
-        energy, forces = label("energy", index), label("forces", slice(start, end))
-        stress = label("stress", index)
+        if self._open is None:
+            self._open = tuple(self.column(name) for name in _READ)
+        numbers, positions, forces, offsets, cell, pbc, energy, stress, *rest = self._open
+        has_energy, has_forces, has_stress, source, source_frame = rest
+        start, end = offsets[index : index + 2].tolist()
+        name, number = self.sources[source[index]], source_frame[index]
+        group = int(self.column("group")[index]) if self.group_names else -1
         return Frame(
-            numbers=self.column("numbers")[start:end].astype(np.int64),
-            positions=np.array(self.column("positions")[start:end]),
-            cell=np.array(self.column("cell")[index]),
-            pbc=np.array(self.column("pbc")[index]),
-            energy=None if energy is None else float(energy),
-            forces=None if forces is None else np.array(forces),
-            stress=None if stress is None else np.array(stress),
-            source=self.source(index),
+            numbers=numbers[start:end].astype(np.int64),
+            positions=positions[start:end].copy(),
+            cell=cell[index].copy(),
+            pbc=pbc[index].copy(),
+            energy=float(energy[index]) if has_energy[index] else None,
+            forces=forces[start:end].copy() if has_forces[index] else None,
+            stress=stress[index].copy() if has_stress[index] else None,
+            source=name if number < 0 else f"{name}#{number}",
+            group=self.group_names[group] if group >= 0 else None,
         )
 
     def __iter__(self) -> Iterator[Frame]:
@@ -188,7 +271,7 @@ class FrameStore:
 
 
 def write_store(frames: Iterable[Frame], path: str | Path) -> FrameStore:
-    """Writes frames, one at a time, to a new store.
+    """Writes frames, some hundreds at a time, to a new store.
 
     Raises:
         InputError: if the path exists, or there are no frames. Nothing is left behind then, nor
@@ -201,10 +284,12 @@ def write_store(frames: Iterable[Frame], path: str | Path) -> FrameStore:
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     temporary.mkdir()
     try:
-        contents = _write_columns(frames, temporary)
-        if contents["frames"] == 0:
-            raise InputError(f"{path}: there are no frames to write")
-        (temporary / "store.json").write_text(json.dumps(contents, indent=1), encoding="utf-8")
+        with StoreWriter(temporary) as writer:
+            for chunk in _chunks(frames):
+                writer.append(chunk)
+            if writer.frames == 0:
+                raise InputError(f"{path}: there are no frames to write")
+            writer.finish()
         try:
             temporary.rename(path)
         except OSError:
@@ -216,45 +301,149 @@ def write_store(frames: Iterable[Frame], path: str | Path) -> FrameStore:
     return FrameStore(path)
 
 
-def _write_columns(frames: Iterable[Frame], folder: Path) -> dict[str, Any]:
-    writers = {name: _Column(folder / f"{name}.npy", *kind) for name, kind in _COLUMNS.items()}
-    sources: dict[str, int] = {}
-    elements: set[int] = set()
-    count = atoms = 0
-    try:
-        writers["offsets"].append(0)
-        for frame in frames:
-            count, atoms = count + 1, atoms + len(frame)
-            elements.update(np.unique(frame.numbers).tolist())
-            name, number = _split_source(frame.source)
-            nothing = np.full((len(frame), 3), np.nan)
-            row = {
-                "numbers": frame.numbers,
-                "positions": frame.positions,
-                "forces": nothing if frame.forces is None else frame.forces,
-                "offsets": atoms,
-                "cell": frame.cell,
-                "pbc": frame.pbc,
-                "energy": np.nan if frame.energy is None else frame.energy,
-                "stress": np.full((3, 3), np.nan) if frame.stress is None else frame.stress,
-                **{f"has_{label}": frame.has(label) for label in LABELS},
-                "source": sources.setdefault(name, len(sources)),
-                "source_frame": number,
-            }
-            for key, value in row.items():
-                writers[key].append(value)
-    finally:
-        for writer in writers.values():
-            writer.close()
-    return {
-        "format": "eip-frames",
-        "version": VERSION,
-        "units": {"energy": "eV", "length": "Ang"},
-        "frames": count,
-        "atoms": atoms,
-        "elements": sorted(elements),
-        "sources": list(sources),
-    }
+def _chunks(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+    chunk: list[Frame] = []
+    atoms = 0
+    for frame in frames:
+        chunk.append(frame)
+        atoms += len(frame)
+        if len(chunk) == _FRAMES_AT_ONCE or atoms >= _ATOMS_AT_ONCE:
+            yield chunk
+            chunk, atoms = [], 0
+    if chunk:
+        yield chunk
+
+
+class StoreWriter:
+    """Columns that grow in a folder, which is a store once `finish` has been called.
+
+    Args:
+        state: what `state` said of the same folder: what was appended since is cut off, and the
+            writer goes on from there.
+
+    Raises:
+        InputError: if the folder holds less than the state says.
+    """
+
+    def __init__(self, folder: Path, state: Mapping[str, Any] | None = None) -> None:
+        state = state or {}
+        self.frames, self.atoms = int(state.get("frames", 0)), int(state.get("atoms", 0))
+        self._folder = folder
+        self._elements: set[int] = set(state.get("elements", ()))
+        self._sources = {name: i for i, name in enumerate(state.get("sources", ()))}
+        self._groups = {name: i for i, name in enumerate(state.get("groups", ()))}
+        self._columns: dict[str, _Column] = {}
+        try:
+            for name, kind in _COLUMNS.items():
+                rows = self._rows(name) if state else None
+                self._columns[name] = _Column(folder / f"{name}.npy", *kind, rows)
+        except BaseException:
+            self.close()
+            raise
+        if not state:
+            self._columns["offsets"].append([0])
+
+    def _rows(self, name: str) -> int:
+        return self.atoms if name in _PER_ATOM else self.frames + (name == "offsets")
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the files; the folder is no store for that."""
+        for column in self._columns.values():
+            column.close()
+
+    def state(self) -> dict[str, Any]:
+        """What is needed, beside the folder itself, to go on from here; for JSON."""
+        return {
+            "frames": self.frames,
+            "atoms": self.atoms,
+            "elements": sorted(self._elements),
+            "sources": list(self._sources),
+            "groups": list(self._groups),
+        }
+
+    def append(self, frames: Sequence[Frame]) -> None:
+        """Writes frames behind those that are there."""
+        if not frames:
+            return
+        sizes = np.array([len(frame) for frame in frames])
+        numbers = np.concatenate([frame.numbers for frame in frames])
+        origins = [_split_source(frame.source) for frame in frames]
+        groups, sources = self._groups, self._sources
+        rows: dict[str, Any] = {
+            "numbers": numbers,
+            "positions": np.concatenate([frame.positions for frame in frames]),
+            "forces": np.concatenate(
+                [np.full((len(f), 3), np.nan) if f.forces is None else f.forces for f in frames]
+            ),
+            "offsets": self.atoms + np.cumsum(sizes),
+            "cell": [frame.cell for frame in frames],
+            "pbc": [frame.pbc for frame in frames],
+            "energy": [np.nan if f.energy is None else f.energy for f in frames],
+            "stress": [_NO_STRESS if f.stress is None else f.stress for f in frames],
+            **{f"has_{label}": [frame.has(label) for frame in frames] for label in LABELS},
+            "source": [sources.setdefault(name, len(sources)) for name, _ in origins],
+            "source_frame": [number for _, number in origins],
+            "group": [
+                -1 if f.group is None else groups.setdefault(f.group, len(groups)) for f in frames
+            ],
+        }
+        for name, values in rows.items():
+            self._columns[name].append(values)
+        self.frames += len(frames)
+        self.atoms += int(sizes.sum())
+        self._elements.update(np.unique(numbers).tolist())
+
+    def flush(self) -> None:
+        """Until this returns, what was appended may be lost if the machine stops."""
+        for column in self._columns.values():
+            column.flush()
+
+    def finish(self, tick: Callable[[int, int], None] | None = None, **more: Any) -> dict[str, Any]:
+        """Makes the folder a store; ``more`` is kept in its table of contents.
+
+        Args:
+            tick: is told how many bytes have been summed up, and of how many.
+        """
+        for name, column in self._columns.items():
+            column.write_header(self._rows(name))
+        self.flush()
+        self.close()
+        sizes = {name: (self._folder / f"{name}.npy").stat().st_size for name in _COLUMNS}
+        sums = _checksums(self._folder, sizes, tick)
+        contents = {
+            "format": "eip-frames",
+            "version": VERSION,
+            "units": {"energy": "eV", "length": "Ang"},
+            **self.state(),
+            "columns": {n: {"bytes": sizes[n], "sha256": sums[n]} for n in sizes},
+            **more,
+        }
+        write_whole(self._folder / "store.json", json_text(contents))
+        return contents
+
+
+def _checksums(
+    folder: Path, sizes: Mapping[str, int], tick: Callable[[int, int], None] | None
+) -> dict[str, str]:
+    """The sha256 of each column."""
+    total, done = sum(sizes.values()), 0
+    sums = {}
+    for name in sizes:
+        digest = hashlib.sha256()
+        with open(folder / f"{name}.npy", "rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                done += len(block)
+                if tick is not None:
+                    tick(done, total)
+        sums[name] = digest.hexdigest()
+    return sums
 
 
 def _split_source(source: str) -> tuple[str, int]:
@@ -268,35 +457,55 @@ def _split_source(source: str) -> tuple[str, int]:
 
 
 class _Column:
-    """A ``.npy`` file that grows; its header, whose length is fixed, is filled in at the end."""
+    """A ``.npy`` file that grows; its header, whose length is fixed, is filled in at the end.
 
-    def __init__(self, path: Path, dtype: str, rest: tuple[int, ...]) -> None:
-        self._dtype, self._rest, self._values = np.dtype(dtype), rest, 0
-        self._file: IO[bytes] = open(path, "wb")  # noqa: SIM115 (close() closes it)
-        self._header(0)
-        self._start = self._file.tell()
+    Args:
+        rows: cut an existing file down to so many, and go on; a new file where None.
+    """
 
-    def _header(self, rows: int) -> None:
+    def __init__(self, path: Path, dtype: str, rest: tuple[int, ...], rows: int | None) -> None:
+        self._dtype, self._rest = np.dtype(dtype), rest
+        self._start = len(self._header(0))
+        if rows is None:
+            self._file: IO[bytes] = open(path, "wb")  # noqa: SIM115 (close() closes it)
+            self._file.write(self._header(0))
+            return
+        end = self._start + rows * self._dtype.itemsize * math.prod(rest)
+        there = path.stat().st_size if path.exists() else 0
+        if there < end:
+            raise InputError(f"{path} has {there} bytes where {end} should be")
+        self._file = open(path, "r+b")  # noqa: SIM115
+        self._file.truncate(end)
+        self._file.seek(end)
+
+    def _header(self, rows: int) -> bytes:
         # NumPy pads the header so that the first axis can grow to any length in place.
+        header = io.BytesIO()
         np.lib.format.write_array_header_1_0(
-            self._file,
+            header,
             {
                 "descr": np.lib.format.dtype_to_descr(self._dtype),
                 "fortran_order": False,
                 "shape": (rows, *self._rest),
             },
         )
+        return header.getvalue()
 
     def append(self, values: Any) -> None:
-        array = np.ascontiguousarray(values, dtype=self._dtype)
-        self._file.write(array.tobytes())
-        self._values += array.size
+        self._file.write(np.ascontiguousarray(values, dtype=self._dtype).data)
+
+    def write_header(self, rows: int) -> None:
+        header = self._header(rows)
+        if len(header) != self._start:
+            raise RuntimeError("the .npy header changed its length")
+        self._file.seek(0)
+        self._file.write(header)
+
+    def flush(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.seek(0)
-        self._header(self._values // int(np.prod(self._rest, dtype=np.int64)))
-        if self._file.tell() != self._start:
-            raise RuntimeError("the .npy header changed its length")
         self._file.close()
 
 
@@ -310,7 +519,8 @@ def open_frames(
 
     Files are converted once: the store in ``cache_dir`` is named by the files' paths, sizes and
     times of change and by the labels, and found again. Without ``cache_dir`` it is temporary and
-    lives as long as the object. A path that is a store itself is opened.
+    lives as long as the object. A single path that is a store itself is read where it is, and
+    ``cache_dir`` gets a reference to it; several are joined by copying.
 
     Args:
         require: labels that each frame must have, of "energy", "forces", "stress".
@@ -326,16 +536,18 @@ def open_frames(
     files = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if not files:
         raise InputError("open_frames needs at least one file, got none")
-    if len(files) == 1 and (files[0] / "store.json").exists():
+    if len(files) == 1 and is_store(files[0]) and cache_dir is None:
         store = FrameStore(files[0])
     else:
         keep_alive = None
         if cache_dir is None:
             keep_alive = tempfile.TemporaryDirectory(prefix="eip-frames-")
             cache_dir = keep_alive.name
-        path = Path(cache_dir) / f"{files[0].stem}-{_fingerprint(files, labels)}"
-        if (path / "store.json").exists():
+        path = Path(cache_dir) / f"{files[0].stem}-{fingerprint(files, labels)}"
+        if is_store(path):
             store = FrameStore(path)
+        elif len(files) == 1 and is_store(files[0]):
+            store = _refer(path, files[0])
         else:
             store = write_store(_convert(files, labels, require), path)
         store._keep_alive = keep_alive
@@ -343,13 +555,30 @@ def open_frames(
     return store
 
 
+def _refer(path: Path, store: Path) -> FrameStore:
+    """A store that is nothing but where another one is; what is there now is found again."""
+    FrameStore(store)
+    contents = {"format": "eip-frames", "version": VERSION, "store": str(store.resolve())}
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    temporary.mkdir(parents=True)
+    try:
+        write_whole(temporary / "store.json", json_text(contents))
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not is_store(path):
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return FrameStore(path)
+
+
 def _convert(files: list[Path], labels: Labels, require: tuple[str, ...]) -> Iterator[Frame]:
     # The tally is not finished here: what it would warn of is warned of from the store, so that
     # a store from the cache is warned of too.
     tally = LabelTally(require)
     for file in files:
-        stored = (file / "store.json").exists()
-        for frame in FrameStore(file) if stored else stream_frames(file, labels):
+        for frame in FrameStore(file) if is_store(file) else stream_frames(file, labels):
             tally.add({label: frame.has(label) for label in LABELS}, frame.source)
             yield frame
 
@@ -365,15 +594,20 @@ def _check_labels(store: FrameStore, require: tuple[str, ...]) -> None:
     tally.finish()
 
 
-def _fingerprint(files: list[Path], labels: Labels) -> str:
+def fingerprint(files: Sequence[Path], labels: Labels) -> str:
     """Of the files as they are on disk, cheap however large they are."""
     parts: list[Any] = [VERSION, asdict(labels)]
     for file in files:
-        inside = sorted(p for p in file.rglob("*") if p.is_file()) if file.is_dir() else [file]
-        for part in inside:
-            try:
-                state = os.stat(part)
-            except OSError:
-                continue  # the reader says what is wrong with it, better than we could here
-            parts.append([str(part), str(part.resolve()), state.st_size, state.st_mtime_ns])
+        parts += [[str(part), *state] for part, *state in states(file)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def states(file: Path) -> Iterator[tuple[Path, str, int, int]]:
+    """Path, resolved path, size and time of change of a file, or of each one in a folder."""
+    inside = sorted(p for p in file.rglob("*") if p.is_file()) if file.is_dir() else [file]
+    for part in inside:
+        try:
+            state = os.stat(part)
+        except OSError:
+            continue  # the reader says what is wrong with it, better than we could here
+        yield part, str(part.resolve()), state.st_size, state.st_mtime_ns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 import torch
@@ -39,10 +39,18 @@ class PackedWeights(Generic[T]):
         self._made: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[float, ...], T]] = (
             weakref.WeakKeyDictionary()
         )
+        # Walking the submodules of a small network takes as long as a layer of it. Their tables of
+        # parameters stay the same objects when a parameter is exchanged.
+        self._tables: weakref.WeakKeyDictionary[nn.Module, list[Mapping[str, Tensor | None]]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def of(self, module: nn.Module, make: Callable[[], T]) -> T:
         """The packed weights of a module, or what ``make`` makes of them now."""
-        weights = list(module.parameters())
+        tables = self._tables.get(module)
+        if tables is None:
+            tables = self._tables[module] = [one._parameters for one in module.modules()]
+        weights = [p for table in tables for p in table.values() if p is not None]
         version = (
             # Averaging of weights writes through .data, which versions do not tell.
             float(weights[0].detach().sum()),
