@@ -1,0 +1,211 @@
+"""What each of the paper's figures is made of, at two scales: plain values, free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FigureName = Literal["fig2", "fig3", "fig4", "fig5"]
+Scale = Literal["small", "paper"]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Files, below the data folder, and how frames are drawn from them.
+
+    Attributes:
+        known: to train on.
+        test: files, or how many frames (or which share) of the known ones.
+        validation: how many frames, or which share.
+        split: as `eip.config.DataConfig`.
+        train: of each known file so many to train on at most, and test and validation of each.
+        fetch: names for `eip fetch`, which brings the files.
+        ood_frames: of each file at most.
+    """
+
+    known: tuple[str, ...]
+    test: tuple[str, ...] | float | int
+    validation: float | int
+    ood: tuple[str, ...] = ()
+    split: str = "random"
+    train: int | None = None
+    fetch: tuple[str, ...] = ()
+    ood_frames: int | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A figure at one scale.
+
+    Attributes:
+        about: what stands for what.
+        sets: None where no data are needed.
+        model, training: as in config.yaml.
+        extra: what only this figure has.
+    """
+
+    about: str
+    sets: Sets | None
+    model: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+_CRYSTALS = tuple(f"silica/{name}.npz" for name in ("sod", "dft", "edi", "att"))
+_FRACTIONS = (0.01, 0.05, 0.3, 1.0)
+_FROM_XTB: Mapping[str, Any] = {
+    "labeler": "xtb",
+    "labeler_options": {"method": "GFN1-xTB"},
+    "initial": 40,
+    "labels": 40,
+    "generations": 3,
+    "length_ps": 2.0,
+}
+
+RECIPES: dict[tuple[FigureName, Scale], Recipe] = {
+    ("fig2", "small"): Recipe(
+        "acetylacetone (450 frames of 15 atoms at 300 K; 600 K as out of distribution) in place of "
+        "ISO17",
+        Sets(
+            known=("acac/train_300K.xyz",),
+            validation=50,
+            split="last",
+            test=("acac/test_MD_300K.xyz",),
+            ood=("acac/test_MD_600K.xyz",),
+            fetch=("acac",),
+        ),
+        {"channels": 64},
+        {"epochs": 60},
+        {"fractions": _FRACTIONS},
+    ),
+    ("fig2", "paper"): Recipe(
+        "ISO17",
+        Sets(
+            known=("iso17/reference.db",),
+            validation=4000,
+            test=("iso17/test_within.db",),
+            ood=("iso17/test_other.db",),
+            fetch=("iso17",),
+        ),
+        {"channels": 128},
+        {"epochs": 60, "batch_size": 64, "ema_decay": 0.999},
+        {"fractions": _FRACTIONS},
+    ),
+    ("fig3", "small"): Recipe(
+        "four crystalline silica topologies (120 frames of 15 to 108 atoms each; two others as out "
+        "of distribution) in place of silica glass",
+        Sets(
+            known=_CRYSTALS,
+            validation=20,
+            test=50,
+            train=120,
+            ood=("silica/abw.npz", "silica/oso.npz"),
+            ood_frames=100,
+            fetch=("silica",),
+        ),
+        {"channels": 64},
+        {"epochs": 12},
+    ),
+    ("fig3", "paper"): Recipe(
+        "silica glass, 1,691 frames of 699 atoms, 8:1:1",
+        Sets(known=("silica-glass",), validation=0.1, test=0.1, fetch=("silica-glass",)),
+        {"channels": 128},
+        {"epochs": 200, "batch_size": 4},
+    ),
+    ("fig4", "small"): Recipe(
+        "one molecule of ethanol, labelled by GFN1-xTB, at 500 K, in place of water and CP2K",
+        None,
+        {"channels": 32},
+        {"epochs": 150},
+        {
+            "start": {"molecule": "CH3CH2OH"},
+            "learn": {
+                "labeler": "xtb",
+                "labeler_options": {"method": "GFN1-xTB"},
+                "initial": 20,
+                "labels": 40,
+                "generations": 4,
+                "temperatures": [500],
+                "length_ps": 4.0,
+            },
+        },
+    ),
+    ("fig4", "paper"): Recipe(
+        "liquid water, 96 molecules, CP2K PBE-D3; starts from a classical force field",
+        None,
+        {"channels": 128},
+        {"epochs": 200, "batch_size": 2, "ema_decay": 0.999},
+        {
+            "start": {"water": 96, "boxes": 20},
+            "learn": {
+                "labeler": "cp2k",
+                "initial": 1000,
+                "labels": 200,
+                "generations": 4,
+                "temperatures": [300],
+                "length_ps": 50.0,
+                "frame_interval": 50,
+            },
+        },
+    ),
+    ("fig5", "small"): Recipe(
+        "a sample of MPtrj, 800 of its 1.6 million frames; high temperature and pressure as out of "
+        "distribution",
+        Sets(
+            known=("mptrj-sample/mptrj-random-1k.xyz",),
+            validation=0.1,
+            test=0.1,
+            split="by_group",
+            ood=("mptrj-sample/mpf-TP.xyz",),
+            fetch=("mptrj-sample",),
+        ),
+        {"channels": 64, "zbl": True, "force_scale": "mean"},
+        {
+            "epochs": 40,
+            "max_edges": 8000,
+            "batch_size": 1,
+            "variance_weight": 1.0,
+        },
+        {
+            "ps": 1.0,
+            "lifepo4": (1, 2, 3),
+            "pdms": (3, 25),
+            # So few frames teach nothing about either; a reference method that is there does.
+            "learn": {
+                "LiFePO4": {
+                    "start": {"lifepo4": (1, 1, 2)},
+                    "model": {"channels": 48, "zbl": True},
+                    "training": {"epochs": 100},
+                    "learn": {**_FROM_XTB, "generations": 2, "temperatures": [300, 600]},
+                },
+                "PDMS": {
+                    "start": {"pdms": (2, 3)},
+                    "model": {"channels": 48, "zbl": True},
+                    "training": {"epochs": 100},
+                    "learn": {**_FROM_XTB, "temperatures": [350]},
+                },
+            },
+        },
+    ),
+    ("fig5", "paper"): Recipe(
+        "MPtrj, 8:1:1 by material",
+        Sets(
+            known=("mptrj/MPtrj_2022.9_full.json",),
+            validation=0.1,
+            test=0.1,
+            split="by_group",
+            ood=("mptrj-sample/mpf-TP.xyz",),
+            fetch=("mptrj", "mptrj-sample"),
+        ),
+        {"channels": 128, "zbl": True, "force_scale": "mean"},
+        {
+            "epochs": 30,
+            "max_edges": 200_000,
+            "batch_size": 1,
+            "variance_weight": 1.0,
+            "ema_decay": 0.999,
+        },
+        {"ps": 100.0, "lifepo4": (1, 2, 3), "pdms": (3, 25)},
+    ),
+}

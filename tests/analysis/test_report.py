@@ -1,0 +1,249 @@
+"""From files of trajectories to analysis.json, plots and the table that `eip analyze` prints."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from eip.analysis import compare_sampling, guess_kind, measure_of, read_trajectory
+from eip.analysis.report import label_runs, write_analysis
+from eip.builders import lifepo4, pdms, water
+from eip.cli import main
+from eip.errors import InputError
+
+PNG = b"\x89PNG"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, " ".join(captured.err.split())
+
+
+def trajectory(path: Path, start: Atoms, scale: float, frames: int = 12, step: float = 5.0) -> Path:
+    """Frames as `eip md` writes them: rattled, with time, energy and σ."""
+    rng = np.random.default_rng(0)
+    written = []
+    for k in range(frames):
+        atoms = start.copy()
+        atoms.positions += rng.normal(scale=scale, size=atoms.positions.shape)
+        atoms.info.update(time_fs=step * k, uncertainty=scale)
+        atoms.calc = SinglePointCalculator(atoms, energy=-100.0 + scale)
+        written.append(atoms)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, written, format="extxyz")
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder of `eip md` with its log, and a longer and wider file without."""
+    folder = tmp_path_factory.mktemp("runs")
+    trajectory(folder / "md/trajectory.xyz", lifepo4(), 0.02)
+    log = "step,time_fs,energy,uncertainty,drift\n0,0.0,-3.0,0.1,\n10,5.0,-5.0,0.3,\n"
+    (folder / "md/log.csv").write_text(log)
+    trajectory(folder / "wide.xyz", lifepo4(), 0.08, frames=20)
+    return {"md": folder / "md", "udd": folder / "wide.xyz"}
+
+
+def test_a_comparison_of_two_runs(runs, tmp_path, capsys):
+    code, said, _ = run(capsys, "analyze", *runs.values(), "--labels", "MD, UDD", "--out", tmp_path)
+    assert code == 0 and "kind lifepo4" in said and "configurational entropy" in said
+    content = json.loads((tmp_path / "analysis.json").read_text())
+    md, udd = (content["runs"][name] for name in ("MD", "UDD"))
+    assert (md["frames"], udd["frames"], content["frames_compared"]) == (12, 20, 12)
+    assert (md["length_ps"], udd["length_ps"]) == (0.055, 0.095)
+    # The log where there is one, the frames where not.
+    assert (md["mean_energy"], md["mean_uncertainty"], md["max_uncertainty"]) == (-4.0, 0.2, 0.3)
+    assert udd["mean_energy"] == pytest.approx(-99.92) and udd["max_uncertainty"] == 0.08
+    assert 0 < md["entropy"] < udd["entropy_same_length"] < udd["entropy"] < 1
+    assert 0 < md["coverage"] < udd["coverage_same_length"] <= udd["coverage"] < 1
+    assert md["coordination"]["P-O"]["mean"] == pytest.approx(4.0, abs=1e-6)
+    assert md["first_peak"]["O-P"]["r"] == pytest.approx(1.54, abs=0.05)
+    assert len(md["distribution"]["r"]) == len(md["distribution"]["Fe-O"]) == 120
+    moved = md["squared_displacement"]
+    assert moved["time_ps"][:2] == [0.0, 0.005] and len(moved["Li"]) == 12
+    # Frames rattled on their own are √2 apart.
+    assert moved["O"][1] == pytest.approx(2 * 3 * 0.02**2, rel=0.1)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"analysis.json", "sampling.png", "order_parameters.png", "structure.png"}
+    assert all((tmp_path / n).read_bytes().startswith(PNG) for n in names if n.endswith("png"))
+
+
+def test_one_grid_for_all_runs(runs, tmp_path):
+    content = write_analysis(runs, "auto", tmp_path)
+    both = compare_sampling({"md": runs["md"] / "trajectory.xyz", "udd": runs["udd"]}, "lifepo4")
+    for (low, high), which in zip(
+        content["order_parameters"].values(), ("first", "second"), strict=True
+    ):
+        values = np.concatenate([getattr(of, which).ravel() for of in both.values()])
+        assert low == values.min() and high == pytest.approx(values.max())
+    for name, of in both.items():
+        assert content["runs"][name]["entropy"] == of.entropy[-1]
+        assert of.first.shape == (len(of.times), 4)
+
+
+def test_every_key_is_documented(runs, tmp_path):
+    page = (Path(__file__).parents[2] / "docs/analysis.md").read_text()
+    documented = set(re.findall(r"`([a-z_]+)`", page))
+    content = write_analysis(runs, "lifepo4", tmp_path)
+    assert set(content) | set(content["runs"]["md"]) <= documented
+
+
+def test_frames_may_be_skipped(runs):
+    times = [atoms.info["time_fs"] for atoms in read_trajectory(runs["md"], every=3, skip_fs=20.0)]
+    assert times == [30.0, 45.0]
+    with pytest.raises(InputError, match="no frames that late"):
+        list(read_trajectory(runs["md"], skip_fs=1e9))
+    with pytest.raises(InputError, match="from 1, got 0"):
+        list(read_trajectory(runs["md"], every=0))
+
+
+def test_chains_and_molecules(tmp_path, capsys):
+    chains = pdms(2, 4, 0.6, anneal_ps=0.0)
+    chains.wrap()
+    trajectory(tmp_path / "a.xyz", chains, 0.02, frames=4)
+    code, said, _ = run(capsys, "analyze", tmp_path / "a.xyz", "--kind", "pdms", "--out", tmp_path)
+    assert code == 0 and "kind polymer" in said
+    content = json.loads((tmp_path / "analysis.json").read_text())
+    assert list(content["order_parameters"]) == [
+        "end-to-end distance (Å)",
+        "radius of gyration (Å)",
+    ]
+    of = content["runs"]["a"]
+    assert list(of["torsion_entropy"]) == ["O–Si–O–Si"]
+    assert of["coordination"]["Si-C"]["mean"] == pytest.approx(2.0, abs=1e-6)
+
+    trajectory(tmp_path / "b.xyz", molecule("CH3CH2OH"), 0.1, frames=30)
+    content = write_analysis({"b": tmp_path / "b.xyz"}, "auto", tmp_path / "b")
+    assert content["kind"] == "molecule"
+    assert set(map(tuple, content["order_parameters"].values())) == {(-180.0, 180.0)}
+    of = content["runs"]["b"]
+    assert len(of["torsion_entropy"]) == 2 and "distribution" not in of
+    assert all(0 < value < 1 for value in of["torsion_entropy"].values())
+
+
+def test_a_liquid_has_no_order_parameters_but_a_structure(tmp_path, capsys):
+    box = water(8, melt_ps=0.0)
+    file = trajectory(tmp_path / "w.xyz", box, 0.02, frames=3)
+    code, said, _ = run(capsys, "analyze", file, "--out", tmp_path / "out")
+    assert code == 0 and "kind none" in said and "entropy" not in said
+    content = json.loads((tmp_path / "out/analysis.json").read_text())
+    assert content["order_parameters"] is None
+    assert content["runs"]["w"]["coordination"]["O-H"]["mean"] == pytest.approx(2.0)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"analysis.json", "sampling.png", "structure.png"}
+
+
+def test_frames_that_say_no_time_are_numbered(tmp_path):
+    frames = [molecule("CH3CH2OH") for _ in range(3)]
+    write(tmp_path / "plain.traj", frames)
+    content = write_analysis({"a": tmp_path / "plain.traj"}, "auto", tmp_path / "out")
+    of = content["runs"]["a"]
+    assert of["length_ps"] is None and of["mean_energy"] is None and of["frames"] == 3
+    assert of["squared_displacement"]["time_ps"] is None
+    assert not (tmp_path / "out/structure.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("atoms", "kind"),
+    [
+        (lifepo4(), "lifepo4"),
+        (lifepo4(vacancies=4), "lifepo4"),
+        (molecule("CH3CH2OH"), "molecule"),
+        (molecule("C6H6"), "none"),
+        (molecule("H2O"), "none"),
+        (bulk("Si", cubic=True), "none"),
+        (bulk("NaCl", "rocksalt", a=5.6), "none"),
+        (Atoms("PFeO", [[0, 0, 0], [9, 0, 0], [0, 9, 0]]), "none"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.get_chemical_formula(),
+)
+def test_the_kind_is_found_out(atoms, kind):
+    assert guess_kind(atoms) == kind
+
+
+def test_a_kind_that_is_not_there_is_said(tmp_path):
+    for kind, atoms, said in (
+        ("lifepo4", molecule("H2O"), "no phosphate"),
+        ("polymer", molecule("H2O"), "there is no chain"),
+        ("polymer", bulk("Si", cubic=True), "through the cell's faces"),
+        ("molecule", molecule("C6H6"), "no bond to turn around"),
+        ("molecule", water(2, melt_ps=0.0), "one molecule is expected, there are 2"),
+    ):
+        with pytest.raises(InputError, match=said):
+            measure_of(atoms, kind)
+
+
+def test_what_is_wrong_names_file_and_frame(runs, tmp_path, capsys):
+    def fails(*arguments: object) -> str:
+        code, _, said = run(capsys, "analyze", *arguments, "--out", tmp_path / "out")
+        assert code == 2 and not (tmp_path / "out").exists()
+        return said
+
+    assert "did you mean 'polymer'" in fails(runs["md"], "--kind", "polimer")
+    assert f"{tmp_path / 'none.xyz'}: no such file" in fails(tmp_path / "none.xyz")
+    assert "no such file" in fails(tmp_path)
+    assert "1 labels for 2 trajectories" in fails(*runs.values(), "--labels", "MD")
+    assert "the same label" in fails(*runs.values(), "--labels", "a,a")
+    empty = tmp_path / "empty.xyz"
+    empty.write_text("")
+    assert "empty.xyz" in fails(empty)
+
+    other = tmp_path / "other.xyz"
+    write(other, [lifepo4(), lifepo4(vacancies=1)])
+    assert f"{other}: frame 1: its atoms (Fe4Li3O16P4)" in fails(other)
+    assert f"{other}: frame 0: its atoms" in fails(
+        trajectory(tmp_path / "w.xyz", water(2, melt_ps=0.0), 0.1), other
+    )
+
+    lost = lifepo4()
+    lost.positions[3] = np.nan
+    write(other, [lifepo4(), lost], format="extxyz")
+    assert "frame 1: " in fails(other)
+    whole = (runs["udd"]).read_text().splitlines()
+    cut = tmp_path / "cut.xyz"
+    cut.write_text("\n".join(whole[: 2 * 30 + 5]) + "\n")
+    assert "cut.xyz: frame" in fails(cut)
+
+
+def test_a_file_that_could_run_code_is_not_opened(tmp_path):
+    (tmp_path / "a.py").write_text("raise SystemExit")
+    with pytest.raises(InputError, match="can run code"):
+        list(read_trajectory(tmp_path / "a.py"))
+
+
+def test_labels_come_from_paths_as_far_as_they_differ(tmp_path):
+    a, b = tmp_path / "a/md.xyz", tmp_path / "b/md.xyz"
+    assert list(label_runs([a])) == ["md"]
+    assert list(label_runs([a, b])) == [str(a), str(b)]
+
+
+def test_structures_are_built_from_the_command_line(tmp_path, capsys):
+    out = tmp_path / "sub/a.xyz"
+    code, said, _ = run(capsys, "build", "lifepo4", "--supercell", 1, 2, 3, "--out", out)
+    assert code == 0 and "168 atoms" in said and "10.332, 12.020, 14.076 Å" in said
+    code, said, _ = run(
+        capsys, "build", "pdms", "--chains", 1, "--units", 1, "--anneal-ps", 0, "--out", out,
+        "--no-progress",
+    )  # fmt: skip
+    assert code == 0 and "13 atoms, C2H8O2Si" in said
+    code, said, _ = run(
+        capsys, "build", "water", "--molecules", 4, "--melt-ps", 0, "--out", out, "--seed", 3
+    )
+    assert code == 0 and "12 atoms" in said
+    assert run(capsys, "build", "molecule", "C6H6", "--out", out)[0] == 0
+    code, _, said = run(capsys, "build", "pdms", "--density", 50, "--out", tmp_path / "b.xyz")
+    assert code == 2 and "density expects g/cm³" in said and not (tmp_path / "b.xyz").exists()
+    code, _, said = run(capsys, "build", "lifepo4", "--out", tmp_path / "b.nonsense")
+    assert code == 2 and "knows no format" in said
