@@ -375,3 +375,71 @@ def test_errors_of_the_file_system_name_the_file(
     code, _, said = run(capsys, "init", tmp_path / "c.yaml", "--force")
     assert code == 2
     assert "c.yaml: Is a directory" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "formula"),
+    [
+        ("lifepo4 --supercell 1 1 2", "Fe8Li8O32P8"),
+        ("lifepo4 --vacancies 1", "Fe4Li3O16P4"),
+        ("pdms --chains 2 --units 2 --density 0.6 --anneal-ps 0 --no-progress", "C8H28O6Si4"),
+        ("water --molecules 4 --melt-ps 0", "H8O4"),
+        ("molecule CH3CH2OH", "C2H6O"),
+    ],
+)
+def test_build(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: str, formula: str
+) -> None:
+    file = tmp_path / "built.xyz"
+    code, said, _ = run(capsys, "build", *words.split(), "--out", file)
+    atoms = read(file)
+    assert code == 0 and atoms.get_chemical_formula() == formula
+    assert f"{len(atoms)} atoms" in said
+    assert bool(atoms.pbc.all()) == (words.split()[0] != "molecule")
+
+
+def test_build_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "built.xyz"
+    for words, error in (
+        ("molecule ethanol", "no molecule 'ethanol'"),
+        ("lifepo4 --supercell 0 1 1", "three numbers from 1"),
+        ("water --density 20", "density expects g/cm³"),
+    ):
+        code, _, said = run(capsys, "build", *words.split(), "--out", file)
+        assert code != 0 and error in said
+    code, _, said = run(capsys, "build", "molecule", "H2O", "--out", tmp_path / "built.what")
+    assert code != 0 and "ASE knows no format" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_convert_and_train_from_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, folder: Path
+) -> None:
+    train, store = folder / "train.xyz", tmp_path / "store"
+    code, said, _ = run(capsys, "convert", train, folder / "hot.xyz", store, "--no-progress")
+    assert code == 0
+    assert (
+        "store: 30 frames, 270 atoms of 3 elements; energy of 30, forces of 30, stress of 0" in said
+    )
+    code, said, _ = run(capsys, "convert", train, folder / "hot.xyz", store, "--no-progress")
+    assert code == 0 and "is there already" in said
+    code, _, said = run(capsys, "convert", train, store, "--no-progress")
+    assert code == 2 and "store exists already; a store is never written over" in said
+    code, _, said = run(capsys, "info", store, "--verify")
+    assert code == 0 and "is what was written" in said
+    some = tmp_path / "some"
+    where = ("--where", "atoms>9", "--where", "contains=O")
+    code, said, _ = run(capsys, "convert", train, folder / "water.xyz", some, *where)
+    assert code == 0 and "2 frames (24 left out), 48 atoms of 2 elements" in said
+    config = (folder / "config.yaml").read_text().replace("train.xyz", str(store))
+    (tmp_path / "config.yaml").write_text(config.replace("test.xyz", str(folder / "test.xyz")))
+    code, _, said = run(capsys, "train", tmp_path / "config.yaml", "--no-progress")
+    assert code == 0, said
+    assert (tmp_path / "run" / "model.eip").is_file()
+
+
+def test_reproduce_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, said = run(capsys, "reproduce", "fig6")
+    assert code != 0 and "unknown figure 'fig6'" in said
+    code, _, said = run(capsys, "reproduce", "fig2", "--data", tmp_path, "--out", tmp_path)
+    assert code != 0 and "eip fetch acac" in said

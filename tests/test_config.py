@@ -155,7 +155,7 @@ def test_missing_section_empty_file_and_missing_file(tmp_path: Path) -> None:
 
 def test_overrides_are_checked_too(tmp_path: Path) -> None:
     assert "did you mean 'epochs'?" in message(tmp_path, MINIMAL, "training.epoch=3")
-    assert "expects section.key=value" in message(tmp_path, MINIMAL, "training.epochs")
+    assert "expects key=value" in message(tmp_path, MINIMAL, "training.epochs")
 
 
 @given(st.sampled_from(list(_all_keys())), st.integers(0, 30), st.sampled_from("qxz"))

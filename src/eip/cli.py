@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,10 @@ from eip._version import __version__
 from eip.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from eip.data import Labels
+    from eip.data.convert import Progress as Converting
 
 app = typer.Typer(
     name="eip",
@@ -121,6 +125,8 @@ def train(
     from eip.workflow import train_model
 
     run = train_model(settings, resume=resume, progress=progress, say=_say)
+    if run.model is None and run.result.ending != "interrupted":
+        return  # one of several processes: the first one reports
     if run.model is None:
         raise Interrupted(
             f"Interrupted after {run.result.epochs} epochs; go on with: eip train {config} --resume"
@@ -132,6 +138,291 @@ def train(
             "name data.test for honest ones."
         )
     _say(f"Model: {run.model}    report: {run.run_dir / 'report.html'}")
+
+
+@app.command()
+def fetch(
+    name: Annotated[str | None, typer.Argument(help="A data set; --list shows them.")] = None,
+    to: Annotated[
+        Path, typer.Option(help="Folder for data sets; this one's files go to TO/NAME.")
+    ] = Path("data"),
+    only: Annotated[
+        str | None, typer.Option(help="Only files like that: aspirin, or a pattern, 'a*.npz'.")
+    ] = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="List the data sets, with licence and citation.")
+    ] = False,
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+) -> None:
+    """Download a published data set; a download that was cut goes on where it stopped."""
+    from eip.data import fetch as fetching
+
+    if list_ or name is None:
+        _list_data_sets()
+        if not list_:
+            raise InputError("which data set? Give the name of one of them")
+        return
+    data_set = fetching.find_data_set(name)
+    with _download_bars(progress) as bars:
+
+        def reporter(file: str) -> fetching.Report:
+            task = bars.add_task(file, total=None)
+            return lambda there, total: bars.update(task, completed=there, total=total)
+
+        try:
+            folder = fetching.fetch(data_set, to, only=only, reporter=reporter, say=_say)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "Interrupted; what has arrived is kept, and the same command goes on"
+            ) from None
+    _say(f"Files: {folder}    licence: {data_set.licence}    to cite: {data_set.cite}")
+    if data_set.note:
+        _say(f"Note: {data_set.note}")
+
+
+@app.command()
+def convert(
+    sources: Annotated[
+        list[Path], typer.Argument(help="Files of frames, or stores.", metavar="IN...")
+    ],
+    out_: Annotated[Path, typer.Argument(help="Folder of the new store.", metavar="OUT")],
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only such frames: atoms<=200, elements=H,C,O (no others), contains=Li, "
+            "without=Pb,U, labelled=forces. Several: all must hold."
+        ),
+    ] = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    energy_unit: EnergyUnit = None,
+    length_unit: LengthUnit = None,
+    group_key: Annotated[
+        str | None, typer.Option(help="Key of what frames share; 'file' for the file itself.")
+    ] = None,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Convert frames to a store, which training maps into memory; goes on where it was stopped.
+
+    Every training converts its own frames; that of large sets is worth doing once, and
+    data.train, validation and test take the store.
+    """
+    from eip.data import convert as converting
+    from eip.data.frame import LABELS
+    from eip.data.labels import Labels
+
+    labels = Labels(energy_key, forces_key, stress_key, energy_unit, length_unit, group_key)
+    selection = converting.Where(where or ())
+    try:
+        with _conversion_bar(progress) as tick:
+            done = converting.convert(sources, out_, labels, selection, tick=tick)
+    except KeyboardInterrupt:
+        kept = out_.with_name(out_.name + converting.PARTIAL)
+        raise Interrupted(
+            f"Interrupted; what was converted is kept in {kept}, and the same command goes on"
+        ) from None
+    store = done.store
+    if done.was_there:
+        _say(f"{out_} is there already, of the same files as they are now.")
+    labelled = ", ".join(f"{n} of {int(store.has(n).sum()):,}" for n in LABELS)
+    left = f" ({done.left_out:,} left out)" if done.left_out else ""
+    _say(
+        f"{out_}: {len(store):,} frames{left}, {int(store.n_atoms.sum()):,} atoms of "
+        f"{len(store.elements)} elements; {labelled}; {store.bytes / 1e6:,.0f} MB"
+    )
+
+
+build_app = typer.Typer(
+    no_args_is_help=True, help="Build a structure to start from: crystals, polymers, liquids."
+)
+app.add_typer(build_app, name="build")
+
+_Seed = Annotated[int, typer.Option(help="Another seed, another structure.")]
+
+
+@build_app.command()
+def lifepo4(
+    out_: Annotated[Path, typer.Option("--out", help="File to write: .xyz, .cif, POSCAR.")],
+    supercell: Annotated[
+        tuple[int, int, int], typer.Option(help="Cells along a, b, c; 1 2 3 are 168 atoms.")
+    ] = (1, 1, 1),
+    vacancies: Annotated[int, typer.Option(help="Li atoms to take out, at random.")] = 0,
+    seed: _Seed = 0,
+) -> None:
+    """Olivine LiFePO4 (Pnma), at its experimental geometry."""
+    from eip import builders
+
+    _write_built(out_, builders.lifepo4(supercell, vacancies=vacancies, seed=seed))
+
+
+@build_app.command()
+def pdms(
+    out_: Annotated[Path, typer.Option("--out", help="File to write: .xyz, .cif, POSCAR.")],
+    chains: Annotated[int, typer.Option(help="How many.")] = 3,
+    units: Annotated[int, typer.Option(help="Si(CH3)2O units of a chain.")] = 25,
+    density: Annotated[float, typer.Option(help="g/cm³.")] = 0.97,
+    anneal_ps: Annotated[float, typer.Option(help="Dynamics at 600 K after packing, ps.")] = 2.0,
+    seed: _Seed = 0,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """A melt of poly(dimethylsiloxane), chains grown in the box and relaxed; ends H and OH."""
+    from eip import builders
+
+    with _bar(progress, "relaxing") as tick:
+        built = builders.pdms(chains, units, density, anneal_ps=anneal_ps, seed=seed, tick=tick)
+    _write_built(out_, built)
+
+
+@build_app.command()
+def water(
+    out_: Annotated[Path, typer.Option("--out", help="File to write: .xyz, .cif, POSCAR.")],
+    molecules: Annotated[int, typer.Option(help="How many.")] = 32,
+    density: Annotated[float, typer.Option(help="g/cm³.")] = 1.0,
+    melt_ps: Annotated[
+        float, typer.Option(help="Length of the melting, ps; 0 leaves a grid.")
+    ] = 1.0,
+    temperature: Annotated[float, typer.Option(help="Of the melting, K.")] = 330.0,
+    seed: _Seed = 0,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """A box of liquid water, melted by a classical force field (rigid TIP3P)."""
+    from eip import builders
+
+    with _bar(progress, "melting") as tick:
+        built = builders.water(
+            molecules, density, melt_ps=melt_ps, temperature=temperature, seed=seed, tick=tick
+        )
+    _write_built(out_, built)
+
+
+@build_app.command()
+def molecule(
+    name: Annotated[str, typer.Argument(help="As in ASE's collection: CH3CH2OH, C6H6, H2O.")],
+    out_: Annotated[Path, typer.Option("--out", help="File to write: .xyz, .cif, POSCAR.")],
+) -> None:
+    """A free molecule of ASE's collection (G2)."""
+    from eip import builders
+
+    _write_built(out_, builders.molecule(name))
+
+
+def _write_built(path: Path, atoms: Any) -> None:
+    from eip import builders
+
+    builders.write_structure(path, atoms)
+    lengths = ", ".join(f"{length:.3f}" for length in atoms.cell.lengths())
+    cell = f", cell {lengths} Å" if atoms.pbc.any() else ""
+    _say(f"{path}: {len(atoms)} atoms, {atoms.get_chemical_formula()}{cell}")
+
+
+@app.command()
+def analyze(
+    trajectories: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of 'eip md', or files that ASE reads.", metavar="RUN..."),
+    ],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="lifepo4: P-O-Fe angle and PO4 distortion; polymer (or pdms): end-to-end "
+            "distance and radius of gyration; molecule: torsions; none; auto finds out."
+        ),
+    ] = "auto",
+    labels: Annotated[
+        str | None, typer.Option(help="Names by commas, as MD,UDD; by default from the paths.")
+    ] = None,
+    out_: Annotated[Path, typer.Option("--out", help="Folder for figures and plots.")] = Path(
+        "runs/analysis"
+    ),
+    bins: Annotated[int, typer.Option(help="Cells along each order parameter.")] = 40,
+    every: Annotated[int, typer.Option(help="Take each so-manieth frame.")] = 1,
+    skip_ps: Annotated[float, typer.Option(help="Leave out what comes earlier, ps.")] = 0.0,
+    cutoff: Annotated[float, typer.Option(help="Of radial distribution functions, Å.")] = 6.0,
+) -> None:
+    """What runs sampled, MD against UDD on one grid: order parameters, entropy, structure."""
+    from eip import workflow
+
+    content = workflow.analyze_runs(
+        trajectories,
+        out_,
+        kind=kind,
+        labels=None if labels is None else [name.strip() for name in labels.split(",")],
+        bins=bins,
+        every=every,
+        skip_ps=skip_ps,
+        cutoff=cutoff,
+    )
+    runs = content["runs"]
+    table = Table("", *map(escape, runs), title=f"sampling, kind {content['kind']}")
+    for key, words in _SAMPLING:
+        if any(of.get(key) is not None for of in runs.values()):
+            table.add_row(words, *(_short(of.get(key)) for of in runs.values()))
+    for key in content["order_parameters"] or ():
+        means = (of["order_parameters"][key] for of in runs.values())
+        table.add_row(
+            f"{key}, mean ± spread", *(f"{m['mean']:.4g} ± {m['std']:.2g}" for m in means)
+        )
+    out.print(table)
+    _say(f"Figures: {out_ / 'analysis.json'}    plots: {out_}")
+
+
+#: Of analysis.json: key and words.
+_SAMPLING = (
+    ("frames", "frames"),
+    ("length_ps", "length (ps)"),
+    ("mean_energy", "energy, mean (eV)"),
+    ("mean_uncertainty", "uncertainty σ, mean (eV/Å)"),
+    ("max_uncertainty", "uncertainty σ, largest (eV/Å)"),
+    ("entropy", "configurational entropy (0 to 1)"),
+    ("entropy_same_length", "the same, over as many frames"),
+    ("coverage", "share of the grid visited"),
+    ("coverage_same_length", "the same, over as many frames"),
+)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@app.command()
+def reproduce(
+    figure: Annotated[str, typer.Argument(help="fig2, fig3, fig4 or fig5 of the paper.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder with data sets, as 'eip fetch' leaves them.")
+    ] = Path("data"),
+    out_: Annotated[Path, typer.Option("--out", help="Folder for everything.")] = Path(
+        "runs/reproduce"
+    ),
+    scale: Annotated[
+        str, typer.Option(help="small: samples, minutes on a laptop; paper: for a GPU node.")
+    ] = "small",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Instead of the recipe: training.epochs=5"),
+    ] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+) -> None:
+    """One of the paper's figures: trained, evaluated, drawn, beside what the paper says.
+
+    Goes on where it was stopped."""
+    from eip import reproduction
+
+    try:
+        made = reproduction.reproduce(
+            reproduction.figure_named(figure),
+            data,
+            out_,
+            scale=reproduction.scale_named(scale),
+            changes=set_ or (),
+            progress=progress,
+            say=_say,
+        )
+    except (InterruptedError, KeyboardInterrupt):
+        raise Interrupted("Interrupted; the same command goes on") from None
+    _say(f"Figure: {made.plot}    table: {made.table}")
 
 
 @app.command()
@@ -288,6 +579,74 @@ def learn(
 
 
 @app.command()
+def label(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Structures; labels that they have are not looked at.", metavar="FILE..."
+        ),
+    ],
+    out_: Annotated[Path, typer.Option("--out", help="Extended XYZ to write.")],
+    labeler: Annotated[str, typer.Option(help="xtb, cp2k, ase or model.")] = "xtb",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Of the labeler: method=GFN1-xTB, template=my.inp, calculator=calc.py:make, "
+            "model=teacher.eip; repeatable.",
+        ),
+    ] = None,
+    every: Annotated[
+        int, typer.Option(help="Every so many frames of each file, from the first.")
+    ] = 1,
+    workers: Annotated[int, typer.Option(help="Calculations at a time.")] = 1,
+    executor: Annotated[
+        str, typer.Option(help="processes, serial or parsl:site.py.")
+    ] = "processes",
+    max_force: Annotated[float, typer.Option(help="Largest force that is believed, eV/Å.")] = 50.0,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Label structures by a reference method (xTB, CP2K, any ASE calculator), many at a time.
+
+    Each calculation is kept in OUT.labels: the same command goes on where it was stopped, and
+    tries again what failed.
+    """
+    from eip.active_learning.labelers import LabelLimits
+    from eip.active_learning.labelling import label_frames
+    from eip.config import override
+    from eip.data.readers import stream_frames
+
+    if every < 1:
+        raise InputError(f"--every must be at least 1, got {every}")
+    options: dict[str, Any] = {}
+    for given in option or ():
+        override(options, given, "--option")
+    structures = {
+        frame.source: frame.to_atoms()
+        for path in files
+        for frame in stream_frames(path, index=slice(None, None, every))
+    }
+    try:
+        done = label_frames(
+            structures,
+            out_,
+            labeler,
+            options,
+            executor=executor,
+            workers=workers,
+            limits=LabelLimits(max_force=max_force),
+            progress=progress,
+            say=lambda text: err.print(text, style="yellow", highlight=False, markup=False),
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Interrupted; finished labels are kept in {out_}.labels, and the same command goes on"
+        ) from None
+    left = f", {len(done.failed)} left out" if done.failed else ""
+    _say(f"{out_}: {done.labelled} labelled frames{left}; calculations in {done.scratch}")
+
+
+@app.command()
 def md(
     model: Model,
     start: Annotated[Path, typer.Argument(help="Structure to start from, any format of ASE.")],
@@ -391,11 +750,20 @@ def info(
     stress_key: StressKey = None,
     energy_unit: EnergyUnit = None,
     length_unit: LengthUnit = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare a store with its checksums; reads all of it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What is in a model (elements, training, calibration) or a file of frames (labels, ranges)."""
     from eip.workflow import describe_model, is_model, summarize_files
 
+    if verify:
+        from eip.data import FrameStore
+
+        with _bar(True, "verifying") as tick:
+            FrameStore(path).verify(lambda done, total: tick(done / total))
+        err.print(f"{path} is what was written.", highlight=False, markup=False)
     if not is_model(path):
         summary = summarize_files(
             [path], _labels(energy_key, forces_key, stress_key, energy_unit, length_unit)
@@ -447,6 +815,93 @@ def _print_metrics(metrics: Mapping[str, float], title: str) -> None:
             f"(1 is right, below: too little); it tells such structures apart with an AUC of "
             f"{metrics['ood_auc']:.2f}."
         )
+
+
+def _list_data_sets() -> None:
+    from eip.data.fetch import catalog
+
+    for data_set in catalog().values():
+        size = data_set.size
+        how = f" ({size / 1e6:.3g} MB)" if size else ""
+        if data_set.by_hand:
+            how = " (by hand, from the page)"
+        unchecked = any(f.checksum is None for f in data_set.files)
+        out.print(f"[bold]{escape(data_set.name)}[/]{how}: {escape(data_set.title)}")
+        lines = [
+            f"licence: {data_set.licence}",
+            f"cite: {data_set.cite}",
+            f"page: {data_set.page}",
+            f"note: {data_set.note}" if data_set.note else "",
+            "checksum: none is published; what is found is kept" if unchecked else "",
+        ]
+        for line in filter(None, lines):
+            out.print(f"    {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _download_bars(shown: bool) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        disable=not shown,
+    )
+
+
+@contextmanager
+def _conversion_bar(shown: bool) -> Iterator[Callable[[Converting], None]]:
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[frames]:,} frames"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        disable=not shown,
+        transient=True,
+    ) as bars:
+        task = bars.add_task("reading", total=None, frames=0)
+
+        def tick(now: Converting) -> None:
+            total = None if now.share is None else 1.0
+            bars.update(
+                task,
+                description=now.doing,
+                completed=now.share or 0.0,
+                total=total,
+                frames=now.frames,
+            )
+
+        yield tick
+
+
+@contextmanager
+def _bar(shown: bool, what: str) -> Iterator[Callable[[float], None]]:
+    """A progress bar that is told what share is done."""
+    from rich.progress import Progress
+
+    with Progress(console=err, disable=not shown, transient=True) as bars:
+        task = bars.add_task(what, total=1.0)
+        yield lambda share: bars.update(task, completed=share)
 
 
 def _lines(value: Any) -> str:

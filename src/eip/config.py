@@ -132,8 +132,15 @@ class DataConfig(Section):
         description="frames that choose the best epoch and fit the calibration: a fraction of the "
         "training frames (0.1), a number of them (50), or files",
     )
-    split: Literal["random", "last"] = Field(
-        "random", description="random, or last: the frames that end the training files"
+    split: Literal["random", "last", "by_group"] = Field(
+        "random",
+        description="random; by_group: at random, but frames of one material stay together; last: "
+        "the frames that end the training files",
+    )
+    group_key: str | None = Field(
+        None,
+        description="for by_group: the key of what frames must share, file for the file they are "
+        "in; empty: material_id, mp_id, mptrj_traj_id, as MPtrj has them",
     )
     split_seed: int = Field(0, description="which frames a random split draws")
     test: Files = Field([], description="file or files to report on after training")
@@ -183,6 +190,11 @@ class ModelConfig(Section):
     radial_functions: int = Field(20, ge=1, description="basis functions of a distance")
     cutoff: float = Field(5.0, gt=0, description="Å; how far an atom sees in one round")
     zbl: bool = Field(False, description="screened nuclear repulsion at short range")
+    force_scale: Literal["rms", "mean"] = Field(
+        "rms",
+        description="unit of forces inside: their RMS, or their mean size where a few are far "
+        "larger than the rest",
+    )
     dtype: Literal["float32", "float64"] = Field("float32", description="float32 or float64")
 
 
@@ -194,11 +206,19 @@ class TrainingConfig(Section):
     """How the weights are found."""
 
     epochs: int = Field(_DEFAULTS.epochs, ge=1, description="passes over the training frames")
-    batch_size: int = Field(_DEFAULTS.batch_size, ge=1, description="frames of a step")
+    batch_size: int = Field(
+        _DEFAULTS.batch_size, ge=1, description="frames of a step, of all devices together"
+    )
     max_atoms: int | None = Field(
         _DEFAULTS.max_atoms,
         ge=1,
-        description="atoms of a step, in place of batch_size, for frames of mixed sizes",
+        description="atoms of a step on each device, in place of batch_size, for frames of mixed "
+        "sizes",
+    )
+    max_edges: int | None = Field(
+        _DEFAULTS.max_edges,
+        ge=1,
+        description="pairs of atoms within the cutoff, of a step on each device, in place of both",
     )
     learning_rate: float = Field(
         _DEFAULTS.learning_rate, gt=0, description="of AdamW, after the warm-up"
@@ -244,6 +264,13 @@ class TrainingConfig(Section):
     )
     regularization: float = Field(
         _DEFAULTS.regularization, ge=0, description="λ: how much errors weigh against evidence"
+    )
+    variance_weight: float = Field(
+        _DEFAULTS.variance_weight,
+        ge=0,
+        le=2,
+        description="power of its own σ by which an atom counts; 1 where a few forces are far "
+        "larger than the rest (crystals of many kinds), or they are passed off as noise",
     )
     seed: int = Field(_DEFAULTS.seed, description="of initial weights and the order of frames")
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -418,20 +445,36 @@ def load_config(
                 f"{path}, line {line}: '{'.'.join(key)}' is given twice, first in line {lines[key]}"
             )
         lines[key] = line
-    for override in overrides:
-        lines.pop(_override(values, override), None)
+    for change in overrides:
+        lines.pop(override(values, change), None)
     return _parse(values, path.parent, str(path), lines, root)
 
 
+@overload
 def parse_config(
     values: Mapping[str, Any], *, base: str | Path = ".", name: str = "config"
-) -> Config:
+) -> Config: ...
+
+
+@overload
+def parse_config(
+    values: Mapping[str, Any], *, base: str | Path = ".", name: str = "config", root: type[C]
+) -> C: ...
+
+
+def parse_config(
+    values: Mapping[str, Any],
+    *,
+    base: str | Path = ".",
+    name: str = "config",
+    root: type[Any] = Config,
+) -> Any:
     """Checks settings that are a mapping already; ``name`` is for the errors.
 
     Raises:
         InputError: if anything is wrong.
     """
-    return _parse(values, Path(base), name, {}, Config)
+    return _parse(values, Path(base), name, {}, root)
 
 
 def _parse(
@@ -448,16 +491,23 @@ def _parse(
         raise InputError("\n".join(dict.fromkeys(found))) from None
 
 
-def _override(values: dict[str, Any], override: str) -> tuple[str, ...]:
-    """Sets ``a.b=value`` in nested mappings; returns its path."""
+def override(values: dict[str, Any], override: str, option: str = "--set") -> tuple[str, ...]:
+    """Sets ``a.b=value``, as an option of the command line gave it, in nested mappings.
+
+    Returns:
+        The path of the key.
+
+    Raises:
+        InputError: if it is no key and value.
+    """
     key, equals, text = override.partition("=")
     parts = tuple(key.strip().split("."))
     if not equals or not all(parts):
-        raise InputError(f"--set expects section.key=value, got '{override}'")
+        raise InputError(f"{option} expects key=value, got '{override}'")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"--set {override}: the value is not valid YAML") from error
+        raise InputError(f"{option} {override}: the value is not valid YAML") from error
     target = values
     for part in parts[:-1]:
         if not isinstance(target.get(part), dict):
@@ -628,7 +678,7 @@ def build_labels(config: DataConfig) -> Labels:
     """Keys and units for the readers."""
     from eip.data.readers import Labels
 
-    return Labels(**config.labels.model_dump())
+    return Labels(**config.labels.model_dump(), group=config.group_key)
 
 
 def build_learning(config: LearnConfig) -> LearningSettings:

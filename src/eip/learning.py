@@ -121,7 +121,9 @@ def _base(config: LearningConfig) -> tuple[list[Atoms], list[Atoms]]:
     if isinstance(data.validation, list):
         held_out = open_frames(data.validation, labels, cache, needed)
         return [f.to_atoms() for f in store], [f.to_atoms() for f in held_out]
-    train, validation = split_indices(len(store), data.validation, data.split_seed, data.split)
+    train, validation = split_indices(
+        len(store), data.validation, data.split_seed, data.split, store.groups
+    )
     return (
         [store[int(i)].to_atoms() for i in train],
         [store[int(i)].to_atoms() for i in validation],

@@ -388,6 +388,254 @@ def comparison(
     return figure
 
 
+def data_efficiency(
+    clouds: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]],
+    curves: Mapping[str, Mapping[str, ArrayLike]],
+) -> Figure:
+    """Growing shares of the training data (the paper's Fig. 2): error over σ, then measures.
+
+    Args:
+        clouds: share → "ID", "OOD" → σ and error of each structure, eV/Å.
+        curves: title → "ID", "OOD" → a value for each share.
+    """
+    columns = max(len(clouds), len(curves))
+    figure = new_figure(2, columns)
+    for ax, (share, sets) in zip(figure.axes[:columns], clouds.items(), strict=False):
+        both: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        for color, (name, (sigma, error)) in zip(_cycle(len(sets)), sets.items(), strict=True):
+            x, y = _finite(sigma, error)
+            keep = (x > 0) & (y > 0)
+            ax.scatter(x[keep], y[keep], s=4, color=color, alpha=0.35, lw=0, label=name)
+            both[0].append(x[keep])
+            both[1].append(y[keep])
+        ax.set(xscale="log", yscale="log", title=f"{share} of the training frames")
+        ax.set_xlabel("uncertainty σ of the structure (eV/Å)")
+        ax.set_ylabel("force error of the structure (eV/Å)")
+        x, y = (np.concatenate(values) for values in both)
+        if not _any(ax, x):
+            continue
+        ends = np.array([min(x.min(), y.min()), max(x.max(), y.max())])
+        ax.plot(ends, ends, color=_GUIDE, lw=1.0, ls="--")
+        _plain_log_ticks(ax.xaxis)
+        _plain_log_ticks(ax.yaxis)
+        _legend(ax, "lower right")
+    shares = list(clouds)
+    for ax, (title, of) in zip(figure.axes[columns:], curves.items(), strict=False):
+        for color, (name, values) in zip(_cycle(len(of)), of.items(), strict=True):
+            ax.plot(shares, np.asarray(values, float), "o-", color=color, label=name)
+        ax.set_xlabel("share of the training frames")
+        ax.set_ylabel(title)
+        _legend(ax, "best")
+    _hide_empty(figure)
+    return figure
+
+
+def periodic_table(values: Mapping[str, Mapping[str, float]]) -> Figure:
+    """One table of elements for each title, coloured by a value of each (log scale); grey: none.
+
+    Args:
+        values: title → chemical symbol → value.
+    """
+    from ase.data import chemical_symbols
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm
+    from matplotlib.patches import Rectangle
+
+    figure = new_figure(len(values), 1, size=(10.5, 5.0 * len(values)))
+    for ax, (title, of) in zip(list(figure.axes), values.items(), strict=True):
+        ax.set(xlim=(0.4, 18.6), ylim=(9.8, 0.4), aspect="equal")
+        ax.axis("off")
+        ax.set_title(title, fontsize=11, color=_INK)
+        known = np.array([v for v in of.values() if np.isfinite(v) and v > 0])
+        if not len(known):
+            continue
+        norm = LogNorm(known.min(), max(known.max(), known.min() * 1.01))
+        colors = ScalarMappable(norm, "viridis")
+        for number, symbol in enumerate(chemical_symbols[1:95], start=1):
+            column, row = _cell_of(number)
+            value = of.get(symbol, math.nan)
+            shown = math.isfinite(value) and value > 0
+            face: Any = colors.to_rgba(np.array([value]))[0] if shown else "#EEEEEE"
+            ax.add_patch(Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, color=face, lw=0))
+            dark = shown and norm(value) < 0.6
+            ink = "white" if dark else (_INK if shown else "#AAAAAA")
+            ax.text(column, row - 0.12, symbol, ha="center", va="center", fontsize=9, color=ink)
+            if shown:
+                ax.text(
+                    column, row + 0.25, f"{value:.2g}", ha="center", va="center", fontsize=5.5,
+                    color=ink,
+                )  # fmt: skip
+        figure.colorbar(colors, ax=ax, shrink=0.7, pad=0.01)
+    return figure
+
+
+def _cell_of(number: int) -> tuple[int, float]:
+    """Group and period of an element; lanthanides and actinides in rows of their own."""
+    for first, row in ((57, 8.8), (89, 9.8 - 0.1)):
+        if first <= number < first + 15:
+            return number - first + 3, row - (0.3 if first == 57 else 0.2)
+    starts = (1, 3, 11, 19, 37, 55, 87)
+    period = sum(number >= start for start in starts)
+    place = number - starts[period - 1]
+    if period == 1:
+        return (1, 1.0) if number == 1 else (18, 1.0)
+    if period in (2, 3):
+        return (place + 1 if place < 2 else place + 11), float(period)
+    if period in (4, 5):
+        return place + 1, float(period)
+    return (place + 1 if place < 2 else place - 13), float(period)
+
+
+def sampling(
+    axes: tuple[Axes, Axes, Axes],
+    logs: Mapping[str, Mapping[str, ArrayLike]],
+    entropy: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    title: str,
+    *,
+    timed: bool = True,
+) -> None:
+    """Energy, σ and configurational entropy over time, MD against UDD (the paper's Fig. 5d-i).
+
+    Args:
+        logs: by run, ``time`` (fs), ``energy`` (eV), ``uncertainty`` (eV/Å).
+        entropy: by run, times (fs) and entropy of all frames up to each.
+        timed: False where times are numbers of frames.
+    """
+    per = 1000.0 if timed else 1.0
+    for ax, (key, label) in zip(
+        axes[:2], (("energy", "energy (eV)"), ("uncertainty", "σ (eV/Å)")), strict=True
+    ):
+        for color, (name, log) in zip(_cycle(len(logs)), logs.items(), strict=True):
+            time, value = _finite(np.asarray(log["time"], float) / per, log[key])
+            if len(time):
+                ax.plot(time, value, color=color, lw=1.1, label=name)
+        ax.set_ylabel(label)
+    for color, (name, (at, share)) in zip(_cycle(len(entropy)), entropy.items(), strict=True):
+        axes[2].plot(np.asarray(at, float) / per, share, color=color, lw=1.4, label=name)
+    axes[2].set_ylabel("configurational entropy")
+    for ax in axes:
+        ax.set_xlabel("time (ps)" if timed else "frame")
+        ax.set_title(title, fontsize=10, color=_INK)
+        if ax.has_data():
+            _legend(ax, "best")
+        else:
+            _any(ax, np.empty(0))
+
+
+def order_parameters(
+    runs: Mapping[str, tuple[ArrayLike, ArrayLike]], names: tuple[str, str], title: str = ""
+) -> Figure:
+    """What each run sampled of two order parameters: a panel each, with histograms of all beside.
+
+    Args:
+        runs: by run, the samples of both.
+        names: of the order parameters, with units.
+    """
+    figure = new_figure(1, len(runs) + 2, size=(4.2 * (len(runs) + 2), 4.0))
+    *clouds, first, second = figure.axes
+    samples = {name: _finite(a, b) for name, (a, b) in runs.items()}
+    # On the same axes, or the eye compares nothing.
+    limits = [
+        _padded(np.concatenate([both[which] for both in samples.values()])) for which in (0, 1)
+    ]
+    for cloud, color, (name, (x, y)) in zip(
+        clouds, _cycle(len(samples)), samples.items(), strict=True
+    ):
+        cloud.set(xlabel=names[0], ylabel=names[1], xlim=limits[0], ylim=limits[1])
+        cloud.set_title(f"{title} {name}".strip(), fontsize=10, color=color)
+        if not _any(cloud, x):
+            continue
+        if len(x) < _HEXBIN_FROM:
+            cloud.scatter(x, y, s=6, color=color, alpha=0.4, lw=0, zorder=2)
+        else:
+            cloud.hexbin(
+                x, y, gridsize=40, bins="log", mincnt=1, cmap="viridis", zorder=2,
+                extent=(*limits[0], *limits[1]),
+            )  # fmt: skip
+        for ax, values, limit in ((first, x, limits[0]), (second, y, limits[1])):
+            ax.hist(
+                values, bins=40, range=limit, density=True, histtype="step", color=color, lw=1.4,
+                label=name,
+            )  # fmt: skip
+    first.set(xlabel=names[0], ylabel="probability density")
+    second.set(xlabel=names[1], ylabel="probability density")
+    for ax in (first, second):
+        _legend(ax, "best")
+    return figure
+
+
+def _padded(values: np.ndarray) -> tuple[float, float]:
+    if not len(values):
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    margin = 0.04 * (high - low) or 0.5
+    return low - margin, high + margin
+
+
+def structure(
+    distributions: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]],
+    displacements: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]],
+) -> Figure:
+    """Radial distribution functions by pair and mean squared displacements by element.
+
+    Args:
+        distributions: by run, radii (Å) and g(r) by pair of elements.
+        displacements: by run, times (ps) and Å² by element.
+    """
+    pairs = list(dict.fromkeys(pair for _, of in distributions.values() for pair in of))
+    elements = list(dict.fromkeys(e for _, of in displacements.values() for e in of))
+    columns = 4
+    rows = max(1, math.ceil((len(pairs) + len(elements)) / columns))
+    figure = new_figure(rows, columns, size=(3.6 * columns, 3.0 * rows))
+    panels = iter(figure.axes)
+    parts = (
+        (pairs, distributions, "r (Å)", "g(r)"),
+        (elements, displacements, "time between (ps)", "squared displacement (Å²)"),
+    )
+    for keys, runs, across, up in parts:
+        for key, ax in zip(keys, panels, strict=False):
+            for color, (name, (x, of)) in zip(_cycle(len(runs)), runs.items(), strict=True):
+                if key in of:
+                    ax.plot(np.asarray(x), np.asarray(of[key]), color=color, lw=1.2, label=name)
+            ax.set(xlabel=across, ylabel=up)
+            ax.set_title(key, fontsize=10, color=_INK)
+            _legend(ax, "best")
+    _hide_empty(figure)
+    return figure
+
+
+def universal(
+    cloud: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike],
+    roc: tuple[ArrayLike, ArrayLike, float],
+    runs: Mapping[
+        str, tuple[Mapping[str, Mapping[str, ArrayLike]], Mapping[str, tuple[ArrayLike, ArrayLike]]]
+    ],
+) -> Figure:
+    """A universal potential and what it is used for (the paper's Fig. 5).
+
+    Args:
+        cloud: forces, true and predicted (eV/Å), σ and error of each atom (eV/Å).
+        roc: as `roc_curves`.
+        runs: material → as `sampling`.
+    """
+    figure = new_figure(1 + len(runs), 3)
+    axes = list(figure.axes)
+    true, predicted, sigma, error = cloud
+    parity(axes[0], true, predicted, quantity="force component", unit="eV/Å")
+    uncertainty_against_error(axes[1], sigma, error)
+    roc_curves(axes[2], {"atoms": roc})
+    for row, (name, (logs, entropy)) in enumerate(runs.items(), start=1):
+        three = axes[3 * row : 3 * row + 3]
+        sampling((three[0], three[1], three[2]), logs, entropy, name)
+    return figure
+
+
+def _hide_empty(figure: Figure) -> None:
+    for ax in figure.axes:
+        if not ax.has_data():
+            ax.set_visible(False)
+
+
 def _style(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(_INK)

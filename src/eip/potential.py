@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -56,6 +56,23 @@ class Prediction:
     energy_bias: Float[Tensor, "frames"] | None = None
     forces_bias: Float[Tensor, "atoms 3"] | None = None
     evidence: object | None = None
+
+    def rescaled(
+        self,
+        graph: AtomGraph,
+        sigma: Float[Tensor, "atoms"],
+        covariance_factor: Float[Tensor, "atoms"],
+    ) -> Prediction:
+        """With another σ_i, which σ of the structure follows, and U_i times a factor, if any."""
+        covariance = self.force_covariance
+        if covariance is not None:
+            covariance = covariance * covariance_factor[:, None, None]
+        return replace(
+            self,
+            force_uncertainty=sigma,
+            force_covariance=covariance,
+            uncertainty=graph.mean_by_frame(sigma),
+        )
 
     def detach(self) -> Prediction:
         """The same figures, cut off from automatic differentiation, without the evidence."""

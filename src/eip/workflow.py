@@ -26,6 +26,8 @@ from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Int
 
 from eip import plots
+from eip.analysis import BINS
+from eip.analysis.report import label_runs, write_analysis
 from eip.config import Config, build_labels, build_training, config_yaml, load_config
 from eip.data import (
     DataSummary,
@@ -34,7 +36,7 @@ from eip.data import (
     Labels,
     LabelWarning,
     fit_element_energies,
-    force_rms,
+    force_scale,
     make_loader,
     open_frames,
     split_indices,
@@ -42,7 +44,7 @@ from eip.data import (
 )
 from eip.data.dataset import Batch
 from eip.errors import InputError, did_you_mean
-from eip.evaluation import calibrate, compute_metrics, evaluate, write_report
+from eip.evaluation import Evaluation, calibrate, compute_metrics, evaluate, write_report
 from eip.files import json_text, write_whole
 from eip.model_file import load_model, read_model_info, save_model
 from eip.potential import Potential, WrappedPotential
@@ -54,6 +56,7 @@ from eip.simulation import (
     propose_udd,
     run_dynamics,
 )
+from eip.training.processes import launched, leader_first
 from eip.training.trainer import TrainingResult, seeded, train
 from eip.uncertainty.calibration import CalibratedPotential
 from eip.uncertainty.calibration import Method as CalibrationMethod
@@ -76,7 +79,8 @@ class TrainingRun:
     """What `train_model` left behind.
 
     Attributes:
-        model: model.eip; None if training was interrupted.
+        model: model.eip; None if training was interrupted, and in all but the first of several
+            processes that a launcher started.
         result: of the trainer.
         metrics: of the test frames, or of the validation frames where there are none.
         measured_on: "test" or "validation".
@@ -116,8 +120,16 @@ def train_model(
     run_dir, model = config.run_dir, config.model
     if config.training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device is 'cuda', but torch finds no GPU; 'auto' takes the CPU")
-    claim(config, resume)
-    stores = _read_sets(config, run_dir / "data")
+    launch = launched()
+    follows = launch is not None and launch.rank > 0
+
+    def prepare() -> dict[str, FrameStore]:
+        claim(config, resume or follows)
+        return _read_sets(config, run_dir / "data")
+
+    stores = leader_first(launch, prepare)
+    if follows:
+        say, progress = nobody, False
     chosen = _split(config, stores)
     for name, store in stores.items():
         say(summarize(store).table(f"{name} frames"))
@@ -155,6 +167,8 @@ def train_model(
             resume=resume,
             progress=progress,
         )
+        if follows:
+            return TrainingRun(run_dir, None, result, {}, "nothing")
         _plot_training(run_dir)
         if result.ending == "interrupted":
             return TrainingRun(run_dir, None, result, {}, "nothing")
@@ -214,7 +228,7 @@ def _network(config: Config, store: FrameStore, indices: Int[np.ndarray, "frames
             model.members,
             elements=sorted(energies),
             element_energies=energies,
-            force_scale=force_rms(store, indices),
+            force_scale=force_scale(store, indices, model.force_scale),
             **model.model_dump(include=NETWORK_KEYS),
         ).to(getattr(torch, model.dtype))
 
@@ -255,6 +269,11 @@ def train_members(
     Raises:
         InputError: if a run folder is of another configuration.
     """
+    if launched() is not None:
+        raise InputError(
+            "several networks are trained one after the other, or side by side by "
+            "training.parallel; the processes of a launcher (srun, torchrun) train one together"
+        )
     missing = [c for c in configs if not (c.run_dir / "model.eip").is_file()]
     for config in configs:
         if (config.run_dir / "config.yaml").is_file():
@@ -304,12 +323,14 @@ def _assembled(paths: Sequence[Path]) -> tuple[Potential, TrainingResult]:
 
 def bare_network(potential: Potential) -> Potential:
     """Without what was fitted afterwards; of an ensemble, its first member."""
-    while isinstance(potential, WrappedPotential | EnsemblePotential):
-        if isinstance(potential, EnsemblePotential):
-            potential = potential.members[0]
-        else:
-            potential = potential.potential
-    return potential
+    while True:
+        match potential:
+            case WrappedPotential():
+                potential = potential.potential
+            case EnsemblePotential():
+                potential = potential.members[0]
+            case _:
+                return potential
 
 
 def _interrupted() -> TrainingResult:
@@ -416,7 +437,11 @@ def _split(config: Config, stores: dict[str, FrameStore]) -> dict[str, Int[np.nd
     wanted = config.data.validation
     if not isinstance(wanted, list):
         chosen["train"], chosen["validation"] = split_indices(
-            len(stores["train"]), wanted, config.data.split_seed, config.data.split
+            len(stores["train"]),
+            wanted,
+            config.data.split_seed,
+            config.data.split,
+            stores["train"].groups,
         )
     return chosen
 
@@ -538,6 +563,23 @@ def evaluate_model(
     return metrics
 
 
+def predict_store(
+    model: str | Path,
+    store: FrameStore,
+    indices: Int[np.ndarray, "frames"] | None = None,
+    *,
+    device: str | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Predictions beside labels, in memory; all frames where ``indices`` is None.
+
+    Raises:
+        InputError: if the model cannot be read, or an element is unknown to it.
+    """
+    potential = load_model(model, device=device)
+    return evaluate(potential, _loader(_dataset(store, potential, indices)), progress=progress)
+
+
 def calibrate_model(
     model: str | Path,
     files: Sequence[str | Path],
@@ -648,13 +690,58 @@ def plot_dynamics(
         runs: by name, the folder and the ending.
         threshold: σ that stops a run, eV/Å.
     """
-    columns = {}
-    for name, (folder, _) in runs.items():
-        log = _read_csv(folder / "log.csv")
-        columns[name] = {"time": log.pop("time_fs", []), **log}
+    columns = {name: log_of(folder) for name, (folder, _) in runs.items()}
     endings = {name: ending for name, (_, ending) in runs.items()}
     figure = plots.dynamics(columns, threshold=threshold, endings=endings)
     plots.save_figure(figure, path)
+
+
+def log_of(folder: Path) -> dict[str, list[float]]:
+    """Columns of the log of a run of dynamics (`eip.simulation.records.LOG_COLUMNS`); time: fs."""
+    log = _read_csv(folder / "log.csv")
+    return {"time": log.pop("time_fs", []), **log}
+
+
+def analyze_runs(
+    runs: Sequence[str | Path],
+    out_dir: str | Path,
+    *,
+    kind: str = "auto",
+    labels: Sequence[str] | None = None,
+    bins: int = BINS,
+    every: int = 1,
+    skip_ps: float = 0.0,
+    cutoff: float = 6.0,
+) -> dict[str, Any]:
+    """Order parameters, entropy and structure of trajectories: analysis.json and plots.
+
+    Args:
+        runs: folders of `run_md`, or files that ASE reads.
+        kind: see `eip.analysis.kinds.Kind`, or "auto".
+        labels: names of the runs; by default the last part of each path.
+        bins: cells along each order parameter.
+        every: each so-manieth frame.
+        skip_ps: what comes earlier is left out.
+        cutoff: of radial distribution functions, Å.
+
+    Returns:
+        What is in analysis.json.
+
+    Raises:
+        InputError: if a trajectory is missing or has no such order parameters.
+    """
+    named = label_runs([Path(run) for run in runs], None if labels is None else list(labels))
+    logs = {name: log_of(path) for name, path in named.items() if (path / "log.csv").is_file()}
+    return write_analysis(
+        named,
+        kind,
+        Path(out_dir),
+        logs=logs,
+        bins=bins,
+        every=every,
+        skip_fs=1000.0 * skip_ps,
+        cutoff=cutoff,
+    )
 
 
 def _bias(

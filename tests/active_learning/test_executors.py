@@ -88,6 +88,15 @@ def die_first(log):
     return len(Path(log).read_text().splitlines())
 
 
+def die_first_with_who_asked(log):
+    with open(log, "a") as file:
+        file.write("begun\\n")
+    if len(Path(log).read_text().splitlines()) == 1:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
+    return len(Path(log).read_text().splitlines())
+
+
 def die_or_nap(log, seconds):
     """Dies again and again, or sleeps and returns its process."""
     if seconds is None:
@@ -407,6 +416,8 @@ def test_parsl(site: Path, jobs: ModuleType, tmp_path: Path) -> None:
         log, deadly = tmp_path / "log", tmp_path / "deadly"
         (outcome,) = pool.run(jobs.die_first, {"a": (str(log),)})
         assert (outcome.value, outcome.error) == (2, None)
+        (outcome,) = pool.run(jobs.die_first_with_who_asked, {"a": (str(tmp_path / "asked"),)})
+        assert (outcome.value, outcome.error) == (2, None)
         tasks = {"deadly": (str(deadly), None), "quiet": (str(tmp_path / "quiet"), 1.0)}
         found = by_key(pool.run(jobs.die_or_nap, tasks))
         assert isinstance(found["deadly"].error, WorkerFailure)
@@ -426,6 +437,37 @@ def test_parsl(site: Path, jobs: ModuleType, tmp_path: Path) -> None:
         outcomes = pool.run(jobs.nap, {"short": (0.0,), "long": (500.0,)})
         assert next(outcomes).key == "short"
     assert os.environ["PATH"] == path
+
+
+SENT_TO_NOBODY = """
+import os, pickle, signal, sys
+sys.path.insert(0, sys.argv[1])
+import executor_jobs
+from eip.active_learning.executors import Pool, _answer
+
+if __name__ == "__main__":
+    with Pool(f"parsl:{sys.argv[2]}") as pool:
+        (before,) = pool.run(executor_jobs.pid, {"a": ()})
+        workers = pool._workers()
+        os.kill(workers._interchanges()[0].pid, signal.SIGKILL)
+        workers.submit(_answer, pickle.dumps((executor_jobs.pid, ())), None)
+        (after,) = pool.run(executor_jobs.pid, {"a": ()})
+        assert after.error is None and after.value != before.value
+    print("done")
+"""
+
+
+@parsl
+@linux
+def test_a_task_sent_to_a_dead_interchange_keeps_nobody_waiting(
+    site: Path, jobs: ModuleType, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SENT_TO_NOBODY)
+    modules = str(Path(str(jobs.__file__)).parent)
+    command = [sys.executable, str(script), modules, str(site)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and done.stdout.split() == ["done"], done.stderr
 
 
 @parsl

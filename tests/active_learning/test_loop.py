@@ -20,12 +20,12 @@ from ase.calculators.emt import EMT
 from ase.cluster import Octahedron
 
 from eip.active_learning.labelers import Labeler, LabelFailure, labelled_copy
+from eip.active_learning.labelling import label_one, read_label
 from eip.active_learning.ledger import Ledger
 from eip.active_learning.loop import (
     LearningResult,
     LearningRun,
     TrainingTask,
-    label_one,
     read_frames,
     status,
 )
@@ -293,7 +293,6 @@ def test_status_says_where_it_is(whole: Path, tmp_path: Path) -> None:
 
 
 def test_a_label_of_another_structure_is_noticed(tmp_path: Path) -> None:
-    from eip.active_learning.loop import read_label
 
     atoms = start()["copper"]
     label_one(CountingEMT(tmp_path / "computed.txt"), atoms, tmp_path / "here")
@@ -360,7 +359,7 @@ def dies_at(count: int, after: bool) -> Callable[[], None]:
 
         for name in ("propose", "select", "submit", "label", "use"):
             wrap(Ledger, name)
-        for name in ("write_whole", "_write_frames", "label_one", "explore"):
+        for name in ("write_whole", "write_frames", "label_one", "explore"):
             wrap(loop, name)
 
     return prepare

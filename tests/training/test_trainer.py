@@ -19,6 +19,7 @@ from eip.data import GraphDataset, fit_element_energies, force_rms, open_frames
 from eip.errors import InputError
 from eip.training.trainer import (
     NonFiniteLoss,
+    TrainingModule,
     TrainingSettings,
     seeded,
     train,
@@ -133,6 +134,29 @@ def test_killed_and_resumed_equals_uninterrupted(store, tmp_path: Path) -> None:
         list(csv.reader((tmp_path / name / "train.csv").open())) for name in ("whole", "killed")
     ]
     assert lines[0] == lines[1] and len(lines[0]) == 1 + SETTINGS.epochs
+
+
+def test_epochs_of_batches_by_size_are_whole(tmp_path: Path, monkeypatch) -> None:
+    store = open_frames([ETHANOL, WATER], cache_dir=tmp_path / "frames")
+    order = np.random.default_rng(0).permutation(len(store))
+    training, validation = (GraphDataset(store, i, cutoff=4.0) for i in (order[:30], order[30:36]))
+    epochs: list[list[str]] = [[]]
+    step, end = TrainingModule.training_step, TrainingModule.on_validation_epoch_end
+
+    def counted_step(self, batch, index):
+        epochs[-1].extend(batch.sources)
+        return step(self, batch, index)
+
+    def counted_end(self):
+        epochs.append([])
+        end(self)
+
+    monkeypatch.setattr(TrainingModule, "training_step", counted_step)
+    monkeypatch.setattr(TrainingModule, "on_validation_epoch_end", counted_end)
+    settings = replace(SETTINGS, epochs=5, max_atoms=50)
+    train(make_potential(store), training, validation, settings, tmp_path / "run", progress=False)
+    assert epochs.pop() == [] and len(epochs) == settings.epochs
+    assert all(sorted(seen) == sorted(epochs[0]) and len(set(seen)) == 30 for seen in epochs)
 
 
 def test_resuming_a_finished_run_changes_nothing(store, tmp_path: Path) -> None:

@@ -331,3 +331,24 @@ def test_a_loss_of_forces_is_not_differentiated_down_to_positions_nobody_holds(
     held = graph.with_positions(graph.positions.clone().requires_grad_())
     model(held, differentiable="everything").forces.square().sum().backward()
     assert asked and held.positions.grad is not None and held.positions.requires_grad
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_variance_weight_lets_large_errors_pull_on_the_forces(power: float) -> None:
+    """β-NLL: an atom that is thought noisy counts by its σ, and σ itself is not pulled by that."""
+    beta = torch.diag_embed(torch.tensor([[1e-4] * 3, [1.0] * 3], dtype=torch.float64))
+    nu, alpha = torch.ones(2, dtype=torch.float64), torch.full((2,), 2.0, dtype=torch.float64)
+
+    def pull(power: float) -> tuple[float, float]:
+        """Of the errors of a quiet and of a noisy atom, each half its σ."""
+        sigma = (beta.square().sum((1, 2)).sqrt() / (alpha - 1)).sqrt()
+        errors = (0.5 * sigma[:, None] * torch.ones(1, 3)).requires_grad_()
+        evidence = TensorEvidence(1.0, nu, alpha, beta)
+        evidence.loss(Errors(errors.new_zeros(1), errors, None, 0.0, power)).backward()
+        quiet, noisy = errors.grad.norm(dim=1).tolist()
+        return quiet, noisy
+
+    quiet, noisy = pull(0.0)
+    assert quiet / noisy == pytest.approx(100.0, rel=1e-6)  # as 1/σ: the large are not learned
+    quiet, noisy = pull(power)
+    assert quiet / noisy == pytest.approx(100.0 ** (1 - power), rel=1e-6)

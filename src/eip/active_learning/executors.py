@@ -33,6 +33,7 @@ from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -288,6 +289,28 @@ def _answer(payload: bytes, threads: int | None) -> bytes:
         return _pickled_error(error, done.seconds)
 
 
+def _answer_apart(payload: bytes, threads: int | None) -> bytes:
+    """`_answer` by a process that this worker keeps for it.
+
+    Workers of Parsl share queues, and whoever is killed while it holds the lock of one stops them
+    all without a word: so the process that the system kills for want of memory should be another.
+
+    Raises:
+        WorkerFailure: if the process is lost.
+    """
+    global _kept
+    if _kept is None or not _kept.is_alive():
+        if _kept is not None:
+            _kept.close()
+        _kept = _Process(threads)
+        # multiprocessing, at the worker's end, would wait for it.
+        Finalize(None, _kept.kill, exitpriority=100)
+    return _kept.ask(payload)
+
+
+_kept: _Process | None = None
+
+
 def _pickled_error(error: BaseException, seconds: float) -> bytes:
     trace = "".join(traceback.format_exception(error)).rstrip()
     error.add_note(f"in its worker:\n{trace}")
@@ -417,14 +440,15 @@ class _Process:
 
     _starting = threading.Lock()
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int | None) -> None:
         # Spawned, not forked: threads and locks of torch do not survive a fork.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
             target=_serve, args=(theirs, os.getpid(), threads), name="eip-worker"
         )
-        with self._starting, _environment(dict.fromkeys(_THREAD_VARIABLES, str(threads))):
+        limits = {} if threads is None else dict.fromkeys(_THREAD_VARIABLES, str(threads))
+        with self._starting, _environment(limits):
             self._process.start()
         theirs.close()
         self.busy, self._told = False, False
@@ -485,10 +509,11 @@ class _Stopped(BaseException):
     """The parent wants the worker to stop: raised where it is, so that `finally` is heeded."""
 
 
-def _serve(connection: Connection, parent: int, threads: int) -> None:
+def _serve(connection: Connection, parent: int, threads: int | None) -> None:
     """What a worker process does until its parent closes the pipe, stops it, or dies."""
     _die_with(parent)
-    _limit_threads(threads)
+    if threads is not None:
+        _limit_threads(threads)
     # Ctrl-C reaches all processes of a terminal; the parent decides what it means. A handler of
     # Python, unlike SIG_IGN, is not handed on to programs that a task starts.
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -623,6 +648,11 @@ class _Parsl(_Workers):
             raise WorkerFailure(
                 f"{site.path}: Parsl could not be started: {type(error).__name__}: {error}"
             ) from error
+        # With no interchange to take it, a task would be sent for ever by a thread that Python,
+        # when it ends, waits for.
+        for executor in self._executors():
+            with suppress(AttributeError):  # of HighThroughputExecutor
+                executor.outgoing_q.zmq_socket.sndtimeo = int(1000 * _GRACE)
         # Killed, we could tell nobody to stop. Without their interchange, the workers stop after
         # the executor's heartbeat_threshold.
         pids = [str(process.pid) for process in self._interchanges()]
@@ -631,7 +661,8 @@ class _Parsl(_Workers):
         )
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return self._pool.submit(fn, *args, **kwargs)
+        assert fn is _answer
+        return self._pool.submit(_answer_apart, *args, **kwargs)
 
     def _executors(self) -> list[Any]:
         return [e for label, e in self._kernel.executors.items() if label != "_parsl_internal"]

@@ -18,22 +18,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import read, write
+from ase.io import read
 from rich.console import Console
 from rich.progress import track
 
 from eip.active_learning.executors import Outcome, Pool
 from eip.active_learning.exploration import Walker, WalkerOutcome, explore, frames_of
 from eip.active_learning.labelers import Labeler, LabelFailure, LabelLimits, check_label
-from eip.active_learning.ledger import Ledger, content_key, summary_text
+from eip.active_learning.labelling import label_one, read_label, write_frames
+from eip.active_learning.ledger import Ledger, summary_text
 from eip.active_learning.selection import (
     Window,
     descriptors,
@@ -43,7 +42,7 @@ from eip.active_learning.selection import (
 )
 from eip.active_learning.settings import LearningSettings
 from eip.errors import InputError
-from eip.files import json_text, replacing, write_whole
+from eip.files import json_text, write_whole
 from eip.model_file import load_model, read_model_info
 from eip.simulation import DynamicsSettings
 
@@ -203,16 +202,19 @@ class LearningRun:
         # Not those of this very generation: it may have been stopped while labelling.
         fresh = [c for c in self.ledger.candidates("labelled") if c.generation < index]
         limits = self._limits()
+        believed = []
         for candidate in fresh:
             # The first ones came before there was a scale to hold them against.
             reason = check_label(candidate.atoms, limits)
-            if reason is not None:
+            if reason is None:
+                believed.append(candidate.key)
+            else:
                 self.ledger.reject(candidate.key, f"label not believed: {reason}")
-        self.ledger.use([c.key for c in fresh if check_label(c.atoms, limits) is None], index)
+        self.ledger.use(believed, index)
         train, validation = self._training_set(index)
         files = folder / "train.xyz", folder / "validation.xyz"
         for path, frames in zip(files, (train, validation), strict=True):
-            _write_frames(frames, path)
+            write_frames(frames, path)
         labels = sum(c.used_in <= index for c in self.ledger.candidates("used"))
         self.say(
             f"Generation {index}: training on {len(train)} frames, validating on "
@@ -557,53 +559,6 @@ class LearningRun:
 # --- labels on disk ------------------------------------------------------------------------------
 
 
-def label_one(labeler: Labeler, atoms: Atoms, folder: Path) -> None:
-    """Computes a label in a worker and keeps it; what is there whole is not computed again."""
-    kept = folder / "label.npz"
-    if kept.is_file():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    labelled = labeler.label(atoms, folder)
-    results = {k: v for k, v in labelled.calc.results.items() if k in _RESULTS}
-    arrays: dict[str, Any] = {k: np.asarray(v, dtype=np.float64) for k, v in results.items()}
-    with replacing(kept) as temporary, temporary.open("wb") as file:
-        np.savez(file, key=np.array(content_key(atoms)), **arrays)
-
-
-_RESULTS = ("energy", "forces", "stress")
-
-
-def read_label(atoms: Atoms, folder: Path) -> Atoms:
-    """The structure with what `label_one` kept of it.
-
-    Raises:
-        InputError: if the label is another structure's.
-    """
-    with np.load(folder / "label.npz", allow_pickle=False) as stored:
-        if str(stored["key"]) != content_key(atoms):
-            raise InputError(f"{folder}/label.npz is the label of another structure")
-        results = {name: stored[name] for name in stored.files if name in _RESULTS}
-    out = atoms.copy()
-    energy = float(results.pop("energy"))
-    out.calc = SinglePointCalculator(out, energy=energy, **results)
-    return out
-
-
-def _write_frames(frames: Sequence[Atoms], path: Path) -> None:
-    """Extended XYZ with energy and forces alone: stress is not in every method's labels."""
-    plain = []
-    for atoms in frames:
-        frame = Atoms(
-            numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
-        )
-        frame.calc = SinglePointCalculator(
-            frame, energy=atoms.get_potential_energy(), forces=atoms.get_forces()
-        )
-        plain.append(frame)
-    with replacing(path) as temporary:
-        write(temporary, plain, format="extxyz")
-
-
 def read_frames(path: Path) -> list[Atoms]:
     """Frames of an extended XYZ file."""
     return list(read(path, index=":", format="extxyz"))
@@ -624,14 +579,6 @@ def as_json(result: LearningResult) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _opened(folder: Path) -> Iterator[Ledger]:
-    path = folder / "ledger.db"
-    if not path.is_file():
-        raise InputError(f"{folder} holds no learning run (no ledger.db)")
-    yield Ledger(path)
-
-
 def status(folder: str | Path) -> dict[str, Any]:
     """Where a run stands; it may be going on meanwhile.
 
@@ -639,8 +586,10 @@ def status(folder: str | Path) -> dict[str, Any]:
         InputError: if there is none.
     """
     folder = Path(folder)
-    with _opened(folder) as ledger:
-        counts, rejected = ledger.counts(), ledger.candidates("rejected")
+    if not (folder / "ledger.db").is_file():
+        raise InputError(f"{folder} holds no learning run (no ledger.db)")
+    ledger = Ledger(folder / "ledger.db")
+    counts, rejected = ledger.counts(), ledger.candidates("rejected")
     done = sorted(folder.glob("generation-*/generation.json"))
     begun = sorted(folder.glob("generation-*"))
     stage = "labelling the initial frames"

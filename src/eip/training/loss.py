@@ -28,6 +28,22 @@ class LossTerms:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """What this process's part of a batch weighs, where several hold a batch together.
+
+    Their gradients are averaged, so a mean over the frames (atoms) of one is to count by how many
+    these are: processes · own / all. Then the step is that of one process with the whole batch.
+    """
+
+    frames: float = 1.0
+    atoms: float = 1.0
+
+
+#: A batch that no one else holds a part of.
+WHOLE = Shares()
+
+
+@dataclass(frozen=True)
 class Loss:
     """Weights and hyperparameters of eq. 10.
 
@@ -37,6 +53,7 @@ class Loss:
         stress_weight: of the mean absolute error of the virial per atom, in the same unit.
         quantile: q, or None for the model without quantiles.
         regularization: λ.
+        variance_weight: see `eip.uncertainty.evidence.Errors`.
         energy_per_atom: whether the energy's error is divided by the number of atoms.
     """
 
@@ -45,6 +62,7 @@ class Loss:
     stress_weight: float
     quantile: float | None
     regularization: float
+    variance_weight: float = 0.0
     energy_per_atom: bool = True
 
     @classmethod
@@ -52,7 +70,7 @@ class Loss:
         """With the weights of a training's settings."""
         return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
-    def __call__(self, prediction: Prediction, batch: Batch) -> LossTerms:
+    def __call__(self, prediction: Prediction, batch: Batch, shares: Shares = WHOLE) -> LossTerms:
         """The terms of a batch that was predicted with ``differentiable="everything"``.
 
         Raises:
@@ -65,10 +83,14 @@ class Loss:
         forces = required(batch.forces, "forces", batch)
         counts = graph.atoms_per_frame.to(prediction.energy.dtype)
         energy_error = energy - prediction.energy
-        shares = counts if self.energy_per_atom else counts.new_ones(())
-        energy_term = (energy_error.abs() / shares).mean() / evidence.scale
+        sizes = counts if self.energy_per_atom else counts.new_ones(())
+        energy_term = (energy_error.abs() / sizes).mean() / evidence.scale
         errors = Errors(
-            energy_error, forces - prediction.forces, self.quantile, self.regularization
+            energy_error,
+            forces - prediction.forces,
+            self.quantile,
+            self.regularization,
+            self.variance_weight,
         )
         evidence_term = evidence.loss(errors)
         stress_term = energy_term.new_zeros(())
@@ -81,9 +103,9 @@ class Loss:
             if bool(known.any()):
                 stress_term = virial_error[known].abs().mean() / evidence.scale
         return LossTerms(
-            self.energy_weight * energy_term,
-            self.force_weight * evidence_term,
-            self.stress_weight * stress_term,
+            shares.frames * self.energy_weight * energy_term,
+            shares.atoms * self.force_weight * evidence_term,
+            shares.frames * self.stress_weight * stress_term,
         )
 
 

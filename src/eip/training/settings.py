@@ -12,8 +12,10 @@ class TrainingSettings:
 
     Attributes:
         epochs: passes over the training frames.
-        batch_size: frames of a step.
-        max_atoms: atoms of a step, in place of ``batch_size``, for frames of mixed sizes.
+        batch_size: frames of a step, of all devices together.
+        max_atoms: atoms of a step on each device, in place of ``batch_size``, for frames of mixed
+            sizes; or
+        max_edges: edges of the graphs, which time and memory follow more closely.
         learning_rate: AdamW's, after the warm-up.
         minimum_learning_rate: where the cosine decay ends.
         weight_decay: AdamW's.
@@ -21,17 +23,18 @@ class TrainingSettings:
         ema_decay: of the running average of the weights, which is what is validated and kept.
         gradient_clip: largest norm of the gradient.
         patience: epochs without a better validation loss before training stops; 0 never.
-        energy_weight, force_weight, stress_weight, energy_per_atom, quantile, regularization:
-            see `eip.training.loss.Loss`.
+        energy_weight, force_weight, stress_weight, energy_per_atom, quantile, regularization,
+            variance_weight: see `eip.training.loss.Loss`.
         seed: of the order of the frames. (Initial weights are seeded where they are made.)
         device: "auto", "cpu" or "cuda".
-        devices: how many.
+        devices: how many, on this machine.
         num_workers: processes that build neighbor lists.
     """
 
     epochs: int = 200
     batch_size: int = 5
     max_atoms: int | None = None
+    max_edges: int | None = None
     learning_rate: float = 2e-3
     minimum_learning_rate: float = 1e-6
     weight_decay: float = 0.01
@@ -45,6 +48,7 @@ class TrainingSettings:
     energy_per_atom: bool = True
     quantile: float | None = 0.5
     regularization: float = 0.1
+    variance_weight: float = 0.0
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1

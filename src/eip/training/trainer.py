@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import logging
 import math
+import resource
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,12 +26,14 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from eip.data.dataset import Batch, GraphDataset, make_loader
 from eip.errors import InputError
 from eip.files import replacing
 from eip.potential import Potential
-from eip.training.loss import Loss
+from eip.training.loss import WHOLE, Loss, Shares
+from eip.training.processes import Launch, launched
 from eip.training.settings import TrainingSettings
 
 T = TypeVar("T")
@@ -96,11 +100,16 @@ def train(
     resume = resume and last.exists()
     # After a resume, Lightning draws the first batches before it says which epoch it is.
     epoch = torch.load(last, map_location="cpu", weights_only=True)["epoch"] + 1 if resume else 0
+    launch = launched()
+    world = launch.world if launch else settings.devices
+    by_size = bool(settings.max_atoms or settings.max_edges)
     train_loader, validation_loader = (
         make_loader(
             dataset,
-            batch_size=None if settings.max_atoms else settings.batch_size,
+            batch_size=None if by_size else settings.batch_size,
             max_atoms=settings.max_atoms,
+            max_edges=settings.max_edges,
+            devices=world,
             shuffle=shuffle,
             seed=settings.seed,
             epoch=epoch,
@@ -127,7 +136,10 @@ def train(
     trainer = quiet(
         lambda: pl.Trainer(
             accelerator={"cuda": "gpu"}.get(settings.device, settings.device),
-            devices=settings.devices,
+            devices=launch.world // launch.nodes if launch else settings.devices,
+            num_nodes=launch.nodes if launch else 1,
+            strategy=_strategy(launch, settings.devices),
+            plugins=[launch.environment] if launch else None,
             max_epochs=settings.epochs,
             callbacks=callbacks,
             logger=TensorBoardLogger(run_dir, name="tensorboard", version=""),
@@ -140,15 +152,21 @@ def train(
         )
     )
     started = time.monotonic()
-    quiet(
-        lambda: trainer.fit(
-            module,
-            train_loader,
-            validation_loader,
-            ckpt_path=last if resume else None,
-            weights_only=True,
-        )
-    )
+    try:
+        with _shared_by_name():
+            quiet(
+                lambda: trainer.fit(
+                    module,
+                    train_loader,
+                    validation_loader,
+                    ckpt_path=last if resume else None,
+                    weights_only=True,
+                )
+            )
+    except ProcessRaisedException as error:
+        raise _as_raised(error) from error
+    if world > 1 and launch is None:
+        history.rows = read_history(history.path)  # the processes that kept it are gone
     if best.best_model_path:
         saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(saved["state_dict"])
@@ -182,6 +200,12 @@ class TrainingModule(pl.LightningModule):
         self._errors: list[dict[str, Tensor]] = []
         self._frames: tuple[str, ...] = ()
 
+    def setup(self, stage: str) -> None:
+        # A process that was spawned for its device knows nothing of `quiet`.
+        if self.trainer.world_size > 1:
+            _ignore_advice()
+            logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
@@ -191,22 +215,58 @@ class TrainingModule(pl.LightningModule):
         # Lightning tells a sampler its epoch, but not a batch sampler.
         loader: Any = self.trainer.train_dataloader
         loader.batch_sampler.set_epoch(self.current_epoch)
+        self._epoch_began, self._atoms_seen = time.monotonic(), 0
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         self._frames = batch.sources
-        loss = self._evaluate(batch)[0]
+        loader: Any = self.trainer.train_dataloader
+        own = torch.tensor([batch.graph.n_frames, batch.graph.n_atoms], dtype=torch.float64)
+        if loader.batch_sampler.stands_in(index):
+            own.zero_()
+        whole = self._sum_over_processes(own)
+        shares = Shares(*(self.trainer.world_size * own / whole).tolist())
+        loss = self._evaluate(batch, shares)[0]
         if not torch.isfinite(loss):
             raise NonFiniteLoss(self._blame(f"the loss is {loss.item()}"))
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=batch.graph.n_frames)
+        self._atoms_seen += int(whole[1])
+        self.log(
+            "train_loss",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            batch_size=int(whole[0]),
+            sync_dist=True,
+        )
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        # Not among the figures of train.csv, which are the same however often a run was resumed.
+        seconds = max(time.monotonic() - self._epoch_began, 1e-9)
+        figures = {"atoms_per_second": self._atoms_seen / seconds, "memory_mb": peak_memory_mb()}
+        for logger in self.trainer.loggers:
+            logger.log_metrics(figures, step=self.current_epoch)
+
+    def _sum_over_processes(self, own: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return own
+        found = self.trainer.strategy.reduce(own.to(self.device, copy=True), reduce_op="sum")
+        assert isinstance(found, Tensor)
+        return found.cpu()
 
     def validation_step(self, batch: Batch, index: int) -> None:
         loss, errors = self._evaluate(batch)
-        self._errors.append({"loss": loss.detach() * batch.graph.n_frames, **errors})
+        loader: Any = self.trainer.val_dataloaders
+        own = float(not loader.batch_sampler.stands_in(index))
+        sums = {"loss": loss.detach() * batch.graph.n_frames, **errors}
+        self._errors.append({key: own * value for key, value in sums.items()})
 
     def on_validation_epoch_end(self) -> None:
-        total = {key: sum(e[key] for e in self._errors) for key in self._errors[0]}
+        names = list(self._errors[0])
+        own = torch.stack(
+            [torch.stack([e[name].double().cpu() for e in self._errors]).sum() for name in names]
+        )
         self._errors.clear()
+        total = dict(zip(names, self._sum_over_processes(own), strict=True))
         frames, components = total["frames"], 3 * total["atoms"]
         self.log_dict(
             {
@@ -215,11 +275,10 @@ class TrainingModule(pl.LightningModule):
                 "val_force_rmse": (total["force_squared"] / components) ** 0.5,
                 "val_energy_mae_per_atom": total["energy_per_atom"] / frames,
                 "val_uncertainty": total["sigma"] / total["atoms"],
-            },
-            sync_dist=True,
+            }
         )
 
-    def _evaluate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _evaluate(self, batch: Batch, shares: Shares = WHOLE) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and summed errors of a batch."""
         graph = batch.graph
         training = self.training
@@ -228,7 +287,7 @@ class TrainingModule(pl.LightningModule):
             stress=bool(self.loss.stress_weight),
             differentiable="everything" if training else "uncertainty",
         )
-        loss = self.loss(prediction, batch).total
+        loss = self.loss(prediction, batch, shares).total
         if training:
             return loss, {}
         assert batch.forces is not None and batch.energy is not None
@@ -293,12 +352,14 @@ class Averaging(WeightAveraging):
         if not 0.0 <= decay < 1.0:
             raise InputError(f"ema_decay must lie in [0, 1), got {decay}")
 
-        def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-            n = float(count)
-            weight = min(decay, (1.0 + n) / (10.0 + n))
-            return torch.lerp(current, averaged, weight)
+        # Of the module: a local function could not go to the processes of other devices.
+        super().__init__(use_buffers=False, avg_fn=partial(_average, decay))
 
-        super().__init__(use_buffers=False, avg_fn=average)
+
+def _average(decay: float, averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+    n = float(count)
+    weight = min(decay, (1.0 + n) / (10.0 + n))
+    return torch.lerp(current, averaged, weight)
 
 
 class History(Callback):
@@ -313,6 +374,8 @@ class History(Callback):
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         row = {"epoch": trainer.current_epoch + 1, "learning_rate": rate, **values}
         self.rows = [r for r in self.rows if r["epoch"] < row["epoch"]] + [row]
+        if not trainer.is_global_zero:
+            return
         with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(row))
             writer.writeheader()
@@ -325,6 +388,62 @@ class History(Callback):
         self.rows = state_dict["rows"]
 
 
+def read_history(path: Path) -> list[dict[str, int | float]]:
+    """The rows of a train.csv."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [
+            {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _strategy(launch: Launch | None, devices: int) -> str:
+    if launch is not None:
+        return "ddp"
+    # Spawned, not forked (OpenMP and CUDA forbid it), nor by running the command line again, which
+    # is the user's own script where eIP is a library.
+    return "ddp_spawn" if devices > 1 else "auto"
+
+
+@contextmanager
+def _shared_by_name() -> Iterator[None]:
+    """Tensors go to other processes as files in shared memory.
+
+    As descriptors, torch's default, two views of one tensor cannot be sent together.
+    """
+    before = torch.multiprocessing.get_sharing_strategy()
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    try:
+        yield
+    finally:
+        torch.multiprocessing.set_sharing_strategy(before)
+
+
+def _as_raised(error: ProcessRaisedException) -> Exception:
+    """What a process of another device raised, which comes as text alone."""
+    message = str(error).strip().splitlines()[-1]
+    for kind in (NonFiniteLoss, InputError):
+        _, found, text = message.partition(f"{kind.__name__}: ")
+        if found:
+            return kind(text)
+    return error
+
+
+def peak_memory_mb() -> float:
+    """Of the GPU where there is one, else of this process, MB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def _ignore_advice() -> None:
+    warnings.filterwarnings("ignore", module="lightning")
+    # Of gradients of a single row; a copy of some numbers.
+    warnings.filterwarnings("ignore", "Grad strides do not match")
+
+
 def quiet(function: Callable[[], T]) -> T:
     """Without Lightning's advice on worker counts and loggers, which users of eIP cannot follow."""
     logger = logging.getLogger("lightning.pytorch")
@@ -332,7 +451,7 @@ def quiet(function: Callable[[], T]) -> T:
     logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
+            _ignore_advice()
             return function()
     finally:
         logger.setLevel(level)

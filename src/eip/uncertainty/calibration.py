@@ -389,16 +389,8 @@ class CalibratedPotential(WrappedPotential):
         with torch.set_grad_enabled(differentiable != "nothing"):
             mapped = interpolate(raw, self._knots.to(raw)) if len(self._knots) else raw
             sigma = mapped * self._factors.to(raw)[graph.numbers]
-        covariance = prediction.force_covariance
-        if covariance is not None:
             growth = sigma / raw.clamp(min=torch.finfo(raw.dtype).tiny)
-            covariance = covariance * (math.sqrt(3.0) * growth**2)[:, None, None]
-        return replace(
-            prediction,
-            force_uncertainty=sigma,
-            force_covariance=covariance,
-            uncertainty=graph.mean_by_frame(sigma),
-        )
+            return prediction.rescaled(graph, sigma, math.sqrt(3.0) * growth**2)
 
     def settings(self) -> dict[str, Any]:
         """JSON-able: the potential inside and the calibration."""

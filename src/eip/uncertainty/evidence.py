@@ -29,13 +29,18 @@ class Moments:
 class Errors:
     """What evidence is held against: true − predicted, eV and eV/Å, and the hyperparameters.
 
-    ``quantile`` is q, or None for the model without quantiles; ``regularization`` is λ.
+    ``quantile`` is q, or None for the model without quantiles; ``regularization`` is λ. With
+    ``variance_weight`` = b each term of the loss counts by the b-th power of its own aleatoric
+    standard deviation, which is held fixed (β-NLL: M. Seitzer et al., ICLR 2022, with β = b/2). A
+    likelihood can else pass off the large forces of a heavy-tailed data set as noise and never
+    learn them; with b = 1 errors pull on the forces about as in a mean absolute error.
     """
 
     energy: Float[Tensor, "frames"]
     forces: Float[Tensor, "atoms 3"]
     quantile: float | None
     regularization: float
+    variance_weight: float = 0.0
 
 
 class Evidence(ABC):
@@ -90,7 +95,8 @@ class GaussianEvidence(Evidence):
     def loss(self, errors: Errors) -> Float[Tensor, ""]:
         variance = self.covariance.diagonal(dim1=1, dim2=2).double().mean(dim=1) + VARIANCE_FLOOR
         squared = (errors.forces.double() / self.scale).square().mean(dim=1)
-        return 0.5 * (variance.log() + squared / variance).mean()
+        terms = 0.5 * (variance.log() + squared / variance)
+        return weighted_mean(terms, variance, errors.variance_weight)
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,8 @@ class TensorEvidence(Evidence):
         nu, alpha, beta = self.nu.double(), self.alpha.double(), self.beta.double()
         nll = dist.tensor_nll(residual, nu, alpha, beta, errors.quantile)
         regularizer = dist.tensor_regularizer(residual, nu, alpha, beta)
-        return (nll + errors.regularization * regularizer).mean() / 3.0
+        terms = (nll + errors.regularization * regularizer) / 3.0
+        return weighted_mean(terms, frobenius(beta) / (alpha - 1.0), errors.variance_weight)
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,17 @@ def _component_loss(
     residual, nu, alpha, beta = residual.double(), nu.double(), alpha.double(), beta.double()
     nll = dist.nig_nll(residual, nu, alpha, beta, errors.quantile)
     regularizer = dist.nig_regularizer(residual, nu, alpha, beta, errors.quantile)
-    return (nll + errors.regularization * regularizer).mean()
+    terms = nll + errors.regularization * regularizer
+    return weighted_mean(terms, dist.aleatoric_variance(alpha, beta), errors.variance_weight)
+
+
+def weighted_mean(
+    terms: Float[Tensor, "*dims"], variance: Float[Tensor, "*dims"], power: float
+) -> Float[Tensor, ""]:
+    """Mean of terms, each times a fixed power of its standard deviation (see `Errors`)."""
+    if power == 0.0:
+        return terms.mean()
+    return (terms * variance.detach() ** (0.5 * power)).mean()
 
 
 def frobenius(matrix: Float[Tensor, "atoms 3 3"]) -> Float[Tensor, "atoms"]:

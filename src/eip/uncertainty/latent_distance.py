@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -153,16 +152,7 @@ class LatentDistancePotential(WrappedPotential):
             # One product for the three powers: for a few atoms the number of operations counts.
             logarithms = torch.stack([raw / self.reference, own, around]).log()
             factor = (exponents @ logarithms).exp()
-            sigma = raw * factor
-        covariance = prediction.force_covariance
-        if covariance is not None:
-            covariance = covariance * factor.square()[:, None, None]
-        return replace(
-            prediction,
-            force_uncertainty=sigma,
-            force_covariance=covariance,
-            uncertainty=graph.mean_by_frame(sigma),
-        )
+            return prediction.rescaled(graph, raw * factor, factor.square())
 
     def settings(self) -> dict[str, Any]:
         """JSON-able: the potential inside, width and exponents; means and matrices are weights."""

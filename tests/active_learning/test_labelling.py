@@ -1,0 +1,128 @@
+"""`eip label`: frames to labelled frames, killed and failed calculations included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import molecule
+from ase.io import read, write
+from typer.testing import CliRunner
+
+from eip.active_learning.labelers import LabelLimits
+from eip.active_learning.labelling import label_frames
+from eip.cli import app
+from eip.errors import InputError
+
+CALCULATOR = """
+from pathlib import Path
+from ase.calculators.emt import EMT
+
+class Counting(EMT):
+    def calculate(self, atoms=None, *args, **kwargs):
+        with open({log!r}, "a") as file:
+            file.write(atoms.get_chemical_formula() + "\\n")
+        if "N" in atoms.get_chemical_formula() and not Path({mend!r}).exists():
+            raise RuntimeError("no such luck")
+        super().calculate(atoms, *args, **kwargs)
+
+def make():
+    return Counting()
+"""
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> dict[str, str]:
+    content = CALCULATOR.format(log=str(tmp_path / "log"), mend=str(tmp_path / "mend"))
+    (tmp_path / "calc.py").write_text(content)
+    return {"calculator": f"{tmp_path / 'calc.py'}:make"}
+
+
+def computed(tmp_path: Path) -> list[str]:
+    return (tmp_path / "log").read_text().split() if (tmp_path / "log").exists() else []
+
+
+def structures() -> dict[str, Atoms]:
+    water, ammonia = molecule("H2O"), molecule("NH3")
+    stretched = water.copy()
+    stretched.positions[0, 2] += 0.1
+    return {"a#0": water, "a#1": ammonia, "a#2": stretched, "a#3": water.copy()}
+
+
+def test_what_fails_is_told_and_tried_again(tmp_path: Path, options: dict[str, str]) -> None:
+    out, said = tmp_path / "out.xyz", []
+    arguments = (structures(), out, "ase", options)
+    done = label_frames(*arguments, executor="serial", progress=False, say=said.append)
+    assert done.labelled == 3 and list(done.failed) == ["a#1"]
+    assert "no such luck" in done.failed["a#1"] and len(said) == 1 and "a#1" in said[0]
+    frames = read(out, ":")
+    # In the order of the file; the same structure twice is computed once.
+    assert [len(f) for f in frames] == [3, 3, 3]
+    assert frames[0].get_potential_energy() == frames[2].get_potential_energy()
+    assert frames[0].get_potential_energy() != frames[1].get_potential_energy()
+    assert computed(tmp_path).count("H2O") == 2
+    (tmp_path / "mend").touch()
+    done = label_frames(*arguments, executor="serial", progress=False)
+    assert done.labelled == 4 and not done.failed and len(read(out, ":")) == 4
+    assert computed(tmp_path).count("H2O") == 2
+
+
+def test_what_is_not_believed_is_left_out(tmp_path: Path, options: dict[str, str]) -> None:
+    (tmp_path / "mend").touch()
+    crushed = molecule("H2O")
+    crushed.positions[1] = crushed.positions[0] + [0.0, 0.0, 0.3]
+    done = label_frames(
+        {"good": molecule("H2O"), "crushed": crushed},
+        *(tmp_path / "out.xyz", "ase", options),
+        limits=LabelLimits(max_force=20.0),
+        executor="serial",
+        progress=False,
+    )
+    assert done.labelled == 1 and "label not believed: force of" in done.failed["crushed"]
+
+
+def test_other_labels_and_files_are_not_touched(tmp_path: Path, options: dict[str, str]) -> None:
+    (tmp_path / "mend").touch()
+    out = tmp_path / "out.xyz"
+    out.write_text("mine")
+    with pytest.raises(InputError, match="is there already"):
+        label_frames(structures(), out, "ase", options, progress=False)
+    assert out.read_text() == "mine" and not (tmp_path / "out.xyz.labels").exists()
+    out.unlink()
+    label_frames(structures(), out, "ase", options, executor="serial", progress=False)
+    with pytest.raises(InputError, match="holds labels by"):
+        label_frames(structures(), out, "xtb", {}, progress=False)
+
+
+def test_nothing_could_be_labelled(tmp_path: Path, options: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=r"no label could be made of 1 frames.*no such luck"):
+        label_frames(
+            {"a#0": molecule("NH3")},
+            *(tmp_path / "out.xyz", "ase", options),
+            executor="serial",
+            progress=False,
+        )
+    assert not (tmp_path / "out.xyz").exists()
+
+
+def test_command_line(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frames = []
+    for _ in range(4):
+        frames.append(molecule("CH3OH"))
+        frames[-1].positions += rng.normal(0.0, 0.02, (6, 3))
+    write(tmp_path / "in.xyz", frames)
+    arguments = ["label", str(tmp_path / "in.xyz"), "--out", str(tmp_path / "out.xyz")]
+    arguments += ["--every", "2", "--option", "method=GFN1-xTB", "--workers", "2"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "2 labelled frames" in " ".join(result.output.split())
+    labelled = read(tmp_path / "out.xyz", ":")
+    for frame, label in zip(frames[::2], labelled, strict=True):
+        np.testing.assert_allclose(label.positions, frame.positions, atol=1e-7)
+        assert np.abs(label.get_forces().sum(axis=0)).max() < 1e-3
+    result = CliRunner().invoke(app, [*arguments, "--option", "nonsense"])
+    assert isinstance(result.exception, InputError)
+    assert "--option expects key=value, got 'nonsense'" in str(result.exception)
