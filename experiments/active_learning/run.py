@@ -25,6 +25,7 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from eip.active_learning.labelers import labelled_copy
 from eip.active_learning.ledger import Ledger
+from eip.analysis import torsion_entropy
 from eip.comparison import summary
 from eip.config import LearningConfig
 from eip.learning import learn
@@ -38,9 +39,6 @@ STRATEGIES: dict[str, dict[str, dict[str, Any]]] = {
     "udd": {},
     "udd, ensemble of 4": {"model": {"uncertainty": "ensemble"}},
 }
-
-#: Atoms of C–C–O–C and H–C–C–O, found by neighbors below.
-_BINS = 36
 
 
 def ether() -> Atoms:
@@ -129,10 +127,7 @@ def config_of(folder: Path, strategy: str, seed: int, test: Path, start: Path) -
 
 def entropy(frames: list[Atoms], indices: list[int]) -> float:
     """Of a torsion's histogram, over that of a uniform one: 0 to 1."""
-    angles = [atoms.get_dihedral(*indices) for atoms in frames]
-    counts, _ = np.histogram(angles, bins=_BINS, range=(0, 360))
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log(share)).sum() / np.log(_BINS))
+    return torsion_entropy(np.array([atoms.get_dihedral(*indices) for atoms in frames]))
 
 
 def measure(folder: Path, strategy: str, seed: int, test: Path, start: Path) -> dict[str, Any]:
