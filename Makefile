@@ -66,7 +66,7 @@ format: env
 	$(BIN)/ruff format .
 
 # Peers live in environments of their own: their pins contradict each other and ours.
-PEERS := schnetpack mace nequip
+PEERS := schnetpack mace nequip stores
 PEER_ENVS := benchmarks/.envs
 
 bench-env: env $(PEERS:%=$(PEER_ENVS)/%/.installed)
