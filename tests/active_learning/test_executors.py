@@ -13,11 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from eip.active_learning.executors import Outcome, Pool, WorkerFailure
+from eip.active_learning.executors import Outcome, Pool, WorkerFailure, _Outgoing
 from eip.errors import InputError
 
 JOBS = '''
@@ -468,6 +468,43 @@ def test_a_task_sent_to_a_dead_interchange_keeps_nobody_waiting(
     command = [sys.executable, str(script), modules, str(site)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 and done.stdout.split() == ["done"], done.stderr
+
+
+@parsl
+def test_the_way_to_an_interchange_is_not_closed_while_something_is_sent() -> None:
+    """ZeroMQ would abort the process."""
+    sent: list[str] = []
+    sending, release = threading.Event(), threading.Event()
+
+    class Queue:
+        zmq_socket = SimpleNamespace()
+
+        def put(self, message: str) -> None:
+            sending.set()
+            release.wait(30.0)
+            sent.append(message)
+
+        def close(self) -> None:
+            sent.append("closed")
+
+    way = _Outgoing(Queue(), SimpleNamespace(poll=lambda: None))
+    sender = threading.Thread(target=way.put, args=("a task",))
+    closer = threading.Thread(target=way.close)
+    sender.start()
+    assert sending.wait(30.0)
+    closer.start()
+    closer.join(0.2)
+    assert closer.is_alive() and not sent
+    release.set()
+    sender.join(30.0)
+    closer.join(30.0)
+    assert sent == ["a task", "closed"]
+    with pytest.raises(WorkerFailure):
+        way.put("another")
+    dead = _Outgoing(Queue(), SimpleNamespace(poll=lambda: -9))
+    with pytest.raises(WorkerFailure):
+        dead.put("a task")
+    assert way._queue.zmq_socket.sndtimeo > 0 and sent[2:] == []
 
 
 @parsl

@@ -627,6 +627,33 @@ for pid in map(int, sys.argv[1:]):
 """
 
 
+class _Outgoing:
+    """What HighThroughputExecutor sends its tasks by, made safe against a dead interchange.
+
+    With no interchange to take it, a task would be sent for ever, by a thread that Python waits
+    for when it ends; and ZeroMQ aborts the whole process if a socket is closed by one thread while
+    another sends, which is what Parsl does when it shuts down.
+    """
+
+    def __init__(self, queue: Any, interchange: Any) -> None:
+        self._queue, self._interchange = queue, interchange
+        # Set by the thread that started Parsl, before anything is sent.
+        queue.zmq_socket.sndtimeo = int(1000 * _GRACE)
+        queue.zmq_socket.linger = 0
+        self._lock, self._closed = threading.Lock(), False
+
+    def put(self, message: Any) -> None:
+        with self._lock:
+            if self._closed or self._interchange.poll() is not None:
+                raise WorkerFailure("Parsl's interchange is gone")
+            self._queue.put(message)
+
+    def close(self) -> None:
+        self._closed = True  # before the lock is had: those who wait for it need not send
+        with self._lock:
+            self._queue.close()
+
+
 class _Parsl(_Workers):
     """Parsl, with its interchange tied to the life of this process."""
 
@@ -648,11 +675,9 @@ class _Parsl(_Workers):
             raise WorkerFailure(
                 f"{site.path}: Parsl could not be started: {type(error).__name__}: {error}"
             ) from error
-        # With no interchange to take it, a task would be sent for ever by a thread that Python,
-        # when it ends, waits for.
         for executor in self._executors():
-            with suppress(AttributeError):  # of HighThroughputExecutor
-                executor.outgoing_q.zmq_socket.sndtimeo = int(1000 * _GRACE)
+            if hasattr(executor, "outgoing_q") and hasattr(executor, "interchange_proc"):
+                executor.outgoing_q = _Outgoing(executor.outgoing_q, executor.interchange_proc)
         # Killed, we could tell nobody to stop. Without their interchange, the workers stop after
         # the executor's heartbeat_threshold.
         pids = [str(process.pid) for process in self._interchanges()]
