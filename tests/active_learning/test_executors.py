@@ -470,7 +470,6 @@ def test_a_task_sent_to_a_dead_interchange_keeps_nobody_waiting(
     assert done.returncode == 0 and done.stdout.split() == ["done"], done.stderr
 
 
-@parsl
 def test_the_way_to_an_interchange_is_not_closed_while_something_is_sent() -> None:
     """ZeroMQ would abort the process."""
     sent: list[str] = []
