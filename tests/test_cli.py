@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from ase.io import read, write
 
 from eip.cli import main
 from eip.model_file import read_model_info
+
+Run = Callable[..., tuple[int, str, str]]
 
 TINY = """
 run_dir: run
@@ -22,15 +25,6 @@ data:
 model: {channels: 8, interactions: 1, radial_functions: 6, cutoff: 3.0}
 training: {epochs: 2, num_workers: 0, device: cpu}
 """
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr (lines joined) of a command."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return int(ended.value.code or 0), captured.out, " ".join(captured.err.split())
 
 
 @pytest.fixture(scope="module")
@@ -65,43 +59,39 @@ def test_names_of_the_package() -> None:
         eip.Calculater  # noqa: B018
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version(run: Run) -> None:
     import eip
 
-    assert run(capsys, "--version")[:2] == (0, f"eip {eip.__version__}\n")
+    assert run("--version")[:2] == (0, f"eip {eip.__version__}\n")
 
 
-def test_init_writes_a_config_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_init_writes_a_config_once(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    assert run(capsys, "init", path, "--train", "a.xyz")[0] == 0
+    assert run("init", path, "--train", "a.xyz")[0] == 0
     assert "train: [a.xyz]" in path.read_text()
-    code, _, said = run(capsys, "init", path)
+    code, _, said = run("init", path)
     assert (code, said) == (2, f"Error: {path} exists already; --force replaces it")
 
 
-def test_evidence_comes_with_latent_distance(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evidence_comes_with_latent_distance(folder: Path, run: Run) -> None:
     described = read_model_info(folder / "run" / "model.eip")["potential"]
     assert described["kind"] == "calibrated"
     assert described["settings"]["potential"]["kind"] == "latent_distance"
     md = ("md", folder / "run" / "model.eip", folder / "hot.xyz", "--udd", "--steps", "3")
-    assert run(capsys, *md, "--out", folder / "far_md", "--no-progress")[0] == 0
+    assert run(*md, "--out", folder / "far_md", "--no-progress")[0] == 0
     without = ("--set", "run_dir=near", "--set", "model.latent_distance=false")
-    code, said, _ = run(capsys, "train", folder / "config.yaml", "--no-progress", *without)
+    code, said, _ = run("train", folder / "config.yaml", "--no-progress", *without)
     assert code == 0 and "distance" not in said
     described = read_model_info(folder / "near" / "model.eip")["potential"]
     assert described["settings"]["potential"]["kind"] == "evidential"
 
 
-def test_an_ensemble_trains_in_parallel_resumes_and_is_one_file(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_ensemble_trains_in_parallel_resumes_and_is_one_file(folder: Path, run: Run) -> None:
     changes = [
         *("--set", "run_dir=four", "--set", "model.uncertainty=ensemble"),
         *("--set", "model.members=3", "--set", "training.parallel=2", "--no-progress"),
     ]
-    code, said, _ = run(capsys, "train", folder / "config.yaml", *changes)
+    code, said, _ = run("train", folder / "config.yaml", *changes)
     assert code == 0 and "3 of 3 networks are trained" in said
     models = [folder / "four" / "members" / str(k) / "model.eip" for k in range(3)]
     seeds = [read_model_info(m)["info"]["config"]["training"]["seed"] for m in models]
@@ -110,26 +100,24 @@ def test_an_ensemble_trains_in_parallel_resumes_and_is_one_file(
     written = models[0].stat().st_mtime_ns
     models[2].unlink()
     (folder / "four" / "model.eip").unlink()
-    code, _, _ = run(capsys, "train", folder / "config.yaml", *changes, "--resume")
+    code, _, _ = run("train", folder / "config.yaml", *changes, "--resume")
     assert code == 0 and models[0].stat().st_mtime_ns == written and models[2].is_file()
     for model in models:
         model.unlink()
-    done = run(capsys, "evaluate", folder / "four" / "model.eip", folder / "test.xyz",
+    done = run("evaluate", folder / "four" / "model.eip", folder / "test.xyz",
                "--out", folder / "four" / "again", "--no-progress")  # fmt: skip
     assert done[0] == 0
-    _, said, _ = run(capsys, "info", folder / "four" / "model.eip")
+    _, said, _ = run("info", folder / "four" / "model.eip")
     assert "ensemble of evidential" in said and "members: 3" in said
 
 
-def test_compare_shares_networks_and_writes_table_and_plot(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_shares_networks_and_writes_table_and_plot(folder: Path, run: Run) -> None:
     command = [
         *("compare", folder / "config.yaml", "--methods", "tensor,ensemble,gmm,mve"),
         *("--seeds", "0,1", "--set", "run_dir=side", "--set", "data.ood=hot.xyz"),
         *("--set", "model.members=2", "--no-progress"),
     ]
-    code, said, _ = run(capsys, *command)
+    code, said, _ = run(*command)
     assert code == 0 and "comparison.md" in said
     side = folder / "side"
     assert sorted(p.name for p in (side / "none").iterdir()) == [f"seed{k}" for k in range(4)]
@@ -149,19 +137,19 @@ def test_compare_shares_networks_and_writes_table_and_plot(
     assert (side / "comparison.png").stat().st_size > 10_000
     # Again: nothing is trained. With other settings: nothing is mixed.
     written = (side / "mve" / "seed0" / "model.eip").stat().st_mtime_ns
-    assert run(capsys, *command)[0] == 0
+    assert run(*command)[0] == 0
     assert (side / "mve" / "seed0" / "model.eip").stat().st_mtime_ns == written
-    code, _, said = run(capsys, *command, "--set", "training.epochs=3")
+    code, _, said = run(*command, "--set", "training.epochs=3")
     assert code == 2 and "training.epochs was 2, now 3" in said
 
 
-def test_compare_names_what_is_missing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_names_what_is_missing(folder: Path, run: Run) -> None:
     config = folder / "config.yaml"
-    code, _, said = run(capsys, "compare", config, "--methods", "tensr")
+    code, _, said = run("compare", config, "--methods", "tensr")
     assert code == 2 and "did you mean 'tensor'" in said
-    code, _, said = run(capsys, "compare", config, "--set", "data.test=[]")
+    code, _, said = run("compare", config, "--set", "data.test=[]")
     assert code == 2 and "data.test" in said
-    code, _, said = run(capsys, "compare", config, "--seeds", "a")
+    code, _, said = run("compare", config, "--seeds", "a")
     assert code == 2 and "whole numbers" in said
 
 
@@ -192,51 +180,43 @@ def test_model_predicts_with_a_calibrated_error_bar(folder: Path) -> None:
     assert atoms.calc.results["force_uncertainty"].shape == (9,)
 
 
-def test_a_run_folder_is_not_written_over(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    code, _, said = run(capsys, "train", folder / "config.yaml")
+def test_a_run_folder_is_not_written_over(run: Run, folder: Path) -> None:
+    code, _, said = run("train", folder / "config.yaml")
     assert code == 2
     assert "is not empty: go on with --resume, or choose another run_dir" in said
 
 
-def test_resume_wants_the_same_configuration(
-    capsys: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    code, _, said = run(
-        capsys, "train", folder / "config.yaml", "--resume", "--set", "training.epochs=5"
-    )
+def test_resume_wants_the_same_configuration(run: Run, folder: Path) -> None:
+    code, _, said = run("train", folder / "config.yaml", "--resume", "--set", "training.epochs=5")
     assert code == 2
     assert "training.epochs was 2, now 5" in said
 
 
-def test_resume_of_a_finished_run_changes_no_figure(
-    capsys: pytest.CaptureFixture[str], folder: Path
-) -> None:
+def test_resume_of_a_finished_run_changes_no_figure(run: Run, folder: Path) -> None:
     path = folder / "run" / "metrics.json"
     before = json.loads(path.read_text())
-    code, _, said = run(capsys, "train", folder / "config.yaml", "--resume", "--no-progress")
+    code, _, said = run("train", folder / "config.yaml", "--resume", "--no-progress")
     assert code == 0, said
     assert json.loads(path.read_text()) == before
 
 
-def test_resume_wants_the_same_frames(
-    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
-) -> None:
+def test_resume_wants_the_same_frames(run: Run, folder: Path, tmp_path: Path) -> None:
     frames = read(folder / "train.xyz", ":")
     write(tmp_path / "train.xyz", frames)
     write(tmp_path / "test.xyz", frames[:2])
     (tmp_path / "config.yaml").write_text(TINY)
     quick = ("--no-progress", "--set", "training.epochs=1")
-    assert run(capsys, "train", tmp_path / "config.yaml", *quick)[0] == 0
+    assert run("train", tmp_path / "config.yaml", *quick)[0] == 0
     write(tmp_path / "train.xyz", frames[:-1])
-    code, _, said = run(capsys, "train", tmp_path / "config.yaml", *quick, "--resume")
+    code, _, said = run("train", tmp_path / "config.yaml", *quick, "--resume")
     assert code == 2
     assert "the train files have changed since the run was begun" in said
 
 
-def test_evaluate_with_ood(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_evaluate_with_ood(run: Run, folder: Path) -> None:
     out = folder / "evaluation"
     code, shown, said = run(
-        capsys, "evaluate", folder / "run/model.eip", folder / "test.xyz",
+        "evaluate", folder / "run/model.eip", folder / "test.xyz",
         "--ood", folder / "hot.xyz", "--out", out, "--no-progress",
     )  # fmt: skip
     assert code == 0, said
@@ -247,14 +227,12 @@ def test_evaluate_with_ood(capsys: pytest.CaptureFixture[str], folder: Path) -> 
     assert frames[0].arrays["eip_forces"].shape == (9, 3)
 
 
-def test_calibrate_writes_a_copy(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_calibrate_writes_a_copy(run: Run, folder: Path) -> None:
     from eip.model_file import read_model_info
 
     model, copy = folder / "run/model.eip", folder / "copy.eip"
     before = model.read_bytes()
-    code, _, said = run(
-        capsys, "calibrate", model, folder / "test.xyz", "--out", copy, "--no-progress"
-    )
+    code, _, said = run("calibrate", model, folder / "test.xyz", "--out", copy, "--no-progress")
     assert code == 0, said
     assert model.read_bytes() == before
     info = read_model_info(copy)
@@ -263,35 +241,33 @@ def test_calibrate_writes_a_copy(capsys: pytest.CaptureFixture[str], folder: Pat
     assert "force_mae" in info["info"]["metrics"]
 
 
-def test_info_of_model_and_frames(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    code, shown, _ = run(capsys, "info", folder / "run/model.eip", "--json")
+def test_info_of_model_and_frames(run: Run, folder: Path) -> None:
+    code, shown, _ = run("info", folder / "run/model.eip", "--json")
     assert code == 0
     described = json.loads(shown)
     assert described["elements"] == ["H", "C", "O"]
     assert described["training"]["frames"] == 20
     assert described["calibration"]["frames"] == 4
-    code, shown, _ = run(capsys, "info", folder / "hot.xyz", "--json")
+    code, shown, _ = run("info", folder / "hot.xyz", "--json")
     assert json.loads(shown)["elements"] == {"H": 36, "C": 12, "O": 6}
-    assert run(capsys, "info", folder / "hot.xyz")[0] == 0
-    assert run(capsys, "info", folder / "run/model.eip")[0] == 0
+    assert run("info", folder / "hot.xyz")[0] == 0
+    assert run("info", folder / "run/model.eip")[0] == 0
 
 
 @pytest.mark.parametrize("biased", [False, True])
-def test_md_runs_and_goes_on(
-    capsys: pytest.CaptureFixture[str], folder: Path, biased: bool
-) -> None:
+def test_md_runs_and_goes_on(run: Run, folder: Path, biased: bool) -> None:
     out = folder / f"md{biased}"
     common = [
         "md", folder / "run/model.eip", folder / "test.xyz", "--out", out, "--no-progress",
         "--every", "1", "--break-bonds", *(["--udd"] if biased else []),
     ]  # fmt: skip
-    code, shown, said = run(capsys, *common, "--steps", 3)
+    code, shown, said = run(*common, "--steps", 3)
     assert code == 0, said
     assert ("no atom feels more bias" in shown) == biased
-    code, _, said = run(capsys, *common, "--steps", 5)
+    code, _, said = run(*common, "--steps", 5)
     assert code == 2
     assert "holds a run already" in said
-    code, _, said = run(capsys, *common, "--steps", 5, "--resume")
+    code, _, said = run(*common, "--steps", 5, "--resume")
     assert code == 0, said
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["ending"], summary["steps"]) == ("finished", 5)
@@ -300,10 +276,10 @@ def test_md_runs_and_goes_on(
     assert (out / "dynamics.png").stat().st_size > 1000
 
 
-def test_given_udd_parameters_are_taken(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_given_udd_parameters_are_taken(run: Run, folder: Path) -> None:
     out = folder / "udd_given"
     code, _, said = run(
-        capsys, "md", folder / "run/model.eip", folder / "test.xyz", "--out", out, "--steps", 1,
+        "md", folder / "run/model.eip", folder / "test.xyz", "--out", out, "--steps", 1,
         "--udd", "--udd-a", 3, "--udd-max-force", 0.1, "--no-progress", "--break-bonds",
     )  # fmt: skip
     assert code == 0, said
@@ -333,34 +309,34 @@ def test_given_udd_parameters_are_taken(capsys: pytest.CaptureFixture[str], fold
     ],
 )
 def test_failures_are_one_paragraph_and_exit_code_2(
-    capsys: pytest.CaptureFixture[str], folder: Path, arguments: list[str], expected: str
+    run: Run, folder: Path, arguments: list[str], expected: str
 ) -> None:
-    code, _, said = run(capsys, *(a.format(folder) for a in arguments))
+    code, _, said = run(*(a.format(folder) for a in arguments))
     assert code == 2
     assert expected in said
     assert said.startswith("Error: ")
     assert "Traceback" not in said
 
 
-def test_strange_element_is_named(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_strange_element_is_named(run: Run, folder: Path) -> None:
     from ase import Atoms
 
     write(folder / "salt.xyz", Atoms("NaCl", [[0, 0, 0], [0, 0, 2.4]]))
     code, _, said = run(
-        capsys, "md", folder / "run/model.eip", folder / "salt.xyz", "--out", folder / "salt"
+        "md", folder / "run/model.eip", folder / "salt.xyz", "--out", folder / "salt"
     )
     assert code == 2
     assert re.search(r"holds Na, Cl, which the potential was not made for", said)
 
 
 def test_unforeseen_errors_say_how_to_get_a_traceback(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def broken(*_: object) -> str:
         raise RuntimeError("two\nlines")
 
     monkeypatch.setattr("eip.config.default_config_yaml", broken)
-    code, _, said = run(capsys, "init", tmp_path / "c.yaml")
+    code, _, said = run("init", tmp_path / "c.yaml")
     assert code == 2
     assert "(RuntimeError: two lines)" in said
     assert "--debug" in said
@@ -368,11 +344,9 @@ def test_unforeseen_errors_say_how_to_get_a_traceback(
         main(["init", str(tmp_path / "c.yaml"), "--debug"])
 
 
-def test_errors_of_the_file_system_name_the_file(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_errors_of_the_file_system_name_the_file(run: Run, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").mkdir()
-    code, _, said = run(capsys, "init", tmp_path / "c.yaml", "--force")
+    code, _, said = run("init", tmp_path / "c.yaml", "--force")
     assert code == 2
     assert "c.yaml: Is a directory" in said
 
@@ -387,59 +361,55 @@ def test_errors_of_the_file_system_name_the_file(
         ("molecule CH3CH2OH", "C2H6O"),
     ],
 )
-def test_build(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: str, formula: str
-) -> None:
+def test_build(run: Run, tmp_path: Path, words: str, formula: str) -> None:
     file = tmp_path / "built.xyz"
-    code, said, _ = run(capsys, "build", *words.split(), "--out", file)
+    code, said, _ = run("build", *words.split(), "--out", file)
     atoms = read(file)
     assert code == 0 and atoms.get_chemical_formula() == formula
     assert f"{len(atoms)} atoms" in said
     assert bool(atoms.pbc.all()) == (words.split()[0] != "molecule")
 
 
-def test_build_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_build_refuses(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "built.xyz"
     for words, error in (
         ("molecule ethanol", "no molecule 'ethanol'"),
         ("lifepo4 --supercell 0 1 1", "three numbers from 1"),
         ("water --density 20", "density expects g/cm³"),
     ):
-        code, _, said = run(capsys, "build", *words.split(), "--out", file)
+        code, _, said = run("build", *words.split(), "--out", file)
         assert code != 0 and error in said
-    code, _, said = run(capsys, "build", "molecule", "H2O", "--out", tmp_path / "built.what")
+    code, _, said = run("build", "molecule", "H2O", "--out", tmp_path / "built.what")
     assert code != 0 and "ASE knows no format" in said
     assert not list(tmp_path.iterdir())
 
 
-def test_convert_and_train_from_it(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, folder: Path
-) -> None:
+def test_convert_and_train_from_it(run: Run, tmp_path: Path, folder: Path) -> None:
     train, store = folder / "train.xyz", tmp_path / "store"
-    code, said, _ = run(capsys, "convert", train, folder / "hot.xyz", store, "--no-progress")
+    code, said, _ = run("convert", train, folder / "hot.xyz", store, "--no-progress")
     assert code == 0
     assert (
         "store: 30 frames, 270 atoms of 3 elements; energy of 30, forces of 30, stress of 0" in said
     )
-    code, said, _ = run(capsys, "convert", train, folder / "hot.xyz", store, "--no-progress")
+    code, said, _ = run("convert", train, folder / "hot.xyz", store, "--no-progress")
     assert code == 0 and "is there already" in said
-    code, _, said = run(capsys, "convert", train, store, "--no-progress")
+    code, _, said = run("convert", train, store, "--no-progress")
     assert code == 2 and "store exists already; a store is never written over" in said
-    code, _, said = run(capsys, "info", store, "--verify")
+    code, _, said = run("info", store, "--verify")
     assert code == 0 and "is what was written" in said
     some = tmp_path / "some"
     where = ("--where", "atoms>9", "--where", "contains=O")
-    code, said, _ = run(capsys, "convert", train, folder / "water.xyz", some, *where)
+    code, said, _ = run("convert", train, folder / "water.xyz", some, *where)
     assert code == 0 and "2 frames (24 left out), 48 atoms of 2 elements" in said
     config = (folder / "config.yaml").read_text().replace("train.xyz", str(store))
     (tmp_path / "config.yaml").write_text(config.replace("test.xyz", str(folder / "test.xyz")))
-    code, _, said = run(capsys, "train", tmp_path / "config.yaml", "--no-progress")
+    code, _, said = run("train", tmp_path / "config.yaml", "--no-progress")
     assert code == 0, said
     assert (tmp_path / "run" / "model.eip").is_file()
 
 
-def test_reproduce_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, _, said = run(capsys, "reproduce", "fig6")
+def test_reproduce_refuses(run: Run, tmp_path: Path) -> None:
+    code, _, said = run("reproduce", "fig6")
     assert code != 0 and "unknown figure 'fig6'" in said
-    code, _, said = run(capsys, "reproduce", "fig2", "--data", tmp_path, "--out", tmp_path)
+    code, _, said = run("reproduce", "fig2", "--data", tmp_path, "--out", tmp_path)
     assert code != 0 and "eip fetch acac" in said

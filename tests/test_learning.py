@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from eip.cli import main
 from eip.config import LearningConfig, default_config_yaml, load_config
 from eip.errors import InputError
 from eip.learning import plan
+
+Run = Callable[..., tuple[int, str, str]]
 
 CONFIG = """
 run_dir: run
@@ -41,14 +44,6 @@ from ase.calculators.emt import EMT
 def make():
     return EMT()
 """
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return int(ended.value.code or 0), captured.out, " ".join(captured.err.split())
 
 
 @pytest.fixture(scope="module")
@@ -82,30 +77,30 @@ def test_it_leaves_model_ledger_and_report(folder: Path) -> None:
     assert atoms.get_potential_energy() == reference.get_potential_energy()
 
 
-def test_a_raised_bound_is_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_raised_bound_is_resumed(folder: Path, run: Run) -> None:
     config = folder / "config.yaml"
-    code, _, said = run(capsys, "learn", config)
+    code, _, said = run("learn", config)
     assert code == 2 and "not empty: go on with --resume" in said
     more = ("--set", "learn.generations=3", "--resume", "--no-progress")
-    code, said, _ = run(capsys, "learn", config, *more)
+    code, said, _ = run("learn", config, *more)
     assert code == 0 and "the last of 3 generations" in said
     assert 14 < json.loads((folder / "run" / "learning.json").read_text())["labels"] <= 18
     rejected = list(connect(folder / "run" / "ledger.db").select(state="rejected"))
     assert all(row.data["reason"] for row in rejected)
-    code, _, said = run(capsys, "learn", config, "--set", "learn.length_ps=1", "--resume")
+    code, _, said = run("learn", config, "--set", "learn.length_ps=1", "--resume")
     assert code == 2 and "learn.length_ps was 0.02, now 1.0" in said
 
 
-def test_status_and_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_and_plan(folder: Path, run: Run) -> None:
     config = folder / "config.yaml"
-    code, said, _ = run(capsys, "learn", config, "--status")
+    code, said, _ = run("learn", config, "--status")
     assert code == 0 and "used" in said and "generation-00" in said
-    code, said, _ = run(capsys, "learn", config, "--dry-run", "--set", "run_dir=other")
+    code, said, _ = run("learn", config, "--dry-run", "--set", "run_dir=other")
     assert code == 0 and "2 runs of 0.02 ps" in said and "at most 14" in said
     assert not (folder / "other" / "generation-000").exists()
 
 
-def test_frames_that_are_labelled_already(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_frames_that_are_labelled_already(folder: Path, run: Run) -> None:
     frames = []
     for seed in range(12):
         atoms = molecule("CH3OH")
@@ -118,7 +113,7 @@ def test_frames_that_are_labelled_already(folder: Path, capsys: pytest.CaptureFi
     write(folder / "known.xyz", frames)
     write(folder / "broad.xyz", frames[:4])
     code, _, said = run(
-        capsys, "learn", folder / "config.yaml", "--no-progress", "--set", "run_dir=known",
+        "learn", folder / "config.yaml", "--no-progress", "--set", "run_dir=known",
         "--set", "data.train=known.xyz", "--set", "data.test=broad.xyz",
         "--set", "data.labels={energy: my_energy, forces: my_forces}",
     )  # fmt: skip
@@ -128,9 +123,7 @@ def test_frames_that_are_labelled_already(folder: Path, capsys: pytest.CaptureFi
     assert outcome["generations"][0]["metrics"]["n_frames"] == 4
 
 
-def test_a_wrong_configuration_is_explained(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_configuration_is_explained(folder: Path, run: Run) -> None:
     config = folder / "config.yaml"
     for change, words in (
         ("learn.labler=xtb", "unknown key 'learn.labler': did you mean 'labeler'"),
@@ -140,7 +133,7 @@ def test_a_wrong_configuration_is_explained(
         ("learn.upper=1.0e-9", "upper > lower"),
         ("learn.temperatures=-3", "temperatures"),
     ):
-        code, _, said = run(capsys, "learn", config, "--set", "run_dir=wrong", "--set", change)
+        code, _, said = run("learn", config, "--set", "run_dir=wrong", "--set", change)
         assert code == 2 and words in said, (change, said)
 
 

@@ -16,18 +16,9 @@ from ase.io import write
 from eip.analysis import compare_sampling, guess_kind, measure_of, read_trajectory
 from eip.analysis.report import label_runs, write_analysis
 from eip.builders import lifepo4, pdms, water
-from eip.cli import main
 from eip.errors import InputError
 
 PNG = b"\x89PNG"
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return int(ended.value.code or 0), captured.out, " ".join(captured.err.split())
 
 
 def trajectory(path: Path, start: Atoms, scale: float, frames: int = 12, step: float = 5.0) -> Path:
@@ -56,8 +47,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"md": folder / "md", "udd": folder / "wide.xyz"}
 
 
-def test_a_comparison_of_two_runs(runs, tmp_path, capsys):
-    code, said, _ = run(capsys, "analyze", *runs.values(), "--labels", "MD, UDD", "--out", tmp_path)
+def test_a_comparison_of_two_runs(runs, tmp_path, run):
+    code, said, _ = run("analyze", *runs.values(), "--labels", "MD, UDD", "--out", tmp_path)
     assert code == 0 and "kind lifepo4" in said and "configurational entropy" in said
     content = json.loads((tmp_path / "analysis.json").read_text())
     md, udd = (content["runs"][name] for name in ("MD", "UDD"))
@@ -109,11 +100,11 @@ def test_frames_may_be_skipped(runs):
         list(read_trajectory(runs["md"], every=0))
 
 
-def test_chains_and_molecules(tmp_path, capsys):
+def test_chains_and_molecules(tmp_path, run):
     chains = pdms(2, 4, 0.6, anneal_ps=0.0)
     chains.wrap()
     trajectory(tmp_path / "a.xyz", chains, 0.02, frames=4)
-    code, said, _ = run(capsys, "analyze", tmp_path / "a.xyz", "--kind", "pdms", "--out", tmp_path)
+    code, said, _ = run("analyze", tmp_path / "a.xyz", "--kind", "pdms", "--out", tmp_path)
     assert code == 0 and "kind polymer" in said
     content = json.loads((tmp_path / "analysis.json").read_text())
     assert list(content["order_parameters"]) == [
@@ -133,10 +124,10 @@ def test_chains_and_molecules(tmp_path, capsys):
     assert all(0 < value < 1 for value in of["torsion_entropy"].values())
 
 
-def test_a_liquid_has_no_order_parameters_but_a_structure(tmp_path, capsys):
+def test_a_liquid_has_no_order_parameters_but_a_structure(tmp_path, run):
     box = water(8, melt_ps=0.0)
     file = trajectory(tmp_path / "w.xyz", box, 0.02, frames=3)
-    code, said, _ = run(capsys, "analyze", file, "--out", tmp_path / "out")
+    code, said, _ = run("analyze", file, "--out", tmp_path / "out")
     assert code == 0 and "kind none" in said and "entropy" not in said
     content = json.loads((tmp_path / "out/analysis.json").read_text())
     assert content["order_parameters"] is None
@@ -185,9 +176,9 @@ def test_a_kind_that_is_not_there_is_said(tmp_path):
             measure_of(atoms, kind)
 
 
-def test_what_is_wrong_names_file_and_frame(runs, tmp_path, capsys):
+def test_what_is_wrong_names_file_and_frame(runs, tmp_path, run):
     def fails(*arguments: object) -> str:
-        code, _, said = run(capsys, "analyze", *arguments, "--out", tmp_path / "out")
+        code, _, said = run("analyze", *arguments, "--out", tmp_path / "out")
         assert code == 2 and not (tmp_path / "out").exists()
         return said
 
@@ -229,21 +220,21 @@ def test_labels_come_from_paths_as_far_as_they_differ(tmp_path):
     assert list(label_runs([a, b])) == [str(a), str(b)]
 
 
-def test_structures_are_built_from_the_command_line(tmp_path, capsys):
+def test_structures_are_built_from_the_command_line(tmp_path, run):
     out = tmp_path / "sub/a.xyz"
-    code, said, _ = run(capsys, "build", "lifepo4", "--supercell", 1, 2, 3, "--out", out)
+    code, said, _ = run("build", "lifepo4", "--supercell", 1, 2, 3, "--out", out)
     assert code == 0 and "168 atoms" in said and "10.332, 12.020, 14.076 Å" in said
     code, said, _ = run(
-        capsys, "build", "pdms", "--chains", 1, "--units", 1, "--anneal-ps", 0, "--out", out,
+        "build", "pdms", "--chains", 1, "--units", 1, "--anneal-ps", 0, "--out", out,
         "--no-progress",
     )  # fmt: skip
     assert code == 0 and "13 atoms, C2H8O2Si" in said
     code, said, _ = run(
-        capsys, "build", "water", "--molecules", 4, "--melt-ps", 0, "--out", out, "--seed", 3
+        "build", "water", "--molecules", 4, "--melt-ps", 0, "--out", out, "--seed", 3
     )
     assert code == 0 and "12 atoms" in said
-    assert run(capsys, "build", "molecule", "C6H6", "--out", out)[0] == 0
-    code, _, said = run(capsys, "build", "pdms", "--density", 50, "--out", tmp_path / "b.xyz")
+    assert run("build", "molecule", "C6H6", "--out", out)[0] == 0
+    code, _, said = run("build", "pdms", "--density", 50, "--out", tmp_path / "b.xyz")
     assert code == 2 and "density expects g/cm³" in said and not (tmp_path / "b.xyz").exists()
-    code, _, said = run(capsys, "build", "lifepo4", "--out", tmp_path / "b.nonsense")
+    code, _, said = run("build", "lifepo4", "--out", tmp_path / "b.nonsense")
     assert code == 2 and "knows no format" in said

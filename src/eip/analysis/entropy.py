@@ -50,8 +50,7 @@ def entropy_growth(
     Raises:
         InputError: as `configurational_entropy`.
     """
-    _check(first, second, bins)
-    cells = _cells(first, ranges[0], bins) * bins + _cells(second, ranges[1], bins)
+    cells = _cells(first, second, ranges, bins)
     counts = np.zeros(bins * bins)
     out = np.empty(len(cells))
     for frame, visited in enumerate(cells):
@@ -71,8 +70,7 @@ def coverage_growth(
     Raises:
         InputError: as `configurational_entropy`.
     """
-    _check(first, second, bins)
-    cells = _cells(first, ranges[0], bins) * bins + _cells(second, ranges[1], bins)
+    cells = _cells(first, second, ranges, bins)
     _, begun = np.unique(cells.ravel(), return_index=True)
     new = np.bincount(begun // cells.shape[1], minlength=len(cells))
     return np.cumsum(new) / bins**2
@@ -106,7 +104,8 @@ def torsion_entropy(angles: Float[np.ndarray, "*samples"], bins: int = TORSION_B
     return histogram_entropy(counts.astype(np.float64)) / float(np.log(bins))
 
 
-def _check(first: np.ndarray, second: np.ndarray, bins: int) -> None:
+def _cells(first: np.ndarray, second: np.ndarray, ranges: Ranges, bins: int) -> np.ndarray:
+    """The cell of the grid that each sample falls into, 0 to bins² − 1."""
     if first.size == 0 or first.shape != second.shape:
         raise InputError(
             f"two order parameters of the same frames are needed, got {first.shape} and "
@@ -114,9 +113,14 @@ def _check(first: np.ndarray, second: np.ndarray, bins: int) -> None:
         )
     if bins < 2:
         raise InputError(f"bins must be at least 2, got {bins}")
+    row, column = (
+        _intervals(values, limits, bins)
+        for values, limits in zip((first, second), ranges, strict=True)
+    )
+    return row * bins + column
 
 
-def _cells(values: np.ndarray, limits: tuple[float, float], bins: int) -> np.ndarray:
+def _intervals(values: np.ndarray, limits: tuple[float, float], bins: int) -> np.ndarray:
     low, high = limits
     if not low < high:
         raise InputError(f"the range of an order parameter is empty: {low} to {high}")
