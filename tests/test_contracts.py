@@ -297,7 +297,7 @@ class Pairs(Potential):
         return (1, 8)
 
     def edge_vectors(self, graph: AtomGraph) -> Tensor:
-        return graph.edge_vectors()
+        return graph.edge_vectors(self.strength.dtype)
 
     def pair(self, r: Tensor) -> Tensor:
         return torch.exp(-r) * cosine_cutoff(r, self.cutoff)
@@ -527,7 +527,7 @@ def test_example_structures_are_what_they_are_for() -> None:
     assert any(a.pbc.any() and not a.pbc.all() for a in examples)
     assert any(np.linalg.det(a.cell.array) < 0 for a in examples)
     for atoms in examples:
-        graph = build_graph(atoms, 5.0, dtype=torch.float64)
+        graph = build_graph(atoms, 5.0)
         if graph.n_edges:
             assert graph.edge_vectors().norm(dim=1).min() > 0.3
     again = example_structures((1, 6, 8), 5.0)

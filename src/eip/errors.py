@@ -14,6 +14,10 @@ class InputError(ValueError):
     """
 
 
+class NonFinitePrediction(InputError):
+    """What a potential says of a structure is NaN or infinite; the message names the atoms."""
+
+
 def unknown_elements(
     numbers: Iterable[int], known: Iterable[int], where: str = "the structure"
 ) -> InputError:

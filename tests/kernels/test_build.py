@@ -24,7 +24,8 @@ torch.manual_seed(0)
 network = PaiNN(2, 16)
 graph = build_graph(molecule("H2O"), network.cutoff)
 for _ in range(2):
-    features = network(graph, (graph.numbers > 1).long(), graph.edge_vectors(), frozen=True)
+    vectors = graph.edge_vectors(torch.float32)
+    features = network(graph, (graph.numbers > 1).long(), vectors, frozen=True)
 print("kernels:", library() is not None, "scalars:", float(features.scalars.sum()))
 """
 

@@ -43,14 +43,14 @@ class Batch:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Batch:
-        """The same batch elsewhere; ``dtype`` applies to all but the energies."""
+        """The same batch elsewhere; ``dtype`` is that of the labels of forces and stress."""
 
         def move(value: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
             return None if value is None else value.to(device=device, dtype=dtype)
 
         return replace(
             self,
-            graph=self.graph.to(device, dtype),
+            graph=self.graph.to(device),
             energy=move(self.energy, None),
             forces=move(self.forces, dtype),
             stress=move(self.stress, dtype),
@@ -66,7 +66,7 @@ class GraphDataset(Dataset[Batch]):
     Args:
         indices: which frames of the store, and in which order; all where None.
         cutoff: Å.
-        dtype: of graph, forces and stress.
+        dtype: of forces and stress.
         elements: atomic numbers that the potential is made for; any where None.
 
     Raises:
@@ -121,7 +121,6 @@ class GraphDataset(Dataset[Batch]):
                 frame.cell,
                 frame.pbc.tolist(),
                 self.cutoff,
-                self.dtype,
             )
         except ValueError as error:
             raise InputError(f"{frame.source}: {error}") from error

@@ -36,8 +36,8 @@ class Pass:
         retain_graph: bool,
         create_graph: bool = False,
     ) -> tuple[Float[Tensor, "atoms 3"], Float[Tensor, "frames 3 3"] | None]:
-        """Of an energy that this pass gave."""
-        return forces_and_stress(
+        """Of an energy that this pass gave, in the network's precision."""
+        forces, stress = forces_and_stress(
             energy,
             self.positions,
             self.strain,
@@ -45,6 +45,8 @@ class Pass:
             retain_graph=retain_graph,
             create_graph=create_graph,
         )
+        dtype = self.output.features.scalars.dtype
+        return forces.to(dtype), None if stress is None else stress.to(dtype)
 
 
 class NetworkPotential(Potential):
