@@ -22,6 +22,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -292,6 +293,23 @@ class Config(Section):
     data: DataConfig
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> Config:
+        energy, force = self.training.energy_weight, self.training.force_weight
+        if not (energy or force):
+            raise ValueError("training.energy_weight and training.force_weight are both 0")
+        if not force and self.model.uncertainty != "none":
+            raise ValueError(
+                f"model.uncertainty is '{self.model.uncertainty}', and σ is learned from forces: "
+                f"without them (training.force_weight: 0) it must be none"
+            )
+        if not energy and self.model.uncertainty == "global":
+            raise ValueError(
+                "model.uncertainty is 'global', which is learned from energies: "
+                "training.energy_weight must not be 0"
+            )
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `load_config` reads it back from YAML."""

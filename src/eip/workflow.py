@@ -35,6 +35,7 @@ from eip.data import (
     GraphDataset,
     Labels,
     LabelWarning,
+    energy_scale,
     fit_element_energies,
     force_scale,
     make_loader,
@@ -43,7 +44,7 @@ from eip.data import (
     summarize,
 )
 from eip.data.dataset import Batch
-from eip.errors import InputError, did_you_mean
+from eip.errors import InputError, MissingLabel, did_you_mean
 from eip.evaluation import Evaluation, calibrate, compute_metrics, evaluate, write_report
 from eip.files import json_text, write_whole
 from eip.model_file import load_model, read_model_info, save_model
@@ -150,7 +151,7 @@ def train_model(
         potential, result = _assembled(networks)
         sets = sets_for(potential)
     else:
-        potential = _network(config, stores["train"], chosen["train"])
+        potential = _network(config, stores["train"], chosen["train"], say)
         sets = sets_for(potential)
         weights = sum(p.numel() for p in potential.parameters())
         say(
@@ -217,18 +218,31 @@ def train_model(
     return TrainingRun(run_dir, run_dir / "model.eip", result, metrics, measured_on)
 
 
-def _network(config: Config, store: FrameStore, indices: Int[np.ndarray, "frames"]) -> Potential:
+def _network(
+    config: Config, store: FrameStore, indices: Int[np.ndarray, "frames"], say: Say
+) -> Potential:
     """With fresh weights, for the elements and energies of the training frames."""
     given = {atomic_numbers[s]: e for s, e in (config.data.element_energies or {}).items()}
-    energies = fit_element_energies(store, indices, given=given)
+    has = {label: bool(store.has(label)[indices].all()) for label in ("energy", "forces")}
+    if has["energy"]:
+        energies = fit_element_energies(store, indices, given=given)
+    else:
+        elements = summarize(store, indices).elements
+        energies = {z: given.get(z, 0.0) for z in map(atomic_numbers.__getitem__, elements)}
+        say("The frames have no energies: those that the potential gives mean differences only.")
     model = config.model
+    scale = (
+        force_scale(store, indices, model.force_scale)
+        if has["forces"]
+        else energy_scale(store, indices, energies)
+    )
     with seeded(config.training.seed):
         return new_network(
             model.uncertainty,
             model.members,
             elements=sorted(energies),
             element_energies=energies,
-            force_scale=force_scale(store, indices, model.force_scale),
+            force_scale=scale,
             **model.model_dump(include=NETWORK_KEYS),
         ).to(getattr(torch, model.dtype))
 
@@ -395,6 +409,15 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+#: How to train where a label is not there.
+_WITHOUT = {
+    "energy": "train on forces alone with training.energy_weight: 0 (energies then mean "
+    "differences only)",
+    "forces": "train on energies alone with training.force_weight: 0 and model.uncertainty: none",
+    "stress": "train without it with training.stress_weight: 0",
+}
+
+
 def _read_sets(config: Config, folder: Path) -> dict[str, FrameStore]:
     """Each set of frames that the configuration names, on disk."""
     data = config.data
@@ -405,11 +428,17 @@ def _read_sets(config: Config, folder: Path) -> dict[str, FrameStore]:
     for name, paths in files.items():
         if not paths:
             continue
-        needed = ["energy", "forces"]
-        if name in ("train", "validation") and config.training.stress_weight:
-            needed.append("stress")
+        weights = {
+            "energy": config.training.energy_weight,
+            "forces": config.training.force_weight,
+            "stress": config.training.stress_weight if name in ("train", "validation") else 0,
+        }
+        needed = [label for label, weight in weights.items() if weight]
         before = set((folder / name).glob("*"))
-        stores[name] = _open(paths, build_labels(data), needed, folder / name)
+        try:
+            stores[name] = _open(paths, build_labels(data), needed, folder / name)
+        except MissingLabel as error:
+            raise InputError(f"{error}, or {_WITHOUT[error.label]}") from error
         if before and stores[name].path not in before:
             shutil.rmtree(stores[name].path)
             raise InputError(
@@ -535,6 +564,8 @@ def evaluate_model(
 ) -> dict[str, float]:
     """Predicts labelled frames; writes metrics.json, predictions.xyz, plots and report.html.
 
+    Frames may have energies or forces alone (a scan, say): what needs the other is null.
+
     Args:
         labels: keys and units of the files; None: those of the model's training data.
 
@@ -547,7 +578,10 @@ def evaluate_model(
     for paths in (files, ood):
         if not paths:
             continue
-        store = _open(paths, labels, ("energy", "forces"))
+        store = _open(paths, labels, ())
+        if not (store.has("energy").any() or store.has("forces").any()):
+            # Says which keys were looked for, and which are there.
+            _open(paths, labels, ("energy",))
         say(summarize(store).table())
         evaluations.append(
             evaluate(potential, _loader(_dataset(store, potential)), progress=progress)

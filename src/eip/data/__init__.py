@@ -16,6 +16,7 @@ from eip.data.labels import Labels
 from eip.data.readers import read_frames
 from eip.data.statistics import (
     DataSummary,
+    energy_scale,
     fit_element_energies,
     force_rms,
     force_scale,
@@ -36,6 +37,7 @@ __all__ = [
     "LeakageWarning",
     "check_elements",
     "collate",
+    "energy_scale",
     "fit_element_energies",
     "force_rms",
     "force_scale",

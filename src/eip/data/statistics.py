@@ -88,6 +88,32 @@ def _ridge(
     return mean + right.T @ (values * reduced / (values**2 + strength))
 
 
+def energy_scale(
+    store: FrameStore,
+    indices: Int[np.ndarray, "frames"] | None,
+    element_energies: Mapping[int, float],
+) -> float:
+    """RMS of what the elements' energies leave of the energies per atom, eV, from its mean.
+
+    What takes the place of `force_scale` where there are no forces.
+
+    Raises:
+        InputError: if a frame has no energy.
+    """
+    chosen = _chosen(store, indices)
+    _demand(store, chosen, "energy")
+    elements = _elements(store, chosen)
+    fixed = np.array([element_energies[z] for z in elements])
+    left = np.concatenate(
+        [
+            (store.energies[block] - _composition(store, block, elements) @ fixed)
+            / store.n_atoms[block]
+            for block in store.blocks(chosen)
+        ]
+    )
+    return float(left.std()) or 1.0
+
+
 def isolated_atom_energies(store: FrameStore) -> dict[int, float]:
     """The energies of the frames that are a single atom, eV, for `fit_element_energies`.
 

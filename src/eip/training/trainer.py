@@ -83,7 +83,7 @@ def train(
 
     Args:
         potential: with weights initialized; ends with the best averaged ones.
-        training_set, validation_set: with energies and forces.
+        training_set, validation_set: with the labels whose weights are not 0.
         settings: see there.
         run_dir: made if need be.
         resume: go on from ``last.ckpt`` if there is one; a run that was killed and resumed ends as
@@ -284,15 +284,15 @@ class TrainingModule(pl.LightningModule):
         training = self.training
         prediction = self.potential(
             graph,
+            forces=bool(self.loss.force_weight),
             stress=bool(self.loss.stress_weight),
             differentiable="everything" if training else "uncertainty",
         )
         loss = self.loss(prediction, batch, shares).total
         if training:
             return loss, {}
-        assert batch.forces is not None and batch.energy is not None
-        force_error = (batch.forces - prediction.forces).detach()
-        energy_error = (batch.energy - prediction.energy).detach()
+        force_error = _error(batch.forces, prediction.forces)
+        energy_error = _error(batch.energy, prediction.energy)
         sigma = prediction.force_uncertainty
         return loss, {
             "frames": torch.tensor(float(graph.n_frames)),
@@ -331,6 +331,13 @@ class TrainingModule(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def _error(label: Tensor | None, predicted: Tensor | None) -> Tensor:
+    """NaN where a training does without the one or the other."""
+    if label is None or predicted is None:
+        return torch.tensor(math.nan)
+    return (label - predicted).detach()
 
 
 def warmup_cosine(warmup: int, total: int, floor: float) -> Callable[[int], float]:
