@@ -242,7 +242,7 @@ def test_a_process_that_dies_while_it_compiles_is_in_nobodys_way(
 def test_without_a_compiler_the_plain_path_does_the_work_and_says_so_once(tmp_path: Path) -> None:
     done = run(tmp_path, CXX="no-such-compiler", EIP_KERNELS="native")
     assert "kernels: False" in done.stdout
-    assert done.stderr.count("RuntimeWarning") == 1
+    assert done.stderr.count("KernelWarning") == 1
     assert "CXX is no-such-compiler" in done.stderr
     # Without a folder: the kernels that the other tests use, compiled long ago.
     assert scalars(done.stdout) == pytest.approx(scalars(run().stdout), rel=1e-5)

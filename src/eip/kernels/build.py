@@ -138,10 +138,14 @@ def library() -> Library | None:
     except _CannotCompile as error:
         warnings.warn(
             f"eIP runs without its compiled kernels, many times slower: {error}",
-            RuntimeWarning,
+            KernelWarning,
             stacklevel=2,
         )
         return None
+
+
+class KernelWarning(RuntimeWarning):
+    """The kernels are missing, or not where they should be."""
 
 
 class _CannotCompile(Exception):
@@ -210,7 +214,7 @@ def _load(march: str) -> Library:
 
 def _say(what: str, trouble: list[str]) -> None:
     if trouble:
-        warnings.warn(f"{what}: {'; '.join(dict.fromkeys(trouble))}", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"{what}: {'; '.join(dict.fromkeys(trouble))}", KernelWarning, stacklevel=4)
 
 
 def _compile(command: list[str], trouble: list[str]) -> bytes:
