@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,12 @@ from eip.errors import InputError
 from eip.files import UncheckedFile, sealed, unsealed
 from eip.training.checkpoints import (
     DamagedCheckpoint,
-    KeepCheckpoints,
     newest_checkpoint,
     read_checkpoint,
 )
 from eip.training.trainer import TrainingModule
 
-from .small import ETHANOL, SETTINGS, run, script_losses, weights
+from .small import ETHANOL, run, script_losses, weights
 
 #: The best is the first; nothing gets better after.
 WORSE = (1.0, 2.0, 3.0, 4.0)
@@ -136,34 +134,27 @@ def test_checkpoints_of_another_run_are_not_taken_for_ones_own(
     assert newest_checkpoint(tmp_path / "checkpoints") is None
 
 
-def test_writing_takes_a_share_of_the_time_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_writing_takes_a_share_of_the_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Epochs of a second, a checkpoint that takes half of one: every eleventh is written."""
     now = 0.0
-    written: list[tuple[int, str]] = []
-
-    class Trainer:
-        should_stop, max_epochs, is_global_zero, current_epoch = False, 30, True, 0
-        strategy = type("Alone", (), {"broadcast": staticmethod(lambda value: value)})
-
-        def save_checkpoint(self, path: Path, storage_options: Path | None = None) -> None:
-            nonlocal now
-            now += 0.5
-            written.append((self.current_epoch, path.stem))
-
-    class History:
-        rows: list[dict[str, float]] = []  # noqa: RUF012
-
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now)
-    trainer, history = Trainer(), History()
-    keep = KeepCheckpoints(tmp_path, history, None)  # type: ignore[arg-type]
-    for epoch in range(30):
+    pace, written = Pace(), []
+    for epoch in range(40):
         now += 1.0
-        trainer.current_epoch = epoch
-        history.rows.append({"val_loss": float(epoch)})
-        keep.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
-    assert written == [(0, "best"), *((epoch, "last") for epoch in (0, 10, 20, 29))]
+        if pace.due():
+            with pace.writing():
+                now += 0.5
+            written.append(epoch)
+    assert written == [0, 10, 20, 30]
+
+
+def test_the_last_epoch_is_written_whatever_it_takes(
+    store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "SHARE", 1e-9)
+    run(store, tmp_path)
+    folder = tmp_path / "checkpoints"
+    assert [epoch_of(folder / f"{name}.ckpt") for name in ("last", "previous")] == [3, 0]
 
 
 # Flipped bits.
@@ -172,7 +163,10 @@ def test_writing_takes_a_share_of_the_time_only(
 @pytest.fixture(scope="module")
 def checkpoint(store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    run(store, folder, replace(SETTINGS, epochs=1))
+    with pytest.MonkeyPatch.context() as patch:
+        die_in_epoch(patch, 1)
+        with pytest.raises(Killed):
+            run(store, folder)
     return folder / "checkpoints/last.ckpt"
 
 

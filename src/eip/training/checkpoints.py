@@ -6,6 +6,8 @@ import io
 import os
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +111,23 @@ class SealedCheckpoints(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+class Pace:
+    """When the last checkpoint is written again: writing takes `SHARE` of the time at most."""
+
+    def __init__(self) -> None:
+        self._wait_until = 0.0
+
+    def due(self) -> bool:
+        return time.monotonic() >= self._wait_until
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        ended = time.monotonic()
+        self._wait_until = ended + (ended - begun) / SHARE
+
+
 class KeepCheckpoints(Checkpoint):
     """``last.ckpt`` of every epoch, the one before it, and ``best.ckpt`` of the lowest loss.
 
@@ -125,7 +144,7 @@ class KeepCheckpoints(Checkpoint):
         self.folder, self.history, self.resumed = folder, history, resumed
         # One that could not be read must not take the place of one that could.
         self._whole = resumed is not None and resumed.stem == "last"
-        self._wait_until = 0.0
+        self._pace = Pace()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.resumed is None and trainer.is_global_zero:
@@ -137,12 +156,9 @@ class KeepCheckpoints(Checkpoint):
         if not before or now < min(before):
             trainer.save_checkpoint(self.folder / "best.ckpt")
         ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        # All processes take part in writing, so one clock decides.
-        if not trainer.strategy.broadcast(ends or time.monotonic() >= self._wait_until):
-            return
-        begun = time.monotonic()
-        previous = self.folder / "previous.ckpt" if self._whole else None
-        trainer.save_checkpoint(self.folder / "last.ckpt", storage_options=previous)
-        self._whole = True
-        ended = time.monotonic()
-        self._wait_until = ended + (ended - begun) / SHARE
+        # All processes take part in writing, so one of them decides.
+        if trainer.strategy.broadcast(ends or self._pace.due()):
+            previous = self.folder / "previous.ckpt" if self._whole else None
+            with self._pace.writing():
+                trainer.save_checkpoint(self.folder / "last.ckpt", storage_options=previous)
+            self._whole = True
