@@ -20,7 +20,6 @@ import torch
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
-    ModelCheckpoint,
     RichProgressBar,
     WeightAveraging,
 )
@@ -32,6 +31,12 @@ from eip.data.dataset import Batch, GraphDataset, make_loader
 from eip.errors import InputError
 from eip.files import replacing
 from eip.potential import Potential
+from eip.training.checkpoints import (
+    KeepCheckpoints,
+    SealedCheckpoints,
+    newest_checkpoint,
+    read_checkpoint,
+)
 from eip.training.loss import WHOLE, Loss, Shares
 from eip.training.processes import Launch, launched
 from eip.training.settings import TrainingSettings
@@ -78,28 +83,29 @@ def train(
 ) -> TrainingResult:
     """Trains a potential in place and leaves a log of it.
 
-    The run folder gets ``checkpoints/last.ckpt`` and ``best.ckpt`` (weights, optimizer, averages:
-    what an exact resume needs), ``train.csv`` (a line an epoch, eV and Å) and ``tensorboard/``.
+    The run folder gets ``checkpoints/last.ckpt``, ``previous.ckpt`` and ``best.ckpt`` (weights,
+    optimizer, averages: what an exact resume needs), ``train.csv`` (a line an epoch, eV and Å) and
+    ``tensorboard/``.
 
     Args:
         potential: with weights initialized; ends with the best averaged ones.
         training_set, validation_set: with the labels whose weights are not 0.
         settings: see there.
         run_dir: made if need be.
-        resume: go on from ``last.ckpt`` if there is one; a run that was killed and resumed ends as
-            one that was not.
+        resume: go on from the newest checkpoint that can be read, if there is any; a run that was
+            killed and resumed ends as one that was not.
         progress: shows a progress bar.
 
     Raises:
-        InputError: if a needed label is missing or settings contradict each other.
+        InputError: if a needed label is missing, settings contradict each other, or none of the
+            checkpoints can be read.
         NonFiniteLoss: if the loss or its gradient is NaN or infinite.
     """
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    last = run_dir / "checkpoints" / "last.ckpt"
-    resume = resume and last.exists()
+    checkpoints = run_dir / "checkpoints"
     # After a resume, Lightning draws the first batches before it says which epoch it is.
-    epoch = torch.load(last, map_location="cpu", weights_only=True)["epoch"] + 1 if resume else 0
+    resumed, epoch = (newest_checkpoint(checkpoints) if resume else None) or (None, 0)
     launch = launched()
     world = launch.world if launch else settings.devices
     by_size = bool(settings.max_atoms or settings.max_edges)
@@ -120,15 +126,11 @@ def train(
     potential.train().requires_grad_(True)
     module = TrainingModule(potential, settings, steps_per_epoch=len(train_loader))
     history = History(run_dir / "train.csv")
-    best = ModelCheckpoint(
-        run_dir / "checkpoints",
-        "best",
-        monitor="val_loss",
-        save_last=True,
-        save_top_k=1,
-        enable_version_counter=False,
-    )
-    callbacks: list[Callback] = [best, history, Averaging(settings.ema_decay)]
+    callbacks: list[Callback] = [
+        KeepCheckpoints(checkpoints, history, resumed),
+        history,
+        Averaging(settings.ema_decay),
+    ]
     if settings.patience:
         callbacks.append(EarlyStopping("val_loss", patience=settings.patience, check_finite=False))
     if progress:
@@ -139,7 +141,7 @@ def train(
             devices=launch.world // launch.nodes if launch else settings.devices,
             num_nodes=launch.nodes if launch else 1,
             strategy=_strategy(launch, settings.devices),
-            plugins=[launch.environment] if launch else None,
+            plugins=[SealedCheckpoints(), *([launch.environment] if launch else [])],
             max_epochs=settings.epochs,
             callbacks=callbacks,
             logger=TensorBoardLogger(run_dir, name="tensorboard", version=""),
@@ -159,7 +161,7 @@ def train(
                     module,
                     train_loader,
                     validation_loader,
-                    ckpt_path=last if resume else None,
+                    ckpt_path=resumed,
                     weights_only=True,
                 )
             )
@@ -167,9 +169,9 @@ def train(
         raise _as_raised(error) from error
     if world > 1 and launch is None:
         history.rows = read_history(history.path)  # the processes that kept it are gone
-    if best.best_model_path:
-        saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-        module.load_state_dict(saved["state_dict"])
+    best = checkpoints / "best.ckpt"
+    if best.exists():
+        module.load_state_dict(read_checkpoint(best)["state_dict"])
     potential.eval().requires_grad_(False)
     losses = [row["val_loss"] for row in history.rows]
     if trainer.interrupted:
