@@ -29,7 +29,7 @@ from pydantic_core import ErrorDetails
 from eip.active_learning.settings import LearningSettings
 from eip.errors import InputError, did_you_mean
 from eip.training.settings import TrainingSettings
-from eip.units import ENERGY_IN_EV, LENGTH_IN_ANGSTROM
+from eip.units import ENERGY_IN_EV, LENGTH_IN_ANGSTROM, UNITS, unit_factor
 
 if TYPE_CHECKING:
     from eip.data.readers import Labels
@@ -63,10 +63,10 @@ def _validation(value: Any) -> Any:
     return value
 
 
-def _known_unit(table: Mapping[str, float]) -> BeforeValidator:
+def _known_unit(kind: str) -> BeforeValidator:
     def check(value: Any) -> Any:
-        if value is not None and value not in table:
-            raise ValueError(f"unknown unit: {did_you_mean(str(value), table)}")
+        if value is not None and unit_factor(kind, str(value)) is None:
+            raise ValueError(f"unknown unit: {did_you_mean(str(value), UNITS[kind])}")
         return value
 
     return BeforeValidator(check)
@@ -93,8 +93,10 @@ def _by_symbol(value: Any) -> Any:
 ConfigPath = Annotated[Path, AfterValidator(_below_config)]
 Files = Annotated[list[ConfigPath], BeforeValidator(_one_or_more)]
 Validation = Annotated[int | float | list[ConfigPath], BeforeValidator(_validation)]
-EnergyUnit = Annotated[str, _known_unit(ENERGY_IN_EV)]
-LengthUnit = Annotated[str, _known_unit(LENGTH_IN_ANGSTROM)]
+EnergyUnit = Annotated[str, _known_unit("energy")]
+LengthUnit = Annotated[str, _known_unit("length")]
+ForcesUnit = Annotated[str, _known_unit("forces")]
+StressUnit = Annotated[str, _known_unit("stress")]
 ElementEnergies = Annotated[dict[str, float], BeforeValidator(_by_symbol)]
 
 
@@ -109,7 +111,8 @@ class Section(BaseModel):
 
 
 class LabelsConfig(Section):
-    """Keys of the labels, and their units. An empty key: the usual names are looked for."""
+    """Keys of the labels, and their units. An empty key: the usual names are looked for, in any
+    case."""
 
     energy: str | None = Field(None, description="total energy, for example REF_energy")
     forces: str | None = Field(None, description="forces")
@@ -119,6 +122,32 @@ class LabelsConfig(Section):
     )
     length_unit: LengthUnit | None = Field(
         None, description=f"{', '.join(LENGTH_IN_ANGSTROM)}; empty: as the file declares, else Ang"
+    )
+    forces_unit: ForcesUnit | None = Field(
+        None,
+        description="eV/Ang, Hartree/Bohr, kcal/mol/Ang, …; empty: as the file declares, else "
+        "energy_unit/length_unit",
+    )
+    stress_unit: StressUnit | None = Field(
+        None,
+        description="eV/Ang^3, GPa, kbar, Hartree/Bohr^3, …; empty: as the file declares, else "
+        "energy_unit/length_unit^3",
+    )
+    stress_sign: Literal["ase", "vasp"] | None = Field(
+        None, description="ase: (1/V) dE/dε; vasp: the other one; empty: ase"
+    )
+    elements: Annotated[list[str], BeforeValidator(_one_or_more)] | None = Field(
+        None, description="of types 1, 2, … of LAMMPS' files, as [O, H]"
+    )
+    keep_isolated_atoms: bool = Field(
+        False,
+        description="lone atoms with config_type=IsolatedAtom are frames like others; else they "
+        "give the energies of elements and are no frames",
+    )
+    skip_unconverged: bool = Field(
+        False,
+        description="steps of an output whose SCF did not converge are left out, with a warning; "
+        "else they are an error",
     )
 
 
@@ -151,7 +180,8 @@ class DataConfig(Section):
     labels: LabelsConfig = LabelsConfig()
     element_energies: ElementEnergies | None = Field(
         None,
-        description="energies of isolated atoms, eV, as {H: -13.6, O: -432.1}; empty: fitted",
+        description="energies of isolated atoms, eV, as {H: -13.6, O: -432.1}; empty: of frames "
+        "with config_type=IsolatedAtom, else fitted",
     )
 
 

@@ -44,6 +44,7 @@ from eip.data import (
     summarize,
 )
 from eip.data.dataset import Batch
+from eip.data.plausibility import DataWarning, find_doubts
 from eip.errors import InputError, MissingLabel, did_you_mean
 from eip.evaluation import Evaluation, calibrate, compute_metrics, evaluate, write_report
 from eip.files import json_text, write_whole
@@ -134,6 +135,8 @@ def train_model(
     chosen = _split(config, stores)
     for name, store in stores.items():
         say(summarize(store).table(f"{name} frames"))
+    if not follows:
+        _say_first(config, stores, chosen, say)
 
     def sets_for(potential: Potential) -> dict[str, GraphDataset]:
         # All at once: a strange element among the test frames is found before training.
@@ -218,11 +221,32 @@ def train_model(
     return TrainingRun(run_dir, run_dir / "model.eip", result, metrics, measured_on)
 
 
+def _say_first(
+    config: Config,
+    stores: Mapping[str, FrameStore],
+    chosen: Mapping[str, Int[np.ndarray, "frames"]],
+    say: Say,
+) -> None:
+    """What a person should know of the frames before hours go into them."""
+    given = config.data.element_energies or {}
+    symbols = [chemical_symbols[z] for z in stores["train"].isolated_atoms]
+    taken = ", ".join(symbol for symbol in symbols if symbol not in given)
+    if taken:
+        say(
+            f"E0 of {taken} are the energies of isolated atoms (config_type=IsolatedAtom), which "
+            "are no training frames; data.labels.keep_isolated_atoms: true makes them such."
+        )
+    sets = {name: (stores.get(name, stores["train"]), which) for name, which in chosen.items()}
+    for doubt in find_doubts(sets):
+        warnings.warn(doubt, DataWarning, stacklevel=2)
+
+
 def _network(
     config: Config, store: FrameStore, indices: Int[np.ndarray, "frames"], say: Say
 ) -> Potential:
     """With fresh weights, for the elements and energies of the training frames."""
     given = {atomic_numbers[s]: e for s, e in (config.data.element_energies or {}).items()}
+    given = store.isolated_atoms | given
     has = {label: bool(store.has(label)[indices].all()) for label in ("energy", "forces")}
     if has["energy"]:
         energies = fit_element_energies(store, indices, given=given)
@@ -842,9 +866,12 @@ def structures(path: str | Path) -> list[Atoms]:
 # --- information ---------------------------------------------------------------------------------
 
 
-def summarize_files(paths: Sequence[str | Path], labels: Labels | None = None) -> DataSummary:
-    """Elements, sizes, labels and ranges of files of frames."""
-    return summarize(open_frames(paths, labels))
+def summarize_files(
+    paths: Sequence[str | Path], labels: Labels | None = None
+) -> tuple[DataSummary, list[str]]:
+    """Elements, sizes, labels and ranges of files of frames, and what looks wrong in them."""
+    store = open_frames(paths, labels)
+    return summarize(store), find_doubts({"frames": (store, None)})
 
 
 def is_model(path: str | Path) -> bool:

@@ -20,7 +20,6 @@ from eip.data.statistics import (
     fit_element_energies,
     force_rms,
     force_scale,
-    isolated_atom_energies,
     summarize,
 )
 from eip.data.store import FrameStore, open_frames, write_store
@@ -41,7 +40,6 @@ __all__ = [
     "fit_element_energies",
     "force_rms",
     "force_scale",
-    "isolated_atom_energies",
     "make_loader",
     "open_frames",
     "read_frames",
