@@ -20,16 +20,11 @@ from eip._version import __version__
 if TYPE_CHECKING:
     from eip.comparison import compare_methods as compare
     from eip.config import load_config as load_config
-    from eip.learning import learn as learn
-    from eip.workflow import analyze_runs as analyze
-    from eip.workflow import calibrate_model as calibrate
-    from eip.workflow import evaluate_model as evaluate
-    from eip.workflow import run_md as md
-    from eip.workflow import train_model as train
     from eip.data.readers import read_frames as read_frames
     from eip.errors import InputError as InputError
     from eip.errors import NonFinitePrediction as NonFinitePrediction
     from eip.graph import AtomGraph as AtomGraph
+    from eip.learning import learn as learn
     from eip.model_file import load_model as load
     from eip.model_file import save_model as save
     from eip.neighbors import build_graph as build_graph
@@ -38,6 +33,11 @@ if TYPE_CHECKING:
     from eip.potential import prepared as prepared
     from eip.simulation.bias import UDDPotential as UDDPotential
     from eip.simulation.calculator import Calculator as Calculator
+    from eip.workflow import analyze_runs as analyze
+    from eip.workflow import calibrate_model as calibrate
+    from eip.workflow import evaluate_model as evaluate
+    from eip.workflow import run_md as md
+    from eip.workflow import train_model as train
 
 #: Public name → where it lives, and under what name there.
 _HOMES = {
