@@ -155,8 +155,13 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """The network, a PaiNN, and how it knows its error."""
+    """The network and how it knows its error."""
 
+    backbone: Literal["painn", "cartesian_ace"] = Field(
+        "painn",
+        description="painn, the paper's; cartesian_ace: tensors and products of three factors, more "
+        "accurate and several times as dear",
+    )
     uncertainty: Literal[
         "tensor",
         "componentwise",
@@ -187,7 +192,9 @@ class ModelConfig(Section):
     )
     channels: int = Field(64, ge=1, description="features of an atom: 64 is quick, 128 the paper's")
     interactions: int = Field(3, ge=1, description="rounds of message passing")
-    radial_functions: int = Field(20, ge=1, description="basis functions of a distance")
+    radial_functions: int | None = Field(
+        None, ge=1, description="basis functions of a distance; empty: 20, of cartesian_ace 8"
+    )
     cutoff: float = Field(5.0, gt=0, description="Å; how far an atom sees in one round")
     zbl: bool = Field(False, description="screened nuclear repulsion at short range")
     force_scale: Literal["rms", "mean"] = Field(

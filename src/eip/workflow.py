@@ -222,6 +222,10 @@ def _network(config: Config, store: FrameStore, indices: Int[np.ndarray, "frames
     given = {atomic_numbers[s]: e for s, e in (config.data.element_energies or {}).items()}
     energies = fit_element_energies(store, indices, given=given)
     model = config.model
+    network = model.model_dump(include=NETWORK_KEYS)
+    if model.backbone == "cartesian_ace":
+        dataset = GraphDataset(store, indices, cutoff=model.cutoff)
+        network["mean_neighbors"] = dataset.mean_neighbors()
     with seeded(config.training.seed):
         return new_network(
             model.uncertainty,
@@ -229,12 +233,12 @@ def _network(config: Config, store: FrameStore, indices: Int[np.ndarray, "frames
             elements=sorted(energies),
             element_energies=energies,
             force_scale=force_scale(store, indices, model.force_scale),
-            **model.model_dump(include=NETWORK_KEYS),
+            **network,
         ).to(getattr(torch, model.dtype))
 
 
 #: Of `eip.config.ModelConfig`, what `eip.uncertainty.network.NetworkPotential` is made of.
-NETWORK_KEYS = {"channels", "interactions", "radial_functions", "cutoff", "zbl"}
+NETWORK_KEYS = {"backbone", "channels", "interactions", "radial_functions", "cutoff", "zbl"}
 
 
 def _member_configs(config: Config) -> list[Config]:
