@@ -14,10 +14,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eip.graph import AtomGraph
+from eip.kernels import Library, kernels_for
 from eip.models.backbone import AtomFeatures, Backbone
-from eip.models.coupling import FIRST_PATHS, PATHS, plain_coupling
-from eip.models.products import FACTORS, PRODUCTS, Triple, plain_products
-from eip.models.radial import polynomial_cutoff, sine_basis
+from eip.models.coupling import (
+    FIRST_PATHS,
+    PATHS,
+    Coupling,
+    intervals,
+    plain_coupling,
+    spline_fit,
+    spline_values,
+)
+from eip.models.message_passing import EdgeList
+from eip.models.products import FACTORS, PRODUCTS, Products, Triple, plain_products
 
 #: Widths of the hidden layers of a radial filter's network.
 RADIAL_HIDDEN = (64, 32)
@@ -32,6 +41,10 @@ BASIS_GAIN = 3.0
 
 class CartesianACE(Backbone):
     """Exactly invariant and equivariant, with two continuous derivatives at the cutoff.
+
+    On a CPU compiled kernels do the sums and products; elsewhere, for a width that is no multiple of
+    the processor's vectors, and without a compiler, plain PyTorch. A radial filter is the cubic spline
+    through what a network makes of the radial basis, on either path.
 
     Each layer sums what neighbors say, mixes channels, forms all products of up to three factors
     with weights by element and channel, and adds them to what an atom has, gated by its scalars.
@@ -77,20 +90,65 @@ class CartesianACE(Backbone):
         *,
         frozen: bool = False,
     ) -> AtomFeatures:
-        distance = edge_vectors.square().sum(dim=1).sqrt()
-        direction = edge_vectors / distance[:, None]
-        # Each layer's filters have the factor, so that sums are divided by the root of n̄.
-        envelope = polynomial_cutoff(distance, self.cutoff) / math.sqrt(self.mean_neighbors)
-        basis = sine_basis(distance, self.cutoff, self.radial_functions)
-
-        scalars = self.embedding(species)
-        vectors = scalars.new_zeros(3, *scalars.shape)
-        matrices = scalars.new_zeros(5, *scalars.shape)
+        kernels = self._kernels(edge_vectors)
+        if kernels is None:
+            return self._reference(graph, species, edge_vectors)
+        edges = EdgeList(
+            *(kernels, graph, edge_vectors, self.cutoff, intervals(self.radial_functions)),
+        )
+        scalars, vectors, matrices = self._of_atoms(species)
         for message, update in zip(self.messages, self.updates, strict=True):
             assert isinstance(message, Message)
             said, v, t = message.said(scalars, vectors, matrices)
+            table = self._table(message, kernels)
+            s_sum, v_sum, t_sum = Coupling.apply(said, table, edge_vectors, v, t, edges)
+            scalars, vectors, matrices = update(
+                species, scalars + s_sum, vectors + v_sum, matrices + t_sum, kernels
+            )
+        return AtomFeatures(scalars, vectors.transpose(0, 1))
+
+    def _kernels(self, edge_vectors: Tensor) -> Library | None:
+        kernels = kernels_for(edge_vectors) if type(self) is CartesianACE else None
+        usable = kernels is not None and kernels.chunk(self.channels, edge_vectors.dtype) > 0
+        return kernels if usable else None
+
+    def _coefficients(self, message: Message) -> Float[Tensor, "knots hidden"]:
+        """Of a layer's radial functions, as B-splines; divided by the root of n̄, see above."""
+        weight = message.filter.weight
+        fit, basis, envelope = spline_fit(
+            *(self.cutoff, self.radial_functions, weight.dtype, weight.device)
+        )
+        hidden = torch.cat([message.radial(basis), torch.ones_like(envelope)], dim=1)
+        return (fit / math.sqrt(self.mean_neighbors)) @ (hidden * envelope)
+
+    def _table(self, message: Message, lib: Library) -> Float[Tensor, "chunks knots paths chunk"]:
+        """The filters of a layer as the kernels read them."""
+        table = self._coefficients(message) @ message.weights().T
+        lanes = lib.function("lanes", table.dtype, result=True)()
+        return table.reshape(len(table), message.paths, -1, lanes).permute(2, 0, 1, 3).contiguous()
+
+    def _of_atoms(self, species: Tensor) -> Triple:
+        """What atoms have before they have heard of any other."""
+        scalars = self.embedding(species)
+        return (
+            scalars,
+            scalars.new_zeros(3, *scalars.shape),
+            scalars.new_zeros(5, *scalars.shape),
+        )
+
+    def _reference(
+        self, graph: AtomGraph, species: Tensor, edge_vectors: Float[Tensor, "edges 3"]
+    ) -> AtomFeatures:
+        distance = edge_vectors.square().sum(dim=1).sqrt()
+        direction = edge_vectors / distance[:, None]
+        scalars, vectors, matrices = self._of_atoms(species)
+        for message, update in zip(self.messages, self.updates, strict=True):
+            assert isinstance(message, Message)
+            said, v, t = message.said(scalars, vectors, matrices)
+            values = spline_values(self._coefficients(message), distance, self.cutoff)
+            filters = values @ message.weights().T
             s_sum, v_sum, t_sum = plain_coupling(
-                *(said, v, t, message.filters(basis, envelope), direction),
+                *(said, v, t, filters.unflatten(1, (message.paths, -1)), direction),
                 *(graph.centers, graph.neighbors),
             )
             scalars, vectors, matrices = update(
@@ -146,12 +204,9 @@ class Message(nn.Module):
             return context, None, None
         return context[:3], context[3] * vectors, context[4] * matrices
 
-    def filters(
-        self, basis: Float[Tensor, "edges radial"], envelope: Float[Tensor, "edges"]
-    ) -> Float[Tensor, "edges paths channels"]:
-        """W(r) of each edge."""
-        values = self.filter(self.radial(basis)) * envelope[:, None]
-        return values.unflatten(1, (self.paths, self.channels))
+    def weights(self) -> Float[Tensor, "paths_channels hidden"]:
+        """Of the radial functions in each filter."""
+        return torch.cat([self.filter.weight, self.filter.bias[:, None]], dim=1)
 
 
 class Update(nn.Module):
@@ -176,12 +231,14 @@ class Update(nn.Module):
         scalars: Float[Tensor, "atoms channels"],
         vectors: Float[Tensor, "3 atoms channels"],
         matrices: Float[Tensor, "5 atoms channels"],
+        kernels: Library | None = None,
     ) -> Triple:
-        weights = self.weights.index_select(0, species).transpose(0, 1)
-        x, u, m = plain_products(
-            *(self.mix_scalars(scalars), self.mix_vectors(vectors), self.mix_matrices(matrices)),
-            weights,
-        )
+        mixed = self.mix_scalars(scalars), self.mix_vectors(vectors), self.mix_matrices(matrices)
+        if kernels is None:
+            weights = self.weights.index_select(0, species).transpose(0, 1)
+            x, u, m = plain_products(*mixed, weights)
+        else:
+            x, u, m = Products.apply(*mixed, self.weights, species, kernels)
         to_scalars, gate_u, gate_m = self.gate(torch.cat([scalars, x], dim=1)).chunk(3, dim=1)
         return (
             scalars + to_scalars + self.to_scalars(x),
