@@ -37,7 +37,7 @@ def lanes() -> int:
 
 def problem(channels: int, first: bool, skin: float = 0.0) -> tuple[AtomGraph, list[Tensor]]:
     """A graph; said, table, positions, cell and, but of a first layer, v and t."""
-    graph = build_graph(structures(), CUTOFF + skin, dtype=torch.float64)
+    graph = build_graph(structures(), CUTOFF + skin)
     generator = torch.Generator().manual_seed(0)
     atoms, paths = graph.n_atoms, FIRST_PATHS if first else PATHS
     shapes = [(3, atoms, channels), (channels // lanes(), INTERVALS + 3, paths, lanes())]
@@ -136,7 +136,7 @@ def test_the_number_of_threads_does_not_change_a_bit_of_the_kernels(threads: Non
 def test_many_atoms_sum_the_table_in_parts() -> None:
     crystal = bulk("C", cubic=True) * (6, 6, 4)
     crystal.rattle(0.05, seed=0)
-    graph = build_graph(crystal, CUTOFF, dtype=torch.float64)
+    graph = build_graph(crystal, CUTOFF)
     channels, generator = lanes(), torch.Generator().manual_seed(0)
     said = torch.randn(3, graph.n_atoms, channels, generator=generator, dtype=torch.float64)
     table = torch.randn(1, INTERVALS + 3, FIRST_PATHS, channels, generator=generator).double()

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eip.graph import AtomGraph
-from eip.kernels import Library, kernels_for
+from eip.kernels import Library
+from eip.kernels.packing import Packable
 from eip.models.backbone import AtomFeatures, Backbone
 from eip.models.coupling import (
     FIRST_PATHS,
@@ -39,7 +40,7 @@ SILU_GAIN = 1.68
 BASIS_GAIN = 3.0
 
 
-class CartesianACE(Backbone):
+class CartesianACE(Backbone, Packable[list[Tensor]]):
     """Exactly invariant and equivariant, with two continuous derivatives at the cutoff.
 
     On a CPU compiled kernels do the sums and products; elsewhere, for a width that is no multiple of
@@ -90,27 +91,29 @@ class CartesianACE(Backbone):
         *,
         frozen: bool = False,
     ) -> AtomFeatures:
-        kernels = self._kernels(edge_vectors)
+        kernels = self.kernels(edge_vectors)
         if kernels is None:
             return self._reference(graph, species, edge_vectors)
-        edges = EdgeList(
-            *(kernels, graph, edge_vectors, self.cutoff, intervals(self.radial_functions)),
-        )
+        count = intervals(self.radial_functions)
+        edges = EdgeList(kernels, graph, edge_vectors, self.cutoff, count)
+        tables = self.packed(kernels) if frozen else self.pack(kernels)
         scalars, vectors, matrices = self._of_atoms(species)
-        for message, update in zip(self.messages, self.updates, strict=True):
+        for message, update, table in zip(self.messages, self.updates, tables, strict=True):
             assert isinstance(message, Message)
             said, v, t = message.said(scalars, vectors, matrices)
-            table = self._table(message, kernels)
             s_sum, v_sum, t_sum = Coupling.apply(said, table, edge_vectors, v, t, edges)
             scalars, vectors, matrices = update(
                 species, scalars + s_sum, vectors + v_sum, matrices + t_sum, kernels
             )
         return AtomFeatures(scalars, vectors.transpose(0, 1))
 
-    def _kernels(self, edge_vectors: Tensor) -> Library | None:
-        kernels = kernels_for(edge_vectors) if type(self) is CartesianACE else None
-        usable = kernels is not None and kernels.chunk(self.channels, edge_vectors.dtype) > 0
-        return kernels if usable else None
+    def kernels(self, array: Tensor) -> Library | None:
+        # A subclass may do other sums than the kernels know.
+        return super().kernels(array) if type(self) is CartesianACE else None
+
+    def pack(self, lib: Library) -> list[Tensor]:
+        """The filters of each layer as the kernels read them."""
+        return [self._table(message, lib) for message in self.messages]  # type: ignore[arg-type]
 
     def _coefficients(self, message: Message) -> Float[Tensor, "knots hidden"]:
         """Of a layer's radial functions, as B-splines; divided by the root of n̄, see above."""
@@ -122,7 +125,7 @@ class CartesianACE(Backbone):
         return (fit / math.sqrt(self.mean_neighbors)) @ (hidden * envelope)
 
     def _table(self, message: Message, lib: Library) -> Float[Tensor, "chunks knots paths chunk"]:
-        """The filters of a layer as the kernels read them."""
+        """The filters of a layer."""
         table = self._coefficients(message) @ message.weights().T
         lanes = lib.function("lanes", table.dtype, result=True)()
         return table.reshape(len(table), message.paths, -1, lanes).permute(2, 0, 1, 3).contiguous()
