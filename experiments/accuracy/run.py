@@ -15,7 +15,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -191,10 +191,12 @@ def main() -> None:
     parser.add_argument("--interactions", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--frames", type=int, help="train on so many frames only")
-    for name in ("epochs", "batch_size", "learning_rate", "regularization", "ema_decay",
-                 "energy_weight", "quantile"):  # fmt: skip
-        kind = int if name in ("epochs", "batch_size") else float
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind)
+    # Every setting of the training, by its own name; what is given is part of the run's.
+    for field in fields(TrainingSettings):
+        if field.name not in ("seed", "device", "devices", "num_workers"):
+            kind = type(field.default) if field.default is not None else float
+            as_given = {"action": "store_true", "default": None} if kind is bool else {"type": kind}
+            parser.add_argument(f"--{field.name.replace('_', '-')}", **as_given)
     arguments = parser.parse_args()
     changed = {
         k: v

@@ -159,8 +159,8 @@ class ModelConfig(Section):
 
     backbone: Literal["painn", "cartesian_ace"] = Field(
         "painn",
-        description="painn, the paper's; cartesian_ace: tensors and products of three factors, more "
-        "accurate and several times as dear",
+        description="painn, the paper's; cartesian_ace: tensors and products of three factors, "
+        "more accurate and several times as dear",
     )
     uncertainty: Literal[
         "tensor",

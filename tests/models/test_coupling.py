@@ -13,7 +13,14 @@ from torch import Tensor
 
 from eip.graph import AtomGraph
 from eip.kernels import library
-from eip.models.coupling import FIRST_PATHS, PATHS, Coupling, spline_coupling, spline_fit, spline_values
+from eip.models.coupling import (
+    FIRST_PATHS,
+    PATHS,
+    coupling,
+    spline_coupling,
+    spline_fit,
+    spline_values,
+)
 from eip.models.message_passing import EdgeList
 from eip.models.radial import polynomial_cutoff, sine_basis
 from eip.neighbors import build_graph
@@ -46,10 +53,12 @@ def problem(channels: int, first: bool, skin: float = 0.0) -> tuple[AtomGraph, l
         torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes
     )
     inputs = said, table, graph.positions, graph.cell, *rest
-    return graph, [t.clone().requires_grad_() for t in inputs]
+    # Strided, as a slice of something larger would be.
+    strided = [t.transpose(0, 1).clone().transpose(0, 1) for t in inputs]
+    return graph, [t.requires_grad_() for t in strided]
 
 
-def coupling(graph: AtomGraph, inputs: list[Tensor], plain: bool) -> tuple[Tensor, Tensor, Tensor]:
+def sums(graph: AtomGraph, inputs: list[Tensor], plain: bool) -> tuple[Tensor, Tensor, Tensor]:
     said, table, positions, cell, *rest = inputs
     v, t = rest or (None, None)
     vectors = replace(graph, positions=positions, cell=cell).edge_vectors()
@@ -58,11 +67,11 @@ def coupling(graph: AtomGraph, inputs: list[Tensor], plain: bool) -> tuple[Tenso
     edges = EdgeList(lib, graph, vectors, CUTOFF, INTERVALS)
     if plain:
         return spline_coupling(said, v, t, table, vectors, edges)
-    return Coupling.apply(said, table, vectors, v, t, edges)
+    return coupling(said, v, t, table, vectors, edges)
 
 
 def nonlinear(graph: AtomGraph, inputs: list[Tensor], plain: bool) -> Tensor:
-    s, v, t = coupling(graph, inputs, plain)
+    s, v, t = sums(graph, inputs, plain)
     return s.sin().sum() + (v * v.cos()).sum() + (t.square() * t.sin()).sum()
 
 
@@ -126,9 +135,7 @@ def test_the_number_of_threads_does_not_change_a_bit_of_the_kernels(threads: Non
         graph, inputs = problem(16, False)
         value = nonlinear(graph, inputs, False)
         (force,) = torch.autograd.grad(value, inputs[2], create_graph=True)
-        found.append(
-            torch.autograd.grad(force.square().sum(), [*inputs[:2], *inputs[4:]])
-        )
+        found.append(torch.autograd.grad(force.square().sum(), [*inputs[:2], *inputs[4:]]))
     for one, two in zip(*found, strict=True):
         assert torch.equal(one, two)
 

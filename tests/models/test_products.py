@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eip.kernels import library
-from eip.models.products import PRODUCTS, Products, plain_products
+from eip.models.products import PRODUCTS, plain_products, products
 
 ELEMENTS = 3
 
@@ -17,22 +17,23 @@ def problem(atoms: int, channels: int) -> tuple[list[Tensor], Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = [(atoms, channels), (3, atoms, channels), (5, atoms, channels)]
     shapes.append((ELEMENTS, PRODUCTS, channels))
-    made = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    # Strided, as a slice of something larger would be.
+    made = [torch.randn(s, generator=generator, dtype=torch.float64).mT.clone().mT for s in shapes]
     species = torch.randint(0, ELEMENTS, (atoms,), generator=generator)
     return [(0.4 * one).requires_grad_() for one in made], species
 
 
-def products(inputs: list[Tensor], species: Tensor, plain: bool) -> tuple[Tensor, Tensor, Tensor]:
+def weighted(inputs: list[Tensor], species: Tensor, plain: bool) -> tuple[Tensor, Tensor, Tensor]:
     x, u, m, weights = inputs
     if plain:
         return plain_products(x, u, m, weights[species].transpose(0, 1))
     lib = library()
     assert lib is not None, "the tests need a C++ compiler"
-    return Products.apply(x, u, m, weights, species, lib)
+    return products(x, u, m, weights, species, lib)
 
 
 def derivatives(inputs: list[Tensor], species: Tensor, plain: bool) -> list[Tensor]:
-    out = products(inputs, species, plain)
+    out = weighted(inputs, species, plain)
     value = sum(((k + 1) * one.sin()).sum() for k, one in enumerate(out))
     assert isinstance(value, Tensor)
     found = [*out, *torch.autograd.grad(value, inputs, retain_graph=True)]
@@ -62,7 +63,7 @@ def test_single_precision_is_that_within_its_rounding() -> None:
 
 def test_second_derivatives_of_weights_are_refused_not_wrong() -> None:
     inputs, species = problem(3, 8)
-    out = products(inputs, species, False)
+    out = weighted(inputs, species, False)
     (first,) = torch.autograd.grad(out[0].square().sum(), inputs[3], create_graph=True)
     with pytest.raises(NotImplementedError, match="products' weights"):
         first.square().sum().backward()

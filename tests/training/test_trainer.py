@@ -215,9 +215,7 @@ def test_the_best_epoch_may_be_that_of_the_forces(store, tmp_path: Path) -> None
     settings = replace(SETTINGS, epochs=6, learning_rate=0.1, ema_decay=0.0)
     chosen = {}
     for selection, column in (("loss", "val_loss"), ("force_rmse", "val_force_rmse")):
-        potential, result = run(
-            store, tmp_path / selection, replace(settings, selection=selection)
-        )
+        potential, result = run(store, tmp_path / selection, replace(settings, selection=selection))
         values = [row[column] for row in result.history]
         assert result.best_epoch == 1 + values.index(min(values))
         assert result.best_loss == result.history[result.best_epoch - 1]["val_loss"]

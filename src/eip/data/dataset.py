@@ -20,7 +20,6 @@ from eip.errors import InputError, unknown_elements
 from eip.graph import AtomGraph, batch_graphs
 from eip.neighbors import graph_from_arrays
 
-
 #: Frames, evenly spaced, whose neighbors are counted where a mean will do.
 _FRAMES_FOR_A_MEAN = 200
 

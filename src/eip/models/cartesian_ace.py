@@ -20,14 +20,14 @@ from eip.models.backbone import AtomFeatures, Backbone
 from eip.models.coupling import (
     FIRST_PATHS,
     PATHS,
-    Coupling,
+    coupling,
     intervals,
     plain_coupling,
     spline_fit,
     spline_values,
 )
 from eip.models.message_passing import EdgeList
-from eip.models.products import FACTORS, PRODUCTS, Products, Triple, plain_products
+from eip.models.products import FACTORS, PRODUCTS, Triple, plain_products, products
 
 #: Widths of the hidden layers of a radial filter's network.
 RADIAL_HIDDEN = (64, 32)
@@ -43,9 +43,9 @@ BASIS_GAIN = 3.0
 class CartesianACE(Backbone, Packable[list[Tensor]]):
     """Exactly invariant and equivariant, with two continuous derivatives at the cutoff.
 
-    On a CPU compiled kernels do the sums and products; elsewhere, for a width that is no multiple of
-    the processor's vectors, and without a compiler, plain PyTorch. A radial filter is the cubic spline
-    through what a network makes of the radial basis, on either path.
+    On a CPU compiled kernels do the sums and products; elsewhere, for a width that is no multiple
+    of the processor's vectors, and without a compiler, plain PyTorch. A radial filter is the cubic
+    spline through what a network makes of the radial basis, on either path.
 
     Each layer sums what neighbors say, mixes channels, forms all products of up to three factors
     with weights by element and channel, and adds them to what an atom has, gated by its scalars.
@@ -101,7 +101,7 @@ class CartesianACE(Backbone, Packable[list[Tensor]]):
         for message, update, table in zip(self.messages, self.updates, tables, strict=True):
             assert isinstance(message, Message)
             said, v, t = message.said(scalars, vectors, matrices)
-            s_sum, v_sum, t_sum = Coupling.apply(said, table, edge_vectors, v, t, edges)
+            s_sum, v_sum, t_sum = coupling(said, v, t, table, edge_vectors, edges)
             scalars, vectors, matrices = update(
                 species, scalars + s_sum, vectors + v_sum, matrices + t_sum, kernels
             )
@@ -224,7 +224,9 @@ class Update(nn.Module):
         self.gate = nn.Sequential(
             dense(2 * channels, channels), nn.SiLU(), dense(channels, 3 * channels, 0.5)
         )
-        nn.init.ones_(self.gate[2].bias[channels:])
+        last = self.gate[2]
+        assert isinstance(last, nn.Linear)
+        nn.init.ones_(last.bias[channels:])
         self.to_scalars, self.to_vectors = mix(channels, 0.5), mix(channels, 0.5)
         self.to_matrices = mix(channels, 0.5) if matrices else None
 
@@ -241,7 +243,7 @@ class Update(nn.Module):
             weights = self.weights.index_select(0, species).transpose(0, 1)
             x, u, m = plain_products(*mixed, weights)
         else:
-            x, u, m = Products.apply(*mixed, self.weights, species, kernels)
+            x, u, m = products(*mixed, self.weights, species, kernels)
         to_scalars, gate_u, gate_m = self.gate(torch.cat([scalars, x], dim=1)).chunk(3, dim=1)
         return (
             scalars + to_scalars + self.to_scalars(x),

@@ -5,9 +5,9 @@ along it (a scalar, v·r̂, r̂ᵀt r̂) have nine, the ones once across (v, t r
 These are all that are linear in the neighbor and symmetric, as in Passaro and Zitnick (2023); each
 has a radial filter of its own.
 
-`Coupling` does it by compiled kernels, `_Gradient` is its gradient as an operation of its own, so that
-forces can be part of a loss (kernels/coupling.cpp); both as in `eip.models.message_passing`, edges
-that are filed under their reverse included. Filters are tables of B-splines.
+`Coupling` does it by compiled kernels, `_Gradient` is its gradient as an operation of its own, so
+that forces can be part of a loss (kernels/coupling.cpp); both as in `eip.models.message_passing`,
+edges that are filed under their reverse included. Filters are tables of B-splines.
 """
 
 from __future__ import annotations
@@ -115,15 +115,28 @@ def cubic_weights(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return s**3 / 6.0, *middle, t**3 / 6.0
 
 
-class Coupling(torch.autograd.Function):
-    """The sums of `plain_coupling` with filters from a table.
+def coupling(
+    said: Float[Tensor, "3 atoms channels"],
+    v: Float[Tensor, "3 atoms channels"] | None,
+    t: Float[Tensor, "5 atoms channels"] | None,
+    table: Float[Tensor, "chunks knots paths chunk"],
+    edge_vectors: Float[Tensor, "edges 3"],
+    edges: EdgeList,
+) -> Sums:
+    """The sums of `plain_coupling` by compiled kernels, with filters from a table.
 
     Args:
-        said: see there.
-        table: B-spline coefficients of the filters, [chunks, knots, paths, chunk].
-        edge_vectors: [edges, 3], Å; ``edges`` was made of their values.
-        v, t: see there.
+        said, v, t: see there.
+        table: B-spline coefficients of the filters.
+        edge_vectors: Å; ``edges`` was made of their values.
     """
+    # Here, not inside: what is saved there must be what came in, or second derivatives miss it.
+    v, t = (None if x is None else x.contiguous() for x in (v, t))
+    return Coupling.apply(said.contiguous(), table.contiguous(), edge_vectors, v, t, edges)
+
+
+class Coupling(torch.autograd.Function):
+    """See `coupling`; all arrays are contiguous."""
 
     @staticmethod
     def forward(
@@ -136,8 +149,6 @@ class Coupling(torch.autograd.Function):
         t: Tensor | None,
         edges: EdgeList,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        said, v, t, table = (None if x is None else x.contiguous() for x in (said, v, t, table))
-        assert said is not None and table is not None
         _, atoms, channels = said.shape
         out = tuple(said.new_empty(*shape, atoms, channels) for shape in ((), (3,), (5,)))
         edges.call("couple", table, said, v, t, table, *out)
@@ -178,9 +189,7 @@ class _Gradient(torch.autograd.Function):
             g_table = _table_gradient(edges, (g_s, g_v, g_t), nodes, table, None, to)
         if vectors_wanted or not table_wanted:
             g_vectors = torch.zeros_like(edge_vectors)
-            edges.call(
-                "couple_gradient", table, g_s, g_v, g_t, *nodes, table, *to, g_vectors
-            )
+            edges.call("couple_gradient", table, g_s, g_v, g_t, *nodes, table, *to, g_vectors)
         ctx.save_for_backward(g_s, g_v, g_t, said, v, t, table, edge_vectors)
         ctx.edges = edges
         ctx.set_materialize_grads(False)
@@ -240,10 +249,8 @@ def _table_gradient(
     node_dots, dot = ((None,) * 3, None) if dots is None else dots
     pairs = [array for pair in zip(nodes, node_dots, strict=True) for array in pair]
     to_table = table.new_empty(edges.groups, *table.shape)
-    edges.call(
-        *("couple_table_gradient", table, *g, *pairs, table, dot, *to, to_table),
-        groups=edges.groups,
-    )
+    arrays = *g, *pairs, table, dot, *to, to_table
+    edges.call("couple_table_gradient", table, *arrays, groups=edges.groups)
     return to_table.sum(0) if edges.groups > 1 else to_table[0]
 
 
@@ -297,7 +304,9 @@ def _curvature(
     with torch.enable_grad():
         vectors = edge_vectors.detach().requires_grad_()
         leaves = [None if x is None else x.detach().requires_grad_() for x in nodes]
-        sums = spline_coupling(*leaves, table.detach(), vectors, edges)  # type: ignore[arg-type]
+        said, v, t = leaves
+        assert said is not None
+        sums = spline_coupling(said, v, t, table.detach(), vectors, edges)
         value = sum((one.detach() * two).sum() for one, two in zip(g, sums, strict=True))
         assert isinstance(value, Tensor)
         inputs = [*(x for x in leaves if x is not None), vectors]

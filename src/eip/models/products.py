@@ -4,8 +4,8 @@ What is symmetric under rotation and reflection can be made of x, u and M in 27 
 the theorem of Cayley and Hamilton M³ is none of its own). They are the atomic cluster expansion's
 products up to body order four, in Cartesian form.
 
-`Products` does it by compiled kernels, `_Gradient` is its gradient as an operation of its own, so that
-forces can be part of a loss (kernels/products.cpp).
+`Products` does it by compiled kernels, `_Gradient` is its gradient as an operation of its own, so
+that forces can be part of a loss (kernels/products.cpp).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import ctypes
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from eip.kernels.build import Library, pointer
@@ -66,16 +66,26 @@ def plain_products(
     return scalars, vectors, matrices
 
 
-#: Atoms that sum one copy of the weights' gradient; a fixed number, see `eip.models.message_passing`.
+#: Atoms that sum one copy of the weights' gradient; fixed, as in `eip.models.message_passing`.
 _ATOMS_PER_GROUP, _MOST_GROUPS = 512, 8
 
 
-class Products(torch.autograd.Function):
-    """`plain_products` with the weights of each element, ``[elements, 27, channels]``.
+def products(
+    x: Float[Tensor, "atoms channels"],
+    u: Float[Tensor, "3 atoms channels"],
+    m: Float[Tensor, "5 atoms channels"],
+    weights: Float[Tensor, "elements 27 channels"],
+    species: Int[Tensor, "atoms"],
+    lib: Library,
+) -> Triple:
+    """`plain_products` by compiled kernels, with the weights of each atom's element."""
+    # Here, not inside: what is saved there must be what came in, or second derivatives miss it.
+    x, u, m, weights = x.contiguous(), u.contiguous(), m.contiguous(), weights.contiguous()
+    return Products.apply(x, u, m, weights, species.contiguous(), lib)
 
-    Args:
-        species: element of each atom, int64.
-    """
+
+class Products(torch.autograd.Function):
+    """See `products`; all arrays are contiguous."""
 
     @staticmethod
     def forward(
@@ -87,8 +97,6 @@ class Products(torch.autograd.Function):
         species: Tensor,
         lib: Library,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        x, u, m, weights = x.contiguous(), u.contiguous(), m.contiguous(), weights.contiguous()
-        species = species.contiguous()
         ctx.save_for_backward(x, u, m, weights, species)
         ctx.lib = lib
         out = torch.empty_like(x), torch.empty_like(u), torch.empty_like(m)
@@ -163,10 +171,8 @@ def _gradient(
     to_x, to_u, to_m = (torch.empty_like(value) for value in values)
     to_weights = weights.new_empty(groups, *weights.shape) if weights_wanted else None
     pairs = [a for pair in zip(values, dots or (None,) * 3, strict=True) for a in pair]
-    _call(
-        *(lib, "products_gradient", weights, species, groups, *g, *pairs),
-        *(to_x, to_u, to_m, to_weights),
-    )
+    arrays = *g, *pairs, to_x, to_u, to_m, to_weights
+    _call(lib, "products_gradient", weights, species, groups, *arrays)
     return to_x, to_u, to_m, None if to_weights is None else to_weights.sum(0)
 
 
