@@ -215,8 +215,13 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """The network, a PaiNN, and how it knows its error."""
+    """The network and how it knows its error."""
 
+    backbone: Literal["painn", "cartesian_ace"] = Field(
+        "painn",
+        description="painn, the paper's; cartesian_ace: tensors and products of three factors, "
+        "more accurate and several times as dear",
+    )
     uncertainty: Literal[
         "tensor",
         "componentwise",
@@ -250,7 +255,12 @@ class ModelConfig(Section):
         64, ge=1, le=4096, description="features of an atom: 64 is quick, 128 the paper's"
     )
     interactions: int = Field(3, ge=1, le=100, description="rounds of message passing")
-    radial_functions: int = Field(20, ge=1, le=1000, description="basis functions of a distance")
+    radial_functions: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="basis functions of a distance; empty: 20, of cartesian_ace 8",
+    )
     cutoff: float = Field(5.0, gt=0, le=50, description="Å; how far an atom sees in one round")
     zbl: bool = Field(False, description="screened nuclear repulsion at short range")
     force_scale: Literal["rms", "mean"] = Field(
@@ -286,10 +296,18 @@ class TrainingConfig(Section):
     learning_rate: float = Field(
         _DEFAULTS.learning_rate, gt=0, description="of AdamW, after the warm-up"
     )
+    schedule: Literal["cosine", "constant"] = Field(
+        _DEFAULTS.schedule, description="of the rate: cosine or constant"
+    )
     minimum_learning_rate: float = Field(
         _DEFAULTS.minimum_learning_rate, gt=0, description="where the cosine decay ends"
     )
+    amsgrad: bool = Field(_DEFAULTS.amsgrad, description="second moments of AdamW never shrink")
     weight_decay: float = Field(_DEFAULTS.weight_decay, ge=0, description="of AdamW")
+    decayed: Literal["all", "matrices"] = Field(
+        _DEFAULTS.decayed,
+        description="weights that decay: all, or matrices (no biases, no embeddings)",
+    )
     warmup_epochs: float = Field(
         _DEFAULTS.warmup_epochs, ge=0, description="epochs over which the rate rises"
     )
@@ -302,13 +320,22 @@ class TrainingConfig(Section):
     gradient_clip: float = Field(
         _DEFAULTS.gradient_clip, gt=0, description="largest norm of the gradient"
     )
+    selection: Literal["loss", "force_rmse"] = Field(
+        _DEFAULTS.selection,
+        description="what is least in the best epoch, on validation frames: loss or force_rmse",
+    )
     patience: Count = Field(
         _DEFAULTS.patience,
         ge=0,
-        description="epochs without a better validation loss before the end; 0: never",
+        description="epochs without a better one before the end; 0: never",
     )
     energy_weight: float = Field(
         _DEFAULTS.energy_weight, ge=0, description="of the energy's error in the loss"
+    )
+    final_energy_weight: float | None = Field(
+        _DEFAULTS.final_energy_weight,
+        ge=0,
+        description="that of the last fifth of the epochs; empty: the same",
     )
     force_weight: float = Field(
         _DEFAULTS.force_weight, ge=0, description="of the evidential loss of the forces"

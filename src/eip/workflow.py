@@ -260,6 +260,10 @@ def _network(
         if has["forces"]
         else energy_scale(store, indices, energies)
     )
+    network = model.model_dump(include=NETWORK_KEYS)
+    if model.backbone == "cartesian_ace":
+        dataset = GraphDataset(store, indices, cutoff=model.cutoff)
+        network["mean_neighbors"] = dataset.mean_neighbors()
     with seeded(config.training.seed):
         return new_network(
             model.uncertainty,
@@ -267,12 +271,12 @@ def _network(
             elements=sorted(energies),
             element_energies=energies,
             force_scale=scale,
-            **model.model_dump(include=NETWORK_KEYS),
+            **network,
         ).to(getattr(torch, model.dtype))
 
 
 #: Of `eip.config.ModelConfig`, what `eip.uncertainty.network.NetworkPotential` is made of.
-NETWORK_KEYS = {"channels", "interactions", "radial_functions", "cutoff", "zbl"}
+NETWORK_KEYS = {"backbone", "channels", "interactions", "radial_functions", "cutoff", "zbl"}
 
 
 def _member_configs(config: Config) -> list[Config]:

@@ -17,7 +17,15 @@ import torch
 
 from eip.data import GraphDataset, open_frames
 from eip.errors import InputError
-from eip.training.trainer import NonFiniteLoss, TrainingModule, train, warmup_cosine
+from eip.training.checkpoints import read_checkpoint
+from eip.training.loss import Loss
+from eip.training.trainer import (
+    NonFiniteLoss,
+    TrainingModule,
+    decay_groups,
+    train,
+    warmup_cosine,
+)
 from eip.uncertainty.evidential import HEADS
 
 from .small import ETHANOL, SETTINGS, WATER, make_potential, run, script_losses, sets, weights
@@ -218,3 +226,59 @@ def test_learning_rate_rises_then_falls() -> None:
     assert rates[0] < 0.1 and max(rates) == factor(10) == 1.0
     assert all(a > b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.01)
+
+
+def test_the_best_epoch_may_be_that_of_the_forces(
+    store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The loss is told to be best in epoch 2; of the forces the last epoch is, or near it.
+    script_losses(monkeypatch, (3.0, 1.0, 2.0, 5.0))
+    settings = replace(SETTINGS, ema_decay=0.0)
+    chosen = {}
+    for selection, column in (("loss", "val_loss"), ("force_rmse", "val_force_rmse")):
+        potential, result = run(store, tmp_path / selection, replace(settings, selection=selection))
+        values = [row[column] for row in result.history]
+        assert result.best_epoch == 1 + values.index(min(values))
+        assert result.best_loss == result.history[result.best_epoch - 1]["val_loss"]
+        saved = read_checkpoint(tmp_path / selection / "checkpoints/best.ckpt")
+        assert saved["epoch"] == result.best_epoch - 1
+        chosen[selection] = result.best_epoch, weights(potential)
+    # Else nothing was shown.
+    assert chosen["loss"][0] != chosen["force_rmse"][0]
+    assert not torch.equal(chosen["loss"][1], chosen["force_rmse"][1])
+
+
+def test_the_energy_may_count_more_in_the_last_fifth(store, tmp_path: Path, monkeypatch) -> None:
+    met = []
+    call = Loss.__call__
+
+    def spy(self: Loss, *arguments: object) -> object:
+        met.append(self.energy_weight)
+        return call(self, *arguments)
+
+    monkeypatch.setattr(Loss, "__call__", spy)
+    settings = replace(SETTINGS, epochs=5, energy_weight=0.01, final_energy_weight=2.0)
+    run(store, tmp_path, settings)
+    # Three steps of training and one of validation an epoch.
+    assert met == [0.01] * 16 + [2.0] * 3 + [0.01]
+
+
+def test_decay_may_leave_biases_and_embeddings_alone(store) -> None:
+    potential = make_potential(store)
+    names = {id(p): name for name, p in potential.named_parameters()}
+    (everything,) = decay_groups(potential, 0.1, matrices=False)
+    assert len(everything["params"]) == len(names) and everything["weight_decay"] == 0.1
+    decaying, others = decay_groups(potential, 0.1, matrices=True)
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    left_alone = {names[id(p)] for p in others["params"]}
+    assert left_alone == {n for n in names.values() if n.endswith("bias") or "embedding" in n}
+    assert len(decaying["params"]) + len(left_alone) == len(names)
+
+
+def test_other_schedules_and_amsgrad_train(store, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, schedule="constant", amsgrad=True, decayed="matrices")
+    _, result = run(store, tmp_path, settings)
+    rates = [row["learning_rate"] for row in result.history]
+    assert rates[1:] == [pytest.approx(settings.learning_rate)] * 3
+    state = read_checkpoint(tmp_path / "checkpoints/last.ckpt")
+    assert "max_exp_avg_sq" in state["optimizer_states"][0]["state"][0]

@@ -20,6 +20,9 @@ from eip.errors import InputError, unknown_elements
 from eip.graph import AtomGraph, batch_graphs
 from eip.neighbors import graph_from_arrays
 
+#: Frames, evenly spaced, whose neighbors are counted where a mean will do.
+_FRAMES_FOR_A_MEAN = 200
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -111,6 +114,12 @@ class GraphDataset(Dataset[Batch]):
         if self._edges is None:
             self._edges = np.array([self[i].graph.n_edges for i in range(len(self))])
         return self._edges
+
+    def mean_neighbors(self) -> float:
+        """Neighbors of an atom within the cutoff, on average over some frames; at least 1."""
+        some = np.unique(np.linspace(0, len(self) - 1, _FRAMES_FOR_A_MEAN).round().astype(int))
+        graphs = [self[int(i)].graph for i in some]
+        return max(1.0, sum(g.n_edges for g in graphs) / sum(g.n_atoms for g in graphs))
 
     def __getitem__(self, index: int) -> Batch:
         frame = self.store[self.indices[index]]

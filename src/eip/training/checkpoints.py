@@ -129,7 +129,7 @@ class Pace:
 
 
 class KeepCheckpoints(Checkpoint):
-    """``last.ckpt`` of every epoch, the one before it, and ``best.ckpt`` of the lowest loss.
+    """``last.ckpt`` of every epoch, the one before it, and ``best.ckpt`` of the best one.
 
     Where writing takes more than `SHARE` of the time, the last is written less often.
 
@@ -138,10 +138,14 @@ class KeepCheckpoints(Checkpoint):
         history: the epochs so far.
         resumed: the checkpoint that training goes on from; None: it begins, and what is in the
             folder is another run's.
+        monitor: column of the history that is lowest in the best epoch.
     """
 
-    def __init__(self, folder: Path, history: History, resumed: Path | None) -> None:
+    def __init__(
+        self, folder: Path, history: History, resumed: Path | None, monitor: str = "val_loss"
+    ) -> None:
         self.folder, self.history, self.resumed = folder, history, resumed
+        self.monitor = monitor
         # One that could not be read must not take the place of one that could.
         self._whole = resumed is not None and resumed.stem == "last"
         self._pace = Pace()
@@ -152,7 +156,7 @@ class KeepCheckpoints(Checkpoint):
                 (self.folder / f"{name}.ckpt").unlink(missing_ok=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        *before, now = (row["val_loss"] for row in self.history.rows)
+        *before, now = (row[self.monitor] for row in self.history.rows)
         if not before or now < min(before):
             trainer.save_checkpoint(self.folder / "best.ckpt")
         ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs

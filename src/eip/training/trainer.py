@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,10 +43,13 @@ from eip.training.settings import TrainingSettings
 
 T = TypeVar("T")
 
+#: Of the epochs, those at the end in which energies may count more.
+FINAL_PART = 0.2
+
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training came to; the potential holds the best averaged weights.
+    """What training came to; the potential holds the averaged weights of the best epoch.
 
     ``ending`` is "finished", "early" (patience) or "interrupted" (by the user; can be resumed).
     """
@@ -126,13 +129,14 @@ def train(
     potential.train().requires_grad_(True)
     module = TrainingModule(potential, settings, steps_per_epoch=len(train_loader))
     history = History(run_dir / "train.csv")
+    monitor = f"val_{settings.selection}"
     callbacks: list[Callback] = [
-        KeepCheckpoints(checkpoints, history, resumed),
+        KeepCheckpoints(checkpoints, history, resumed, monitor),
         history,
         Averaging(settings.ema_decay),
     ]
     if settings.patience:
-        callbacks.append(EarlyStopping("val_loss", patience=settings.patience, check_finite=False))
+        callbacks.append(EarlyStopping(monitor, patience=settings.patience, check_finite=False))
     if progress:
         callbacks.append(RichProgressBar())
     trainer = quiet(
@@ -174,11 +178,12 @@ def train(
         module.load_state_dict(read_checkpoint(best)["state_dict"])
     potential.eval().requires_grad_(False)
     losses = [row["val_loss"] for row in history.rows]
+    chosen_by = [row[monitor] for row in history.rows]
     if trainer.interrupted:
         ending = "interrupted"
     else:
         ending = "finished" if len(losses) >= settings.epochs else "early"
-    best_epoch = min(range(len(losses)), key=losses.__getitem__) if losses else -1
+    best_epoch = min(range(len(losses)), key=chosen_by.__getitem__) if losses else -1
     return TrainingResult(
         ending=ending,
         epochs=len(losses),
@@ -197,7 +202,8 @@ class TrainingModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.potential, self.settings = potential, settings
-        self.loss = Loss.of(settings)
+        # Validation's stays the same, whatever that of training is in an epoch.
+        self.loss = self.training_loss = Loss.of(settings)
         self.steps_per_epoch = steps_per_epoch
         self._errors: list[dict[str, Tensor]] = []
         self._frames: tuple[str, ...] = ()
@@ -218,6 +224,9 @@ class TrainingModule(pl.LightningModule):
         loader: Any = self.trainer.train_dataloader
         loader.batch_sampler.set_epoch(self.current_epoch)
         self._epoch_began, self._atoms_seen = time.monotonic(), 0
+        final = self.settings.final_energy_weight
+        if final is not None and self.current_epoch >= (1.0 - FINAL_PART) * self.settings.epochs:
+            self.training_loss = replace(self.loss, energy_weight=final)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         self._frames = batch.sources
@@ -284,13 +293,14 @@ class TrainingModule(pl.LightningModule):
         """Loss and summed errors of a batch."""
         graph = batch.graph
         training = self.training
+        criterion = self.training_loss if training else self.loss
         prediction = self.potential(
             graph,
             forces=bool(self.loss.force_weight),
             stress=bool(self.loss.stress_weight),
             differentiable="everything" if training else "uncertainty",
         )
-        loss = self.loss(prediction, batch, shares).total
+        loss = criterion(prediction, batch, shares).total
         if training:
             return loss, {}
         force_error = _error(batch.forces, prediction.forces)
@@ -319,14 +329,18 @@ class TrainingModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         s = self.settings
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay, fused=True
+            decay_groups(self, s.weight_decay, s.decayed == "matrices"),
+            lr=s.learning_rate,
+            amsgrad=s.amsgrad,
+            fused=True,
         )
+        floor = min(1.0, s.minimum_learning_rate / s.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             warmup_cosine(
                 round(s.warmup_epochs * self.steps_per_epoch),
                 s.epochs * self.steps_per_epoch,
-                min(1.0, s.minimum_learning_rate / s.learning_rate),
+                1.0 if s.schedule == "constant" else floor,
             ),
         )
         return {
@@ -340,6 +354,23 @@ def _error(label: Tensor | None, predicted: Tensor | None) -> Tensor:
     if label is None or predicted is None:
         return torch.tensor(math.nan)
     return (label - predicted).detach()
+
+
+def decay_groups(module: torch.nn.Module, decay: float, matrices: bool) -> list[dict[str, Any]]:
+    """Weights of a module as an optimizer takes them; with ``matrices`` others do not decay."""
+    if not matrices:
+        return [{"params": list(module.parameters()), "weight_decay": decay}]
+    embeddings = {
+        id(p) for m in module.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()
+    }
+    groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+    for parameter in module.parameters():
+        groups[parameter.ndim > 1 and id(parameter) not in embeddings].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay if decays else 0.0}
+        for decays, parameters in groups.items()
+        if parameters
+    ]
 
 
 def warmup_cosine(warmup: int, total: int, floor: float) -> Callable[[int], float]:
