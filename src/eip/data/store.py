@@ -244,7 +244,7 @@ class FrameStore:
 
     @property
     def isolated_atoms(self) -> dict[int, float]:
-        """Energies of isolated atoms that the files gave, eV, by atomic number (SPEC §1: E0)."""
+        """Energies of isolated atoms that the files gave, eV, by atomic number (theory §1: E0)."""
         return self._isolated.energies
 
     def with_isolated(self) -> Iterator[Frame]:

@@ -1,6 +1,6 @@
 """A message-passing atomic cluster expansion in Cartesian tensors: scalars, vectors, matrices.
 
-Drautz (2019) and Batatia et al. (2022) in the form of SPEC §10: where they have spherical
+Drautz (2019) and Batatia et al. (2022) in the form of theory §7: where they have spherical
 harmonics up to l = 2 and Clebsch-Gordan coefficients, here are vectors, symmetric traceless
 matrices and their products.
 """

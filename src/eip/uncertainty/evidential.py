@@ -28,7 +28,7 @@ from eip.uncertainty.evidence import (
 from eip.uncertainty.network import NetworkPotential
 from eip.uncertainty.registry import register
 
-#: ν, β and α − 1 stay above this (SPEC §2): the likelihood has poles at zero.
+#: ν, β and α − 1 stay above this (theory §2): the likelihood has poles at zero.
 FLOOR = 1e-6
 
 
@@ -60,7 +60,7 @@ class NoHead(EvidenceHead):
 
 
 class TensorHead(EvidenceHead, Packable[PackedHead]):
-    """ν, α and B = b0·1 + Σ_k w_k u_k u_kᵀ; exact under rotation and reflection (SPEC §2).
+    """ν, α and B = b0·1 + Σ_k w_k u_k u_kᵀ; exact under rotation and reflection (theory §2).
 
     u_k are bias-free mixes of the vectors, b0 and w_k ≥ 0 come from scalars: the matrix is
     positive by construction and turns with the atoms. No eigen-decomposition is needed anywhere.
