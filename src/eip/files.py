@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -40,21 +39,6 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Replaces a file at once, or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-@contextmanager
-def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """The folder is this process's alone; a process that dies leaves no lock behind.
-
-    Raises:
-        BlockingIOError: if another process has it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def to_json(value: Any) -> Any:

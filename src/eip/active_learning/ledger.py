@@ -148,9 +148,26 @@ class Ledger:
             row.id, state="rejected", rejected_at=time.time(), data={"reason": reason}
         )
 
-    def use(self, keys: Sequence[str], generation: int) -> None:
-        """Part of the training set from a generation on."""
-        self._move(keys, "used", used_in=generation)
+    def use(
+        self, keys: Sequence[str], generation: int, rejected: Mapping[str, str] | None = None
+    ) -> None:
+        """Part of the training set from a generation on; others are rejected with it, and why.
+
+        All in one transaction: what is rejected has a say in what is believed.
+        """
+        rejected = rejected or {}
+        used, others = [self._row(k) for k in keys], [self._row(k) for k in rejected]
+        for row in used:
+            self._check(row, "used")
+        for row in others:
+            self._check(row, "rejected")
+        now = time.time()
+        with self._database:
+            for row in used:
+                self._database.update(row.id, state="used", used_at=now, used_in=generation)
+            for row in others:
+                reason = {"reason": rejected[row.candidate]}
+                self._database.update(row.id, state="rejected", rejected_at=now, data=reason)
 
     def candidates(
         self,
@@ -180,13 +197,13 @@ class Ledger:
         states = [row.state for row in self._rows(**selection)]
         return {state: states.count(state) for state in get_args(CandidateState)}
 
-    def _move(self, keys: Sequence[str], state: str, **values: Any) -> None:
+    def _move(self, keys: Sequence[str], state: str) -> None:
         rows = [self._row(key) for key in keys]
         for row in rows:
             self._check(row, state)
         with self._database:
             for row in rows:
-                self._database.update(row.id, state=state, **{f"{state}_at": time.time()}, **values)
+                self._database.update(row.id, state=state, **{f"{state}_at": time.time()})
 
     def _check(self, row: Any, state: str) -> None:
         if row.state not in _FOLLOWS[state]:
