@@ -121,7 +121,7 @@ def train(
     potential.train().requires_grad_(True)
     module = TrainingModule(potential, settings, steps_per_epoch=len(train_loader))
     history = History(run_dir / "train.csv")
-    best = ModelCheckpoint(
+    best = Best(
         run_dir / "checkpoints",
         "best",
         monitor="val_loss",
@@ -350,6 +350,26 @@ def warmup_cosine(warmup: int, total: int, floor: float) -> Callable[[int], floa
         return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * done))
 
     return factor
+
+
+class Best(ModelCheckpoint):
+    """Checkpoints that are found again when their folder is somewhere else."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        folder = Path(str(self.dirpath))
+
+        def here(path: str) -> str:
+            return str(folder / Path(path).name) if path else path
+
+        moved = {
+            key: here(state_dict[key])
+            for key in ("best_model_path", "kth_best_model_path", "last_model_path")
+            if key in state_dict
+        }
+        best = {here(path): score for path, score in state_dict.get("best_k_models", {}).items()}
+        super().load_state_dict(
+            {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
+        )
 
 
 class Averaging(WeightAveraging):
