@@ -153,25 +153,6 @@ def test_the_kept_configuration_goes_on_as_well(trained: Path, run: Run) -> None
     assert code == 0, said
 
 
-def test_the_best_weights_of_before_a_move_are_found_after_it(
-    trained: Path, tmp_path: Path
-) -> None:
-    """A best epoch that nothing after the move surpasses: its file's name is as it was."""
-    import torch
-
-    from eip.training.trainer import Best
-
-    folder = tmp_path / "new" / "checkpoints"
-    shutil.copytree(trained / "run" / "checkpoints", folder)
-    saved = torch.load(folder / "last.ckpt", map_location="cpu", weights_only=True)
-    (state,) = (of for key, of in saved["callbacks"].items() if "best_model_path" in of)
-    callback = Best(folder, "best", monitor="val_loss", save_last=True, save_top_k=1)
-    callback.load_state_dict(state)
-    assert Path(callback.best_model_path) == folder / "best.ckpt"
-    assert callback.best_model_score == state["best_model_score"]
-    assert list(map(Path, callback.best_k_models)) == [folder / "best.ckpt"]
-
-
 def earlier_version(folder: Path) -> None:
     """Makes of a run what the version before run.json left."""
     config = yaml.safe_load((folder / "run" / "config.yaml").read_text())

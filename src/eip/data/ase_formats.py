@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,30 @@ from ase import Atoms
 from ase.db import connect
 from ase.io.formats import filetype
 
-from eip.data.frame import LABELS, Frame
-from eip.data.labels import COMMON_NAMES, Labels, Scales, scales
-from eip.data.raw import declared_units, make_frame
+from eip.data import lammps
+from eip.data.convergence import unconverged_steps
+from eip.data.frame import Frame, LabelWarning
+from eip.data.labels import Labels, Scales, declared_units, scales
+from eip.data.raw import make_frame
 from eip.errors import InputError
 
 
 def read_ase(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
     kind = filetype(str(path))
+    options: dict[str, Any] = {}
+    declared: dict[str, str] = {}
+    if kind in (*lammps.DUMPS, lammps.DATA):
+        options, declared = lammps.reading_options(path, kind, labels)
+    failed = unconverged_steps(path, kind)
 
     def atoms() -> Iterator[Atoms]:
         stream = ase.io.iread(
-            str(path), slice(None), format=kind, parallel=False, do_not_split_by_at_sign=True
+            str(path),
+            slice(None),
+            format=kind,
+            parallel=False,
+            do_not_split_by_at_sign=True,
+            **options,
         )
         return _guarded(stream, path, itertools.count())
 
@@ -32,7 +45,44 @@ def read_ase(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
     if any(bound is not None and bound < 0 for bound in (wanted.start, wanted.stop)):
         wanted = slice(*wanted.indices(sum(1 for _ in atoms())))
     selected = itertools.islice(numbered, wanted.start, wanted.stop, wanted.step)
-    yield from frames_from_ase(path, labels, selected)
+    if failed:
+        selected = _converged(selected, path, failed, labels.skip_unconverged)
+    if kind in lammps.DUMPS:
+        selected = ((number, _without_energy(image)) for number, image in selected)
+    yield from frames_from_ase(path, labels, selected, declared or None)
+
+
+def _converged(
+    selected: Iterator[tuple[int, Atoms]], path: Path, failed: Mapping[int, str], skip: bool
+) -> Iterator[tuple[int, Atoms]]:
+    """Without the steps whose SCF did not converge, or an InputError at the first of them."""
+    left_out = []
+    for number, image in selected:
+        if number not in failed:
+            yield number, image
+        elif skip:
+            left_out.append(number)
+        else:
+            raise InputError(
+                f"{path}#{number}: the SCF of this step did not converge, {failed[number]}, so it "
+                "is no label; --skip-unconverged or data.labels.skip_unconverged leaves such "
+                f"steps out ({len(failed)} in this file)"
+            )
+    if left_out:
+        named = ", ".join(f"#{number}" for number in left_out[:10])
+        more = ", …" if len(left_out) > 10 else ""
+        warnings.warn(
+            f"{path}: {len(left_out)} steps whose SCF did not converge are left out: {named}{more}",
+            LabelWarning,
+            stacklevel=2,
+        )
+
+
+def _without_energy(image: Atoms) -> Atoms:
+    """ASE gives a dump with forces the energy 0, which LAMMPS never said."""
+    if image.calc is not None:
+        image.calc.results.pop("energy", None)
+    return image
 
 
 def _guarded(stream: Iterator[Any], path: Path, numbers: Iterator[int] | range) -> Iterator[Any]:
@@ -45,6 +95,8 @@ def _guarded(stream: Iterator[Any], path: Path, numbers: Iterator[int] | range) 
             item = next(stream)
         except StopIteration:
             return
+        except InputError as error:
+            raise InputError(f"{path}#{number}: {error}") from None
         except Exception as error:
             raise InputError(
                 f"{path}#{number} cannot be read: {type(error).__name__}: {error}"
@@ -63,12 +115,8 @@ def read_database(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
         return
     units = metadata.get("_property_unit_dict") or {}
     declared = {"length": str(metadata["_distance_unit"])} if metadata.get("_distance_unit") else {}
-    for label in LABELS:
-        given = getattr(labels, label)
-        names = COMMON_NAMES[label] if given is None else (given,)
-        unit = next((units[name] for name in names if units.get(name)), None)
-        if unit:
-            declared[label] = str(unit)
+    named = {name: str(unit) for name, unit in units.items() if unit}
+    declared |= {label: named[keys[0]] for label, keys in labels.candidates(named).items()}
     rows = database.select(offset=numbers.start, limit=numbers[-1] + 1 - numbers.start)
     rows = itertools.islice(
         _guarded(rows, path, itertools.count(numbers.start)), 0, None, numbers.step
@@ -98,6 +146,7 @@ def frames_from_ase(
     """
     first = True
     known: dict[tuple[tuple[str, str], ...], Scales] = {}
+    candidates: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {}
     for number, atoms in numbered:
         where = f"{path}#{number}"
         # The calculator's own results, not atoms.get_forces(): that one zeroes the forces of
@@ -112,6 +161,9 @@ def frames_from_ase(
         units = tuple(said.items())
         if units not in known:
             known[units] = scales(labels, said, where)
+        names = tuple(held)
+        if names not in candidates:
+            candidates[names] = labels.candidates(names)
         yield make_frame(
             numbers=atoms.numbers,
             positions=atoms.positions,
@@ -119,10 +171,10 @@ def frames_from_ase(
             pbc=atoms.pbc,
             values={
                 label: (key, held[key])
-                for label in ("energy", "forces", "stress")
-                if (key := labels.find(label, held, where)) is not None
+                for label, key in labels.choose(held, where, candidates[names]).items()
             },
             scale=known[units],
             source=where,
             group=labels.find_group(held, where),
+            isolated=labels.is_isolated(held),
         )

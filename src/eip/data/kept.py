@@ -60,7 +60,7 @@ def kept_frames(
             stacklevel=2,
         )
         return FrameStore(kept)
-    before = contents["sha256"] if "sha256" in contents else _checksums(kept)
+    before = contents["holds"] if "holds" in contents else _checksums(kept)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
         now = open_frames(files, labels, temporary, require)
         if before is None:

@@ -166,8 +166,12 @@ def run_dynamics(
         scratch=names,
         patience=patience,
     ):
+        # What is not finite is a run's end, for the monitors to tell.
         calculator = BiasedCalculator(
-            model, stress=True if settings.ensemble == "npt" else None, skin=skin
+            model,
+            stress=True if settings.ensemble == "npt" else None,
+            skin=skin,
+            allow_non_finite=True,
         )
         run = _Run(atoms, calculator, settings, udd, paths)
         try:
