@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -78,21 +77,6 @@ def warn_unchecked(what: object) -> None:
         UncheckedFile,
         stacklevel=3,
     )
-
-
-@contextmanager
-def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """The folder is this process's alone; a process that dies leaves no lock behind.
-
-    Raises:
-        BlockingIOError: if another process has it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def to_json(value: Any) -> Any:

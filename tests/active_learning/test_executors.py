@@ -341,7 +341,7 @@ def test_workers_die_with_a_parent_that_is_killed(jobs: ModuleType, tmp_path: Pa
 @linux
 def test_a_worker_whose_parent_died_while_it_started_ends(tmp_path: Path) -> None:
     # No process has this one for its parent: to the worker, its parent is gone.
-    code = "from eip.active_learning.executors import _die_with; _die_with(1 << 22); print('on')"
+    code = "from eip.signals import die_with; die_with(1 << 22); print('on')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, b"")
 

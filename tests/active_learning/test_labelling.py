@@ -92,7 +92,7 @@ def test_other_labels_and_files_are_not_touched(tmp_path: Path, options: dict[st
     assert out.read_text() == "mine" and not (tmp_path / "out.xyz.labels").exists()
     out.unlink()
     label_frames(structures(), out, "ase", options, executor="serial", progress=False)
-    with pytest.raises(InputError, match="holds labels by"):
+    with pytest.raises(InputError, match="labeler was ase, now xtb"):
         label_frames(structures(), out, "xtb", {}, progress=False)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
@@ -19,6 +18,7 @@ from eip.data import Frame, FrameStore, Labels, open_frames, read_frames, write_
 from eip.data.convert import Progress, Where, convert
 from eip.data.readers import stream_chunks
 from eip.errors import InputError
+from eip.locks import locked
 
 Make = Callable[..., Frame]
 
@@ -134,13 +134,10 @@ def test_what_is_wrong_is_said_and_nothing_is_left(
     # What was converted before the error is kept; it goes on once the file is what it was.
     with pytest.raises(InputError, match=r"bad\.xyz#0 cannot be read"):
         convert([sources[0], tmp_path / "bad.xyz"], out)
-    with pytest.raises(InputError, match=r"out\.partial holds .* other sources.*; delete it"):
+    with pytest.raises(InputError, match=r"out\.partial, .* sources was a\.xyz, bad.*; delete it"):
         convert(sources, out)
-    descriptor = os.open(tmp_path / "out.partial", os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(InputError, match="another process is converting into it"):
+    with locked(tmp_path / "out.partial"), pytest.raises(InputError, match="another process"):
         convert([sources[0], tmp_path / "bad.xyz"], out)
-    os.close(descriptor)
     (tmp_path / "out.partial" / "conversion.json").write_text("{")
     with pytest.raises(InputError, match=r"conversion\.json is damaged; delete"):
         convert([sources[0], tmp_path / "bad.xyz"], out)
@@ -251,7 +248,7 @@ def test_training_reads_a_store_where_it_is(sources: list[Path], tmp_path: Path)
     opened = open_frames(out.path, cache_dir=tmp_path / "cache", require=("energy", "forces"))
     assert all(equal(a, b) for a, b in zip(opened, out, strict=True))
     kept = sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*") if p.is_file())
-    assert kept < 1000
+    assert kept < 2000
     # As all files of a run it is found again as long as it is the same.
     assert open_frames(out.path, cache_dir=tmp_path / "cache").path == opened.path
     assert len(list(read_frames(sources[0]))) == len(opened)

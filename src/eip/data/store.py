@@ -152,6 +152,14 @@ class FrameStore:
                     f"{about['sha256']} when it was written"
                 )
 
+    def checksums(self) -> dict[str, str]:
+        """The sha256 of each column, by its name: as it was written, where that was kept."""
+        if self._about:
+            return {name: str(about["sha256"]) for name, about in self._about.items()}
+        there = [name for name in _COLUMNS if (self._folder / f"{name}.npy").is_file()]
+        sizes = {name: (self._folder / f"{name}.npy").stat().st_size for name in there}
+        return _checksums(self._folder, sizes, None)
+
     @classmethod
     def open(cls, path: str | Path) -> FrameStore:
         """Opens a store.
@@ -548,8 +556,8 @@ def open_frames(
 ) -> FrameStore:
     """The frames of files, one file after the other, as a store.
 
-    Files are converted once: the store in ``cache_dir`` is named by the files' paths, sizes and
-    times of change and by the labels, and found again. Without ``cache_dir`` it is temporary and
+    Files are converted once: the store in ``cache_dir`` is named by the files' names, sizes, times
+    of change and ends and by the labels, and found again. Without ``cache_dir`` it is temporary and
     lives as long as the object. A single path that is a store itself is read where it is, and
     ``cache_dir`` gets a reference to it; several are joined by copying.
 
@@ -574,7 +582,8 @@ def open_frames(
         if cache_dir is None:
             keep_alive = tempfile.TemporaryDirectory(prefix="eip-frames-")
             cache_dir = keep_alive.name
-        path = Path(cache_dir) / f"{files[0].stem}-{fingerprint(files, labels)}"
+        cached = [Path(cache_dir) / name for name in cache_names(files, labels)]
+        path = next(filter(is_store, cached), cached[0])
         if is_store(path):
             store = FrameStore(path)
         elif len(files) == 1 and is_store(files[0]):
@@ -588,8 +597,12 @@ def open_frames(
 
 def _refer(path: Path, store: Path) -> FrameStore:
     """A store that is nothing but where another one is; what is there now is found again."""
-    FrameStore(store)
-    contents = {"format": "eip-frames", "version": VERSION, "store": str(store.resolve())}
+    contents = {
+        "format": "eip-frames",
+        "version": VERSION,
+        "store": str(store.resolve()),
+        "holds": FrameStore(store).checksums(),
+    }
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     temporary.mkdir(parents=True)
     try:
@@ -627,12 +640,38 @@ def _check_labels(store: FrameStore, require: tuple[str, ...]) -> None:
     tally.finish()
 
 
-def fingerprint(files: Sequence[Path], labels: Labels) -> str:
-    """Of the files as they are on disk, cheap however large they are."""
-    parts: list[Any] = [VERSION, labels.fingerprint()]
+def cache_names(files: Sequence[Path], labels: Labels) -> list[str]:
+    """Names of the store of files in a cache: ours, then that of earlier versions."""
+    return [f"{files[0].stem}-{print_}" for print_ in fingerprints(files, labels)]
+
+
+def fingerprints(files: Sequence[Path], labels: Labels) -> list[str]:
+    """Of the files as they are on disk, cheap however large they are; wherever they are.
+
+    The first is ours; others are what earlier versions made of the same.
+    """
+    parts: list[Any] = [VERSION, labels.given()]
     for file in files:
-        parts += [[str(part), *state] for part, *state in states(file)]
+        for part, _, size, changed in states(file):
+            parts.append([part.relative_to(file.parent).as_posix(), size, changed, _ends(part)])
+    before: list[Any] = [VERSION, labels.fingerprint()]
+    for file in files:
+        before += [[str(part), *state] for part, *state in states(file)]
+    return [_digest(parts), _digest(before)]
+
+
+def _digest(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _ends(file: Path) -> str:
+    """Of the file's first and last bytes: clocks of some file systems tick in seconds."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        digest.update(opened.read(_BLOCK))
+        opened.seek(max(0, file.stat().st_size - _BLOCK))
+        digest.update(opened.read(_BLOCK))
+    return digest.hexdigest()[:16]
 
 
 def states(file: Path) -> Iterator[tuple[Path, str, int, int]]:

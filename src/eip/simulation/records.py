@@ -23,6 +23,7 @@ from ase.io.extxyz import write_xyz
 
 from eip.errors import InputError
 from eip.files import write_whole
+from eip.run_folder import RECORD
 
 #: Columns of log.csv: eV, Å, eV/Å, fs, K, eV/Å³; empty where a run has no such thing.
 LOG_COLUMNS = (
@@ -80,9 +81,18 @@ class RunPaths:
     def summary(self) -> Path:
         return self.folder / "summary.json"
 
+    @property
+    def udd(self) -> Path:
+        return self.folder / "udd.json"
+
+    @property
+    def record(self) -> Path:
+        return self.folder / RECORD
+
     def all(self) -> tuple[Path, ...]:
         return (
-            self.trajectory, self.log, self.last, self.approach, self.checkpoint, self.summary
+            self.trajectory, self.log, self.last, self.approach, self.checkpoint, self.summary,
+            self.udd, self.record,
         )  # fmt: skip
 
 
