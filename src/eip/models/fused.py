@@ -187,7 +187,7 @@ class _Pass:
         total = channel * sum(sum(fields.values()) for fields in widths)
         lean = total * edge_vectors.element_size() > LEAN_BYTES
         kept = {"phi", "right", "scales"} if lean else set()
-        self.buffer, self._addresses = _arrays(workspace, self.dtype, channel, widths, without=kept)
+        self.buffer, self._addresses = arrays(workspace, self.dtype, channel, widths, without=kept)
         self._last_vectors: Tensor | None = None
         self._lean = lean
 
@@ -204,7 +204,7 @@ class _Pass:
             pointer(packed.embedding),
             pointer(packed.phi0),
             packed.pointers,
-            _table(addresses),
+            address_table(addresses),
             *arguments,
             ctypes.c_int64(self.threads),
         )
@@ -246,7 +246,7 @@ class _Pass:
         channel, room = self.atoms * self.packed.channels, None
         if keep:
             # Two pairs in turn: a layer reads one and writes the other.
-            room, pairs = _arrays(
+            room, pairs = arrays(
                 *(self.workspace, self.dtype, channel),
                 [{"s": 1, "v": 3}, {"s": 1, "v": 3}],
             )
@@ -262,7 +262,7 @@ class _Pass:
             ]
         self._call(
             *("backward", self._addresses, pointer(g_scalars), pointer(g_vectors)),
-            *(_table(gradient), pointer(out)),
+            *(address_table(gradient), pointer(out)),
         )
         if room is not None:
             self.workspace.give_back(room)
@@ -299,7 +299,7 @@ def _saved_widths(layers: int) -> list[dict[str, int]]:
     ]
 
 
-def _arrays(
+def arrays(
     workspace: Workspace,
     dtype: torch.dtype,
     channel: int,
@@ -321,7 +321,7 @@ def _arrays(
     return buffer, addresses
 
 
-def _table(addresses: list[int | None]) -> Any:
+def address_table(addresses: list[int | None]) -> Any:
     return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
