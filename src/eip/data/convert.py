@@ -301,5 +301,6 @@ def _chunks(
         yield from stream_chunks(source, labels, start)
         return
     store = FrameStore(source)
+    store.verify_once()
     for block in store.blocks(np.arange(start.frame, len(store)), atoms=8192):
         yield [store[index] for index in block], Position(int(block[-1]) + 1)
