@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from eip.data import Frame, FrameStore, LabelWarning, open_frames, write_store
 from eip.data.convert import convert
 from eip.data.labels import Labels
-from eip.data.store import fingerprint
+from eip.data.store import fingerprints
 from eip.errors import InputError
 from eip.files import UncheckedFile
 
@@ -180,7 +180,7 @@ def test_columns_are_compared_with_their_checksums_once(
 ) -> None:
     path = tmp_path / "store"
     write_store([make(), make()], path)
-    before = fingerprint([path], Labels())
+    before = fingerprints([path], Labels())
     calls = []
     verify = FrameStore.verify
     monkeypatch.setattr(FrameStore, "verify", lambda self: calls.append(verify(self)))
@@ -189,7 +189,7 @@ def test_columns_are_compared_with_their_checksums_once(
     open_frames(path, cache_dir=tmp_path / "cache")
     assert len(calls) == 1
     # It is the same store for all that refer to it.
-    assert fingerprint([path], Labels()) == before
+    assert fingerprints([path], Labels()) == before
     column = path / "forces.npy"
     column.write_bytes(column.read_bytes()[:-1] + b"\x01")
     for read in (open_frames, lambda p: convert([p], tmp_path / "other.store")):
