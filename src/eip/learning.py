@@ -19,11 +19,11 @@ from eip.config import (
     build_labels,
     build_learning,
 )
-from eip.data import open_frames, split_indices
+from eip.data import open_frames, read_structures, split_indices
 from eip.data.store import write_store
 from eip.errors import InputError
 from eip.files import write_whole
-from eip.workflow import Say, claim, nobody, plot_dynamics, structures, train_model
+from eip.workflow import Say, claim, nobody, plot_dynamics, train_model
 
 #: What a run that goes on may be told anew: bounds and where it runs, not what it does.
 _FREE_KEYS = frozenset(
@@ -100,8 +100,8 @@ def _starts(config: LearningConfig) -> dict[str, Atoms]:
     """Every frame of the start files, by a name that stays the same."""
     out: dict[str, Atoms] = {}
     for path in config.learn.starts:
-        frames = structures(path)
-        for index, atoms in enumerate(frames):
+        frames = list(read_structures(path))
+        for index, (_, atoms) in enumerate(frames):
             name = path.stem if len(frames) == 1 else f"{path.stem}{index}"
             if name in out:
                 raise InputError(f"two starts are named {name}: rename {path}")

@@ -19,6 +19,11 @@ from eip.errors import InputError
 
 
 def read_ase(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
+    return frames_from_ase(path, labels, ase_structures(path, wanted))
+
+
+def ase_structures(path: Path, wanted: slice) -> Iterator[tuple[int, Atoms]]:
+    """Structures and their numbers in the file."""
     kind = filetype(str(path))
 
     def atoms() -> Iterator[Atoms]:
@@ -27,12 +32,9 @@ def read_ase(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
         )
         return _guarded(stream, path, itertools.count())
 
-    numbered = enumerate(atoms())
-    selected: Iterator[tuple[int, Atoms]]
     if any(bound is not None and bound < 0 for bound in (wanted.start, wanted.stop)):
         wanted = slice(*wanted.indices(sum(1 for _ in atoms())))
-    selected = itertools.islice(numbered, wanted.start, wanted.stop, wanted.step)
-    yield from frames_from_ase(path, labels, selected)
+    yield from itertools.islice(enumerate(atoms()), wanted.start, wanted.stop, wanted.step)
 
 
 def _guarded(stream: Iterator[Any], path: Path, numbers: Iterator[int] | range) -> Iterator[Any]:
@@ -53,14 +55,16 @@ def _guarded(stream: Iterator[Any], path: Path, numbers: Iterator[int] | range) 
 
 
 def read_database(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
+    units = database_units(path, labels)
+    return frames_from_ase(path, labels, database_structures(path, wanted), units)
+
+
+def database_units(path: Path, labels: Labels) -> dict[str, str]:
+    """The units that the database's metadata declares (SchNetPack's do)."""
     try:
-        database = connect(str(path))
-        count, metadata = database.count(), dict(database.metadata)
+        metadata = dict(connect(str(path)).metadata)
     except Exception as error:
         raise InputError(f"{path} cannot be read as an ASE database: {error}") from error
-    numbers = range(*wanted.indices(count))
-    if len(numbers) == 0:
-        return
     units = metadata.get("_property_unit_dict") or {}
     declared = {"length": str(metadata["_distance_unit"])} if metadata.get("_distance_unit") else {}
     for label in LABELS:
@@ -69,20 +73,29 @@ def read_database(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
         unit = next((units[name] for name in names if units.get(name)), None)
         if unit:
             declared[label] = str(unit)
+    return declared
+
+
+def database_structures(path: Path, wanted: slice) -> Iterator[tuple[int, Atoms]]:
+    """Structures and their numbers in the database, counted from 0."""
+    try:
+        database = connect(str(path))
+        count = database.count()
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as an ASE database: {error}") from error
+    numbers = range(*wanted.indices(count))
+    if len(numbers) == 0:
+        return
     rows = database.select(offset=numbers.start, limit=numbers[-1] + 1 - numbers.start)
     rows = itertools.islice(
         _guarded(rows, path, itertools.count(numbers.start)), 0, None, numbers.step
     )
-
-    def with_labels() -> Iterator[tuple[int, Atoms]]:
-        for number, row in zip(numbers, rows, strict=True):
-            atoms = row.toatoms()
-            # Labels of SchNetPack, ISO17 and others are not results of a calculator but key-value
-            # pairs (an energy) and data (forces) of the row.
-            atoms.info = {**row.key_value_pairs, **row.data}
-            yield number, atoms
-
-    yield from frames_from_ase(path, labels, with_labels(), declared)
+    for number, row in zip(numbers, rows, strict=True):
+        atoms = row.toatoms()
+        # Labels of SchNetPack, ISO17 and others are not results of a calculator but key-value
+        # pairs (an energy) and data (forces) of the row.
+        atoms.info = {**row.key_value_pairs, **row.data}
+        yield number, atoms
 
 
 def frames_from_ase(

@@ -121,11 +121,7 @@ class ExtxyzReader:
         self._demanded = False
 
     def __iter__(self) -> Iterator[Frame]:
-        wanted = self._wanted
-        if any(bound is not None and bound < 0 for bound in (wanted.start, wanted.stop)):
-            with self._opened() as file:
-                wanted = slice(*wanted.indices(sum(1 for _ in self._blocks(file, Position()))))
-        start, stop, step = wanted.start or 0, wanted.stop, wanted.step or 1
+        start, stop, step = self._bounds()
         with self._opened() as file:
             if self.position.frame:
                 # Keys that the user named must be in the file's first frame: ASE's path asks there.
@@ -142,6 +138,25 @@ class ExtxyzReader:
                 self.position = after
                 if frame is not None:
                     yield frame
+
+    def structures(self) -> Iterator[tuple[int, Atoms]]:
+        """The frames and their numbers as ASE has them, with all that is no label."""
+        start, stop, step = self._bounds()
+        with self._opened() as file:
+            for block, after in self._blocks(file, Position()):
+                number = after.frame - 1
+                if stop is not None and number >= stop:
+                    return
+                if number >= start and (number - start) % step == 0:
+                    yield number, self._atoms(number, block)
+
+    def _bounds(self) -> tuple[int, int | None, int]:
+        """First frame that is wanted, the one after the last, and the step."""
+        wanted = self._wanted
+        if any(bound is not None and bound < 0 for bound in (wanted.start, wanted.stop)):
+            with self._opened() as file:
+                wanted = slice(*wanted.indices(sum(1 for _ in self._blocks(file, Position()))))
+        return wanted.start or 0, wanted.stop, wanted.step or 1
 
     def _opened(self) -> BufferedIOBase:
         return cast(BufferedIOBase, open_with_compression(str(self._path), "rb"))
@@ -191,6 +206,11 @@ class ExtxyzReader:
         return self._read_by_ase(number, block)
 
     def _read_by_ase(self, number: int, block: Sequence[bytes]) -> Frame:
+        self._to_ase.append((number, self._atoms(number, block)))
+        self._demanded = True
+        return next(self._by_ase)
+
+    def _atoms(self, number: int, block: Sequence[bytes]) -> Atoms:
         try:
             text = b"".join(block).decode().replace("\r\n", "\n")
             atoms = ase.io.read(io.StringIO(text), 0, format="extxyz", parallel=False)
@@ -199,9 +219,7 @@ class ExtxyzReader:
                 f"{self._path}#{number} cannot be read: {type(error).__name__}: {error}"
             ) from error
         assert isinstance(atoms, Atoms)
-        self._to_ase.append((number, atoms))
-        self._demanded = True
-        return next(self._by_ase)
+        return atoms
 
     def _read_usual(self, number: int, block: Sequence[bytes]) -> Frame | None:
         """A frame; None if it is not the usual one."""
