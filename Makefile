@@ -1,6 +1,7 @@
 # Everything runs in $(VENV), made on first need with nothing but Python >= 3.11 and a C++ compiler.
 #   make env     the environment         make test      the tests, without the slow ones
 #   make demo    train to dynamics       make test-all  all of them
+#   make docs    the site → docs/_build/html (RUN=0: without running the tutorials)
 #   make lint types imports format clean
 #   make bench-quick          our own speed against the machine's floor, one line, under a minute
 #   make bench-env bench      the comparison with other packages (benchmarks/README.md)
@@ -13,8 +14,9 @@ TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 DEMO_EPOCHS ?=
 DEMO_STEPS ?=
+RUN ?= 1
 
-.PHONY: env demo test test-all lint types imports format clean bench bench-quick bench-env
+.PHONY: env demo docs test test-all lint types imports format clean bench bench-quick bench-env
 
 env: $(STAMP)
 
@@ -50,6 +52,11 @@ test: env
 
 test-all: env
 	$(BIN)/python -m pytest -q -rs
+
+docs: env
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	EIP_DOCS_RUN=$(RUN) $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "The site is in docs/_build/html/index.html"
 
 lint: env
 	$(BIN)/ruff check .

@@ -49,13 +49,33 @@ ForcesKey = Annotated[str | None, typer.Option(help="Key of the forces in the fi
 StressKey = Annotated[str | None, typer.Option(help="Key of the stresses in the file.")]
 EnergyUnit = Annotated[str | None, typer.Option(help="Unit of energy in the file, as kcal/mol.")]
 LengthUnit = Annotated[str | None, typer.Option(help="Unit of length in the file, as Bohr.")]
+ForcesUnit = Annotated[str | None, typer.Option(help="Unit of forces, as Hartree/Bohr.")]
+StressUnit = Annotated[str | None, typer.Option(help="Unit of stress, as GPa or kbar.")]
+StressSign = Annotated[
+    str | None, typer.Option(help="Sign of stress: ase, (1/V) dE/dε, or vasp, the other one.")
+]
+Elements = Annotated[
+    str | None, typer.Option(help="Elements of LAMMPS' types 1, 2, …, by commas, as O,H.")
+]
+KeepIsolatedAtoms = Annotated[
+    bool,
+    typer.Option(
+        "--keep-isolated-atoms", help="config_type=IsolatedAtom: frames like others, not E0."
+    ),
+]
+SkipUnconverged = Annotated[
+    bool,
+    typer.Option("--skip-unconverged", help="Leave out steps whose SCF did not converge."),
+]
 
 
-def _labels(*given: str | None) -> Labels | None:
+def _labels(*, elements: str | None = None, **given: Any) -> Labels | None:
     """Keys and units if any is given; None leaves them to the model's training data."""
     from eip.data import Labels
 
-    return Labels(*given) if any(given) else None
+    if elements is not None:
+        given["elements"] = tuple(elements.replace(",", " ").split())
+    return Labels(**given) if any(given.values()) else None
 
 
 # --- verbs ---------------------------------------------------------------------------------------
@@ -198,6 +218,12 @@ def convert(
     stress_key: StressKey = None,
     energy_unit: EnergyUnit = None,
     length_unit: LengthUnit = None,
+    forces_unit: ForcesUnit = None,
+    stress_unit: StressUnit = None,
+    stress_sign: StressSign = None,
+    elements: Elements = None,
+    keep_isolated_atoms: KeepIsolatedAtoms = False,
+    skip_unconverged: SkipUnconverged = False,
     group_key: Annotated[
         str | None, typer.Option(help="Key of what frames share; 'file' for the file itself.")
     ] = None,
@@ -210,9 +236,21 @@ def convert(
     """
     from eip.data import convert as converting
     from eip.data.frame import LABELS
-    from eip.data.labels import Labels
 
-    labels = Labels(energy_key, forces_key, stress_key, energy_unit, length_unit, group_key)
+    labels = _labels(
+        energy=energy_key,
+        forces=forces_key,
+        stress=stress_key,
+        energy_unit=energy_unit,
+        length_unit=length_unit,
+        forces_unit=forces_unit,
+        stress_unit=stress_unit,
+        stress_sign=stress_sign,
+        elements=elements,
+        keep_isolated_atoms=keep_isolated_atoms,
+        skip_unconverged=skip_unconverged,
+        group=group_key,
+    )
     selection = converting.Where(where or ())
     try:
         with _conversion_bar(progress) as tick:
@@ -484,6 +522,12 @@ def evaluate(
     stress_key: StressKey = None,
     energy_unit: EnergyUnit = None,
     length_unit: LengthUnit = None,
+    forces_unit: ForcesUnit = None,
+    stress_unit: StressUnit = None,
+    stress_sign: StressSign = None,
+    elements: Elements = None,
+    keep_isolated_atoms: KeepIsolatedAtoms = False,
+    skip_unconverged: SkipUnconverged = False,
     device: Device = None,
     progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
 ) -> None:
@@ -495,7 +539,19 @@ def evaluate(
         files,
         out_dir,
         ood=ood or (),
-        labels=_labels(energy_key, forces_key, stress_key, energy_unit, length_unit),
+        labels=_labels(
+            energy=energy_key,
+            forces=forces_key,
+            stress=stress_key,
+            energy_unit=energy_unit,
+            length_unit=length_unit,
+            forces_unit=forces_unit,
+            stress_unit=stress_unit,
+            stress_sign=stress_sign,
+            elements=elements,
+            keep_isolated_atoms=keep_isolated_atoms,
+            skip_unconverged=skip_unconverged,
+        ),
         device=device,
         progress=progress,
         say=_say,
@@ -519,6 +575,12 @@ def calibrate(
     stress_key: StressKey = None,
     energy_unit: EnergyUnit = None,
     length_unit: LengthUnit = None,
+    forces_unit: ForcesUnit = None,
+    stress_unit: StressUnit = None,
+    stress_sign: StressSign = None,
+    elements: Elements = None,
+    keep_isolated_atoms: KeepIsolatedAtoms = False,
+    skip_unconverged: SkipUnconverged = False,
     device: Device = None,
     progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
 ) -> None:
@@ -530,7 +592,19 @@ def calibrate(
         files,
         out_path,
         method=method,
-        labels=_labels(energy_key, forces_key, stress_key, energy_unit, length_unit),
+        labels=_labels(
+            energy=energy_key,
+            forces=forces_key,
+            stress=stress_key,
+            energy_unit=energy_unit,
+            length_unit=length_unit,
+            forces_unit=forces_unit,
+            stress_unit=stress_unit,
+            stress_sign=stress_sign,
+            elements=elements,
+            keep_isolated_atoms=keep_isolated_atoms,
+            skip_unconverged=skip_unconverged,
+        ),
         device=device,
         progress=progress,
         say=_say,
@@ -750,6 +824,12 @@ def info(
     stress_key: StressKey = None,
     energy_unit: EnergyUnit = None,
     length_unit: LengthUnit = None,
+    forces_unit: ForcesUnit = None,
+    stress_unit: StressUnit = None,
+    stress_sign: StressSign = None,
+    elements: Elements = None,
+    keep_isolated_atoms: KeepIsolatedAtoms = False,
+    skip_unconverged: SkipUnconverged = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare a store with its checksums; reads all of it.")
     ] = False,
@@ -765,13 +845,29 @@ def info(
             FrameStore(path).verify(lambda done, total: tick(done / total))
         err.print(f"{path} is what was written.", highlight=False, markup=False)
     if not is_model(path):
-        summary = summarize_files(
-            [path], _labels(energy_key, forces_key, stress_key, energy_unit, length_unit)
+        summary, doubts = summarize_files(
+            [path],
+            _labels(
+                energy=energy_key,
+                forces=forces_key,
+                stress=stress_key,
+                energy_unit=energy_unit,
+                length_unit=length_unit,
+                forces_unit=forces_unit,
+                stress_unit=stress_unit,
+                stress_sign=stress_sign,
+                elements=elements,
+                keep_isolated_atoms=keep_isolated_atoms,
+                skip_unconverged=skip_unconverged,
+            ),
         )
         if as_json:
-            print(json.dumps(summary.to_dict(), indent=2, ensure_ascii=False))
+            content = {**summary.to_dict(), "doubts": doubts}
+            print(json.dumps(content, indent=2, ensure_ascii=False))
         else:
             out.print(summary.table(str(path)))
+            for doubt in doubts:
+                err.print(f"Warning: {doubt}", style="yellow", highlight=False, markup=False)
         return
     description = describe_model(path)
     if as_json:

@@ -27,7 +27,7 @@ from eip.errors import InputError, did_you_mean
 from eip.evaluation import evaluate
 from eip.files import json_text, write_whole
 from eip.model_file import load_model, read_model_info
-from eip.potential import Potential, WrappedPotential
+from eip.potential import Potential, WrappedPotential, prepared
 from eip.training.loss import Loss
 from eip.uncertainty.ensemble import EnsemblePotential
 from eip.uncertainty.methods import EVIDENTIAL, MEMBERS, METHODS
@@ -316,6 +316,7 @@ def costs_of(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, 
     Timed in turn, so that what else the machine does falls on all alike.
     """
     loaded = {label: load_model(path) for label, path in models.items()}
+    snapshots = {label: prepared(potential) for label, potential in loaded.items()}
     batch = _timed_batch(config, loaded["none"])
     loss = Loss.of(build_training(config.training))
     networks = {label: bare_network(load_model(path)) for label, path in models.items()}
@@ -328,7 +329,7 @@ def costs_of(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, 
     predicting: dict[str, list[float]] = {label: [] for label in loaded}
     training: dict[str, list[float]] = {label: [] for label in loaded}
     for round_ in range(_WARM_UP + _ROUNDS):
-        for label, potential in loaded.items():
+        for label, potential in snapshots.items():
             times = _predict(potential, batch), _step(networks[label], batch, loss)
             if round_ >= _WARM_UP:
                 predicting[label].append(times[0])

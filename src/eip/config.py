@@ -25,13 +25,14 @@ from pydantic import (
     Field,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
 from eip.active_learning.settings import LearningSettings
 from eip.errors import InputError, did_you_mean
 from eip.training.settings import TrainingSettings
-from eip.units import ENERGY_IN_EV, LENGTH_IN_ANGSTROM
+from eip.units import ENERGY_IN_EV, LENGTH_IN_ANGSTROM, UNITS, unit_factor
 
 if TYPE_CHECKING:
     from eip.data.readers import Labels
@@ -76,10 +77,10 @@ def _validation(value: Any) -> Any:
     return value
 
 
-def _known_unit(table: Mapping[str, float]) -> BeforeValidator:
+def _known_unit(kind: str) -> BeforeValidator:
     def check(value: Any) -> Any:
-        if value is not None and value not in table:
-            raise ValueError(f"unknown unit: {did_you_mean(str(value), table)}")
+        if value is not None and unit_factor(kind, str(value)) is None:
+            raise ValueError(f"unknown unit: {did_you_mean(str(value), UNITS[kind])}")
         return value
 
     return BeforeValidator(check)
@@ -106,8 +107,10 @@ def _by_symbol(value: Any) -> Any:
 ConfigPath = Annotated[Path, AfterValidator(_below_config)]
 Files = Annotated[list[ConfigPath], BeforeValidator(_one_or_more)]
 Validation = Annotated[int | float | list[ConfigPath], BeforeValidator(_validation)]
-EnergyUnit = Annotated[str, _known_unit(ENERGY_IN_EV)]
-LengthUnit = Annotated[str, _known_unit(LENGTH_IN_ANGSTROM)]
+EnergyUnit = Annotated[str, _known_unit("energy")]
+LengthUnit = Annotated[str, _known_unit("length")]
+ForcesUnit = Annotated[str, _known_unit("forces")]
+StressUnit = Annotated[str, _known_unit("stress")]
 ElementEnergies = Annotated[dict[str, float], BeforeValidator(_by_symbol)]
 
 
@@ -137,7 +140,8 @@ class Section(BaseModel):
 
 
 class LabelsConfig(Section):
-    """Keys of the labels, and their units. An empty key: the usual names are looked for."""
+    """Keys of the labels, and their units. An empty key: the usual names are looked for, in any
+    case."""
 
     energy: str | None = Field(None, description="total energy, for example REF_energy")
     forces: str | None = Field(None, description="forces")
@@ -147,6 +151,32 @@ class LabelsConfig(Section):
     )
     length_unit: LengthUnit | None = Field(
         None, description=f"{', '.join(LENGTH_IN_ANGSTROM)}; empty: as the file declares, else Ang"
+    )
+    forces_unit: ForcesUnit | None = Field(
+        None,
+        description="eV/Ang, Hartree/Bohr, kcal/mol/Ang, …; empty: as the file declares, else "
+        "energy_unit/length_unit",
+    )
+    stress_unit: StressUnit | None = Field(
+        None,
+        description="eV/Ang^3, GPa, kbar, Hartree/Bohr^3, …; empty: as the file declares, else "
+        "energy_unit/length_unit^3",
+    )
+    stress_sign: Literal["ase", "vasp"] | None = Field(
+        None, description="ase: (1/V) dE/dε; vasp: the other one; empty: ase"
+    )
+    elements: Annotated[list[str], BeforeValidator(_one_or_more)] | None = Field(
+        None, description="of types 1, 2, … of LAMMPS' files, as [O, H]"
+    )
+    keep_isolated_atoms: bool = Field(
+        False,
+        description="lone atoms with config_type=IsolatedAtom are frames like others; else they "
+        "give the energies of elements and are no frames",
+    )
+    skip_unconverged: bool = Field(
+        False,
+        description="steps of an output whose SCF did not converge are left out, with a warning; "
+        "else they are an error",
     )
 
 
@@ -179,13 +209,19 @@ class DataConfig(Section):
     labels: LabelsConfig = LabelsConfig()
     element_energies: ElementEnergies | None = Field(
         None,
-        description="energies of isolated atoms, eV, as {H: -13.6, O: -432.1}; empty: fitted",
+        description="energies of isolated atoms, eV, as {H: -13.6, O: -432.1}; empty: of frames "
+        "with config_type=IsolatedAtom, else fitted",
     )
 
 
 class ModelConfig(Section):
-    """The network, a PaiNN, and how it knows its error."""
+    """The network and how it knows its error."""
 
+    backbone: Literal["painn", "cartesian_ace"] = Field(
+        "painn",
+        description="painn, the paper's; cartesian_ace: tensors and products of three factors, "
+        "more accurate and several times as dear",
+    )
     uncertainty: Literal[
         "tensor",
         "componentwise",
@@ -219,7 +255,12 @@ class ModelConfig(Section):
         64, ge=1, le=4096, description="features of an atom: 64 is quick, 128 the paper's"
     )
     interactions: int = Field(3, ge=1, le=100, description="rounds of message passing")
-    radial_functions: int = Field(20, ge=1, le=1000, description="basis functions of a distance")
+    radial_functions: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="basis functions of a distance; empty: 20, of cartesian_ace 8",
+    )
     cutoff: float = Field(5.0, gt=0, le=50, description="Å; how far an atom sees in one round")
     zbl: bool = Field(False, description="screened nuclear repulsion at short range")
     force_scale: Literal["rms", "mean"] = Field(
@@ -255,10 +296,18 @@ class TrainingConfig(Section):
     learning_rate: float = Field(
         _DEFAULTS.learning_rate, gt=0, description="of AdamW, after the warm-up"
     )
+    schedule: Literal["cosine", "constant"] = Field(
+        _DEFAULTS.schedule, description="of the rate: cosine or constant"
+    )
     minimum_learning_rate: float = Field(
         _DEFAULTS.minimum_learning_rate, gt=0, description="where the cosine decay ends"
     )
+    amsgrad: bool = Field(_DEFAULTS.amsgrad, description="second moments of AdamW never shrink")
     weight_decay: float = Field(_DEFAULTS.weight_decay, ge=0, description="of AdamW")
+    decayed: Literal["all", "matrices"] = Field(
+        _DEFAULTS.decayed,
+        description="weights that decay: all, or matrices (no biases, no embeddings)",
+    )
     warmup_epochs: float = Field(
         _DEFAULTS.warmup_epochs, ge=0, description="epochs over which the rate rises"
     )
@@ -271,13 +320,22 @@ class TrainingConfig(Section):
     gradient_clip: float = Field(
         _DEFAULTS.gradient_clip, gt=0, description="largest norm of the gradient"
     )
+    selection: Literal["loss", "force_rmse"] = Field(
+        _DEFAULTS.selection,
+        description="what is least in the best epoch, on validation frames: loss or force_rmse",
+    )
     patience: Count = Field(
         _DEFAULTS.patience,
         ge=0,
-        description="epochs without a better validation loss before the end; 0: never",
+        description="epochs without a better one before the end; 0: never",
     )
     energy_weight: float = Field(
         _DEFAULTS.energy_weight, ge=0, description="of the energy's error in the loss"
+    )
+    final_energy_weight: float | None = Field(
+        _DEFAULTS.final_energy_weight,
+        ge=0,
+        description="that of the last fifth of the epochs; empty: the same",
     )
     force_weight: float = Field(
         _DEFAULTS.force_weight, ge=0, description="of the evidential loss of the forces"
@@ -327,6 +385,23 @@ class Config(Section):
     data: DataConfig
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> Config:
+        energy, force = self.training.energy_weight, self.training.force_weight
+        if not (energy or force):
+            raise ValueError("training.energy_weight and training.force_weight are both 0")
+        if not force and self.model.uncertainty != "none":
+            raise ValueError(
+                f"model.uncertainty is '{self.model.uncertainty}', and σ is learned from forces: "
+                f"without them (training.force_weight: 0) it must be none"
+            )
+        if not energy and self.model.uncertainty == "global":
+            raise ValueError(
+                "model.uncertainty is 'global', which is learned from energies: "
+                "training.energy_weight must not be 0"
+            )
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `load_config` reads it back from YAML."""

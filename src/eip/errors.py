@@ -14,6 +14,22 @@ class InputError(ValueError):
     """
 
 
+class MissingLabel(InputError):
+    """A frame lacks a label that it must have.
+
+    Attributes:
+        label: "energy", "forces" or "stress".
+    """
+
+    def __init__(self, message: str, label: str) -> None:
+        super().__init__(message)
+        self.label = label
+
+
+class NonFinitePrediction(InputError):
+    """What a potential says of a structure is NaN or infinite; the message names the atoms."""
+
+
 def unknown_elements(
     numbers: Iterable[int], known: Iterable[int], where: str = "the structure"
 ) -> InputError:

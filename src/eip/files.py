@@ -1,12 +1,14 @@
-"""Files that are whole or not there, and JSON without what JSON does not have."""
+"""Files that are whole or not there, checksums, and JSON without what JSON does not have."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +42,42 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Replaces a file at once, or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+_SEAL = b"\neip-sha256:"
+
+
+def sealed(content: bytes) -> bytes:
+    """Content with its sha256 behind it, for formats that do not mind (zip: .npz, .ckpt)."""
+    return content + _SEAL + hashlib.sha256(content).hexdigest().encode()
+
+
+def unsealed(content: bytes) -> tuple[bytes, bool]:
+    """What was sealed, and whether it had been: a file of older date has no seal.
+
+    Raises:
+        ValueError: if it is not what was sealed.
+    """
+    start = len(content) - len(_SEAL) - 64
+    if start < 0 or content[start : start + len(_SEAL)] != _SEAL:
+        return content, False
+    found = hashlib.sha256(content[:start]).hexdigest()
+    if found.encode() != content[-64:]:
+        raise ValueError("its checksum is not that of what was written: it is damaged")
+    return content[:start], True
+
+
+class UncheckedFile(UserWarning):
+    """A file of older date, which has no checksum, was opened."""
+
+
+def warn_unchecked(what: object) -> None:
+    """Says that something was written by an eIP that kept no checksums."""
+    warnings.warn(
+        f"{what}: written by an earlier eIP, without a checksum, so damage would go unseen",
+        UncheckedFile,
+        stacklevel=3,
+    )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ase import Atoms
+from ase.data import chemical_symbols
 from rich.table import Table
 
 from eip import plots
@@ -130,12 +131,22 @@ def _base(config: LearningConfig) -> tuple[list[Atoms], list[Atoms]]:
     )
 
 
+def _element_energies(config: LearningConfig) -> dict[str, float] | None:
+    """Those given, and those of isolated atoms among the frames that were labelled already."""
+    data = config.data
+    found = {}
+    if data.train:
+        store = open_frames(data.train, build_labels(data), config.run_dir / "data")
+        found = {chemical_symbols[z]: e for z, e in store.isolated_atoms.items()}
+    return found | (data.element_energies or {}) or None
+
+
 def _train(config: LearningConfig, task: TrainingTask, progress: bool) -> Path:
     """A generation's training: the configuration's, on the generation's frames."""
     data = {
         "train": [task.train],
         "validation": [task.validation],
-        "element_energies": config.data.element_energies,
+        "element_energies": _element_energies(config),
     }
     for name in ("test", "ood"):
         if paths := getattr(config.data, name):

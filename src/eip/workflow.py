@@ -35,6 +35,7 @@ from eip.data import (
     GraphDataset,
     Labels,
     LabelWarning,
+    energy_scale,
     fit_element_energies,
     force_scale,
     make_loader,
@@ -44,7 +45,8 @@ from eip.data import (
     summarize,
 )
 from eip.data.dataset import Batch
-from eip.errors import InputError, did_you_mean
+from eip.data.plausibility import DataWarning, find_doubts
+from eip.errors import InputError, MissingLabel, did_you_mean
 from eip.evaluation import Evaluation, calibrate, compute_metrics, evaluate, write_report
 from eip.files import json_text, write_whole
 from eip.model_file import load_model, read_model_info, save_model
@@ -134,6 +136,8 @@ def train_model(
     chosen = _split(config, stores)
     for name, store in stores.items():
         say(summarize(store).table(f"{name} frames"))
+    if not follows:
+        _say_first(config, stores, chosen, say)
 
     def sets_for(potential: Potential) -> dict[str, GraphDataset]:
         # All at once: a strange element among the test frames is found before training.
@@ -151,7 +155,7 @@ def train_model(
         potential, result = _assembled(networks)
         sets = sets_for(potential)
     else:
-        potential = _network(config, stores["train"], chosen["train"])
+        potential = _network(config, stores["train"], chosen["train"], say)
         sets = sets_for(potential)
         weights = sum(p.numel() for p in potential.parameters())
         say(
@@ -218,24 +222,62 @@ def train_model(
     return TrainingRun(run_dir, run_dir / "model.eip", result, metrics, measured_on)
 
 
-def _network(config: Config, store: FrameStore, indices: Int[np.ndarray, "frames"]) -> Potential:
+def _say_first(
+    config: Config,
+    stores: Mapping[str, FrameStore],
+    chosen: Mapping[str, Int[np.ndarray, "frames"]],
+    say: Say,
+) -> None:
+    """What a person should know of the frames before hours go into them."""
+    given = config.data.element_energies or {}
+    symbols = [chemical_symbols[z] for z in stores["train"].isolated_atoms]
+    taken = ", ".join(symbol for symbol in symbols if symbol not in given)
+    if taken:
+        say(
+            f"E0 of {taken} are the energies of isolated atoms (config_type=IsolatedAtom), which "
+            "are no training frames; data.labels.keep_isolated_atoms: true makes them such."
+        )
+    sets = {name: (stores.get(name, stores["train"]), which) for name, which in chosen.items()}
+    for doubt in find_doubts(sets):
+        warnings.warn(doubt, DataWarning, stacklevel=2)
+
+
+def _network(
+    config: Config, store: FrameStore, indices: Int[np.ndarray, "frames"], say: Say
+) -> Potential:
     """With fresh weights, for the elements and energies of the training frames."""
     given = {atomic_numbers[s]: e for s, e in (config.data.element_energies or {}).items()}
-    energies = fit_element_energies(store, indices, given=given)
+    given = store.isolated_atoms | given
+    has = {label: bool(store.has(label)[indices].all()) for label in ("energy", "forces")}
+    if has["energy"]:
+        energies = fit_element_energies(store, indices, given=given)
+    else:
+        elements = summarize(store, indices).elements
+        energies = {z: given.get(z, 0.0) for z in map(atomic_numbers.__getitem__, elements)}
+        say("The frames have no energies: those that the potential gives mean differences only.")
     model = config.model
+    scale = (
+        force_scale(store, indices, model.force_scale)
+        if has["forces"]
+        else energy_scale(store, indices, energies)
+    )
+    network = model.model_dump(include=NETWORK_KEYS)
+    if model.backbone == "cartesian_ace":
+        dataset = GraphDataset(store, indices, cutoff=model.cutoff)
+        network["mean_neighbors"] = dataset.mean_neighbors()
     with seeded(config.training.seed):
         return new_network(
             model.uncertainty,
             model.members,
             elements=sorted(energies),
             element_energies=energies,
-            force_scale=force_scale(store, indices, model.force_scale),
-            **model.model_dump(include=NETWORK_KEYS),
+            force_scale=scale,
+            **network,
         ).to(getattr(torch, model.dtype))
 
 
 #: Of `eip.config.ModelConfig`, what `eip.uncertainty.network.NetworkPotential` is made of.
-NETWORK_KEYS = {"channels", "interactions", "radial_functions", "cutoff", "zbl"}
+NETWORK_KEYS = {"backbone", "channels", "interactions", "radial_functions", "cutoff", "zbl"}
 
 
 def _member_configs(config: Config) -> list[Config]:
@@ -396,6 +438,15 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+#: How to train where a label is not there.
+_WITHOUT = {
+    "energy": "train on forces alone with training.energy_weight: 0 (energies then mean "
+    "differences only)",
+    "forces": "train on energies alone with training.force_weight: 0 and model.uncertainty: none",
+    "stress": "train without it with training.stress_weight: 0",
+}
+
+
 def _read_sets(config: Config, folder: Path) -> dict[str, FrameStore]:
     """Each set of frames that the configuration names, on disk."""
     data = config.data
@@ -406,11 +457,17 @@ def _read_sets(config: Config, folder: Path) -> dict[str, FrameStore]:
     for name, paths in files.items():
         if not paths:
             continue
-        needed = ["energy", "forces"]
-        if name in ("train", "validation") and config.training.stress_weight:
-            needed.append("stress")
+        weights = {
+            "energy": config.training.energy_weight,
+            "forces": config.training.force_weight,
+            "stress": config.training.stress_weight if name in ("train", "validation") else 0,
+        }
+        needed = [label for label, weight in weights.items() if weight]
         before = set((folder / name).glob("*"))
-        stores[name] = _open(paths, build_labels(data), needed, folder / name)
+        try:
+            stores[name] = _open(paths, build_labels(data), needed, folder / name)
+        except MissingLabel as error:
+            raise InputError(f"{error}, or {_WITHOUT[error.label]}") from error
         if before and stores[name].path not in before:
             shutil.rmtree(stores[name].path)
             raise InputError(
@@ -536,6 +593,8 @@ def evaluate_model(
 ) -> dict[str, float]:
     """Predicts labelled frames; writes metrics.json, predictions.xyz, plots and report.html.
 
+    Frames may have energies or forces alone (a scan, say): what needs the other is null.
+
     Args:
         labels: keys and units of the files; None: those of the model's training data.
 
@@ -548,7 +607,10 @@ def evaluate_model(
     for paths in (files, ood):
         if not paths:
             continue
-        store = _open(paths, labels, ("energy", "forces"))
+        store = _open(paths, labels, ())
+        if not (store.has("energy").any() or store.has("forces").any()):
+            # Says which keys were looked for, and which are there.
+            _open(paths, labels, ("energy",))
         say(summarize(store).table())
         evaluations.append(
             evaluate(potential, _loader(_dataset(store, potential)), progress=progress)
@@ -797,9 +859,12 @@ def _udd_text(p: UDDParameters) -> str:
 # --- information ---------------------------------------------------------------------------------
 
 
-def summarize_files(paths: Sequence[str | Path], labels: Labels | None = None) -> DataSummary:
-    """Elements, sizes, labels and ranges of files of frames."""
-    return summarize(open_frames(paths, labels))
+def summarize_files(
+    paths: Sequence[str | Path], labels: Labels | None = None
+) -> tuple[DataSummary, list[str]]:
+    """Elements, sizes, labels and ranges of files of frames, and what looks wrong in them."""
+    store = open_frames(paths, labels)
+    return summarize(store), find_doubts({"frames": (store, None)})
 
 
 def is_model(path: str | Path) -> bool:

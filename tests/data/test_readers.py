@@ -593,7 +593,8 @@ def write_deepmd(folder: Path, counts: tuple[int, ...] = (3, 2), *, periodic: bo
     }
     if periodic:
         data["box"] = np.tile(water().cell.array.ravel(), (total, 1))
-        data["virial"] = rng.normal(size=(total, 9))
+        virial = rng.normal(size=(total, 3, 3))
+        data["virial"] = (virial + virial.transpose(0, 2, 1)).reshape(total, 9)
     for number, count in enumerate(counts):
         part = folder / f"set.{number:03d}"
         part.mkdir()

@@ -12,7 +12,7 @@ from eip.data import (
     GraphDataset,
     fit_element_energies,
     force_rms,
-    isolated_atom_energies,
+    open_frames,
     read_frames,
     split_indices,
     summarize,
@@ -85,8 +85,8 @@ def test_energy_only_files(shared_data: Path) -> None:
 
 
 def test_acac_isolated_atoms(shared_data: Path, tmp_path: Path) -> None:
-    frames = read_frames(shared_data / "acac" / "isolated_atoms.xyz")
-    energies = isolated_atom_energies(write_store(frames, tmp_path / "s"))
+    files = [shared_data / "acac" / name for name in ("test_MD_600K.xyz", "isolated_atoms.xyz")]
+    energies = open_frames(files, cache_dir=tmp_path).isolated_atoms
     assert sorted(energies) == [1, 6, 8] and energies[1] == pytest.approx(-13.568422178253735)
 
 

@@ -13,7 +13,6 @@ from eip.data import (
     fit_element_energies,
     force_rms,
     force_scale,
-    isolated_atom_energies,
     summarize,
     write_store,
 )
@@ -87,14 +86,6 @@ def test_given_energies_are_kept(tmp_path: Path, make: Make) -> None:
     assert fit_element_energies(store, given=E0) == {1: E0[1], 8: E0[8]}
     partly = fit_element_energies(store, given={1: -10.0})
     assert partly == pytest.approx({1: -10.0, 8: E0[8] + 2 * (E0[1] + 10.0)})
-
-
-def test_isolated_atoms(tmp_path: Path, make: Make) -> None:
-    store = with_energies(make, tmp_path / "s", [[1], [6], [8], [1, 8]])
-    assert isolated_atom_energies(store) == E0
-    twice = [make(numbers=[1], seed=1), make(numbers=[1], seed=2)]
-    with pytest.raises(InputError, match=r"made\.xyz#2: H has a second energy"):
-        isolated_atom_energies(write_store(twice, tmp_path / "t"))
 
 
 def test_force_rms(tmp_path: Path, make: Make) -> None:

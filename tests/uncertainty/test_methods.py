@@ -38,7 +38,7 @@ WITH_SIGMA = [m for m in METHODS if m not in ("componentwise", "global", "none")
 def graph_of(name: str, size: float, seed: int) -> AtomGraph:
     atoms = molecule(name)
     atoms.rattle(size, seed=seed)
-    return build_graph([atoms], 4.5, dtype=torch.float64)
+    return build_graph([atoms], 4.5)
 
 
 def network(method: str, seed: int = 0) -> Potential:

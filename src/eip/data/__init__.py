@@ -16,10 +16,10 @@ from eip.data.labels import Labels
 from eip.data.readers import read_frames
 from eip.data.statistics import (
     DataSummary,
+    energy_scale,
     fit_element_energies,
     force_rms,
     force_scale,
-    isolated_atom_energies,
     summarize,
 )
 from eip.data.store import FrameStore, open_frames, write_store
@@ -37,10 +37,10 @@ __all__ = [
     "LeakageWarning",
     "check_elements",
     "collate",
+    "energy_scale",
     "fit_element_energies",
     "force_rms",
     "force_scale",
-    "isolated_atom_energies",
     "make_loader",
     "open_frames",
     "read_frames",

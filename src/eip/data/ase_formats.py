@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,29 +13,84 @@ from ase import Atoms
 from ase.db import connect
 from ase.io.formats import filetype
 
-from eip.data.frame import LABELS, Frame
-from eip.data.labels import COMMON_NAMES, Labels, Scales, scales
-from eip.data.raw import declared_units, make_frame
+from eip.data import lammps
+from eip.data.convergence import unconverged_steps
+from eip.data.frame import Frame, LabelWarning
+from eip.data.labels import Labels, Scales, declared_units, scales
+from eip.data.raw import make_frame
 from eip.errors import InputError
 
 
 def read_ase(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
-    return frames_from_ase(path, labels, ase_structures(path, wanted))
+    selected, declared = ase_structures(path, labels, wanted)
+    failed = unconverged_steps(path, filetype(str(path)))
+    if failed:
+        selected = _converged(selected, path, failed, labels.skip_unconverged)
+    return frames_from_ase(path, labels, selected, declared)
 
 
-def ase_structures(path: Path, wanted: slice) -> Iterator[tuple[int, Atoms]]:
-    """Structures and their numbers in the file."""
+def ase_structures(
+    path: Path, labels: Labels, wanted: slice
+) -> tuple[Iterator[tuple[int, Atoms]], dict[str, str] | None]:
+    """Structures with their numbers in the file, and the units that it declares as a whole."""
     kind = filetype(str(path))
+    options: dict[str, Any] = {}
+    declared: dict[str, str] = {}
+    if kind in (*lammps.DUMPS, lammps.DATA):
+        options, declared = lammps.reading_options(path, kind, labels)
 
     def atoms() -> Iterator[Atoms]:
         stream = ase.io.iread(
-            str(path), slice(None), format=kind, parallel=False, do_not_split_by_at_sign=True
+            str(path),
+            slice(None),
+            format=kind,
+            parallel=False,
+            do_not_split_by_at_sign=True,
+            **options,
         )
         return _guarded(stream, path, itertools.count())
 
+    numbered = enumerate(atoms())
+    selected: Iterator[tuple[int, Atoms]]
     if any(bound is not None and bound < 0 for bound in (wanted.start, wanted.stop)):
         wanted = slice(*wanted.indices(sum(1 for _ in atoms())))
-    yield from itertools.islice(enumerate(atoms()), wanted.start, wanted.stop, wanted.step)
+    selected = itertools.islice(numbered, wanted.start, wanted.stop, wanted.step)
+    if kind in lammps.DUMPS:
+        selected = ((number, _without_energy(image)) for number, image in selected)
+    return selected, declared or None
+
+
+def _converged(
+    selected: Iterator[tuple[int, Atoms]], path: Path, failed: Mapping[int, str], skip: bool
+) -> Iterator[tuple[int, Atoms]]:
+    """Without the steps whose SCF did not converge, or an InputError at the first of them."""
+    left_out = []
+    for number, image in selected:
+        if number not in failed:
+            yield number, image
+        elif skip:
+            left_out.append(number)
+        else:
+            raise InputError(
+                f"{path}#{number}: the SCF of this step did not converge, {failed[number]}, so it "
+                "is no label; --skip-unconverged or data.labels.skip_unconverged leaves such "
+                f"steps out ({len(failed)} in this file)"
+            )
+    if left_out:
+        named = ", ".join(f"#{number}" for number in left_out[:10])
+        more = ", …" if len(left_out) > 10 else ""
+        warnings.warn(
+            f"{path}: {len(left_out)} steps whose SCF did not converge are left out: {named}{more}",
+            LabelWarning,
+            stacklevel=2,
+        )
+
+
+def _without_energy(image: Atoms) -> Atoms:
+    """ASE gives a dump with forces the energy 0, which LAMMPS never said."""
+    if image.calc is not None:
+        image.calc.results.pop("energy", None)
+    return image
 
 
 def _guarded(stream: Iterator[Any], path: Path, numbers: Iterator[int] | range) -> Iterator[Any]:
@@ -47,6 +103,8 @@ def _guarded(stream: Iterator[Any], path: Path, numbers: Iterator[int] | range) 
             item = next(stream)
         except StopIteration:
             return
+        except InputError as error:
+            raise InputError(f"{path}#{number}: {error}") from None
         except Exception as error:
             raise InputError(
                 f"{path}#{number} cannot be read: {type(error).__name__}: {error}"
@@ -55,47 +113,39 @@ def _guarded(stream: Iterator[Any], path: Path, numbers: Iterator[int] | range) 
 
 
 def read_database(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
-    units = database_units(path, labels)
-    return frames_from_ase(path, labels, database_structures(path, wanted), units)
+    return frames_from_ase(path, labels, *database_structures(path, labels, wanted))
 
 
-def database_units(path: Path, labels: Labels) -> dict[str, str]:
-    """The units that the database's metadata declares (SchNetPack's do)."""
-    try:
-        metadata = dict(connect(str(path)).metadata)
-    except Exception as error:
-        raise InputError(f"{path} cannot be read as an ASE database: {error}") from error
-    units = metadata.get("_property_unit_dict") or {}
-    declared = {"length": str(metadata["_distance_unit"])} if metadata.get("_distance_unit") else {}
-    for label in LABELS:
-        given = getattr(labels, label)
-        names = COMMON_NAMES[label] if given is None else (given,)
-        unit = next((units[name] for name in names if units.get(name)), None)
-        if unit:
-            declared[label] = str(unit)
-    return declared
-
-
-def database_structures(path: Path, wanted: slice) -> Iterator[tuple[int, Atoms]]:
-    """Structures and their numbers in the database, counted from 0."""
+def database_structures(
+    path: Path, labels: Labels, wanted: slice
+) -> tuple[Iterator[tuple[int, Atoms]], dict[str, str]]:
+    """Structures with their numbers from 0, and the units that the metadata declare."""
     try:
         database = connect(str(path))
-        count = database.count()
+        count, metadata = database.count(), dict(database.metadata)
     except Exception as error:
         raise InputError(f"{path} cannot be read as an ASE database: {error}") from error
     numbers = range(*wanted.indices(count))
+    units = metadata.get("_property_unit_dict") or {}
+    declared = {"length": str(metadata["_distance_unit"])} if metadata.get("_distance_unit") else {}
+    named = {name: str(unit) for name, unit in units.items() if unit}
+    declared |= {label: named[keys[0]] for label, keys in labels.candidates(named).items()}
     if len(numbers) == 0:
-        return
+        return iter(()), declared
     rows = database.select(offset=numbers.start, limit=numbers[-1] + 1 - numbers.start)
     rows = itertools.islice(
         _guarded(rows, path, itertools.count(numbers.start)), 0, None, numbers.step
     )
-    for number, row in zip(numbers, rows, strict=True):
-        atoms = row.toatoms()
-        # Labels of SchNetPack, ISO17 and others are not results of a calculator but key-value
-        # pairs (an energy) and data (forces) of the row.
-        atoms.info = {**row.key_value_pairs, **row.data}
-        yield number, atoms
+
+    def with_labels() -> Iterator[tuple[int, Atoms]]:
+        for number, row in zip(numbers, rows, strict=True):
+            atoms = row.toatoms()
+            # Labels of SchNetPack, ISO17 and others are not results of a calculator but key-value
+            # pairs (an energy) and data (forces) of the row.
+            atoms.info = {**row.key_value_pairs, **row.data}
+            yield number, atoms
+
+    return with_labels(), declared
 
 
 def frames_from_ase(
@@ -111,6 +161,7 @@ def frames_from_ase(
     """
     first = True
     known: dict[tuple[tuple[str, str], ...], Scales] = {}
+    candidates: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {}
     for number, atoms in numbered:
         where = f"{path}#{number}"
         # The calculator's own results, not atoms.get_forces(): that one zeroes the forces of
@@ -125,6 +176,9 @@ def frames_from_ase(
         units = tuple(said.items())
         if units not in known:
             known[units] = scales(labels, said, where)
+        names = tuple(held)
+        if names not in candidates:
+            candidates[names] = labels.candidates(names)
         yield make_frame(
             numbers=atoms.numbers,
             positions=atoms.positions,
@@ -132,10 +186,10 @@ def frames_from_ase(
             pbc=atoms.pbc,
             values={
                 label: (key, held[key])
-                for label in ("energy", "forces", "stress")
-                if (key := labels.find(label, held, where)) is not None
+                for label, key in labels.choose(held, where, candidates[names]).items()
             },
             scale=known[units],
             source=where,
             group=labels.find_group(held, where),
+            isolated=labels.is_isolated(held),
         )

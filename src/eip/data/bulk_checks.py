@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from eip.data.checks import SAME_SPOT
+from eip.data.checks import LIMITS, SAME_SPOT
 from eip.data.frame import Frame
 
 # Space is cut into boxes four times as wide as the closest two atoms may come, in four ways, each
@@ -37,12 +37,14 @@ def doubtful(frames: Sequence[Frame]) -> Bool[np.ndarray, "frames"]:
     labelled = [i for i, frame in enumerate(frames) if frame.forces is not None]
     if labelled:
         forces = np.concatenate([f.forces for f in frames if f.forces is not None])
-        suspects[np.repeat(labelled, n_atoms[labelled])[~_finite(forces)]] = True
-    suspects |= ~np.isfinite([0.0 if frame.energy is None else frame.energy for frame in frames])
+        sound = (np.abs(forces) < LIMITS["forces"]).all(axis=1)
+        suspects[np.repeat(labelled, n_atoms[labelled])[~sound]] = True
+    energies = np.array([0.0 if frame.energy is None else frame.energy for frame in frames])
+    suspects |= ~(np.abs(energies) < LIMITS["energy"] * n_atoms)
     stressed = [i for i, frame in enumerate(frames) if frame.stress is not None]
     if stressed:
         stresses = np.array([frame.stress for frame in frames if frame.stress is not None])
-        suspects[stressed] |= ~np.isfinite(stresses).all(axis=(1, 2))
+        suspects[stressed] |= ~(np.abs(stresses) < LIMITS["stress"]).all(axis=(1, 2))
     suspects[owner[bad_atoms]] = True
     periodic = pbc.all(axis=1)
     suspects |= pbc.any(axis=1) & ~periodic  # slabs and wires

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from eip.data.frame import LABELS, Frame, LabelWarning
-from eip.errors import InputError, did_you_mean
+from eip.errors import InputError, MissingLabel, did_you_mean
 from eip.neighbors import find_edges
 
 #: Two atoms closer than this are one atom written twice, Å.
@@ -18,12 +18,20 @@ SAME_SPOT = 0.05
 _SEARCH_RADIUS = 1.0
 _FRAMES_NAMED = 10
 
+#: Beyond these a number is none of a structure: Å, eV/Å, eV an atom, eV/Å³. All electrons of the
+#: heaviest atom are -1.5e6 eV.
+LIMITS = {"positions": 1e7, "cell": 1e7, "forces": 1e6, "energy": 1e8, "stress": 1e5}
+#: Cells thinner than this, Å, and more atoms than this in a cube of 1 Å are no matter; searched for
+#: neighbors they would take all time and memory.
+THINNEST_CELL, MOST_ATOMS = 0.3, 30
+
 
 def check_frame(frame: Frame) -> None:
     """Raises an InputError, naming file, frame and atom, if a frame cannot be learned from.
 
-    Refused: no atoms, atomic numbers outside 1 … 118, anything that is not finite, two atoms on
-    one spot (periodic images count), periodic directions without a lattice vector.
+    Refused: no atoms, atomic numbers outside 1 … 118, anything that is not finite or beyond
+    `LIMITS`, two atoms on one spot (periodic images count), periodic directions without a lattice
+    vector, cells thinner and atoms denser than any matter.
     """
     if len(frame) == 0:
         raise InputError(f"{frame.source}: the frame has no atoms")
@@ -45,6 +53,7 @@ def check_frame(frame: Frame) -> None:
         values = getattr(frame, name)
         if values is not None and not np.isfinite(values).all():
             raise InputError(f"{frame.source}: {name} is not finite: {np.asarray(values).tolist()}")
+    _check_sizes(frame)
     if len(frame) == 1 and not frame.pbc.any():
         return
     try:
@@ -66,6 +75,49 @@ def check_frame(frame: Frame) -> None:
         )
 
 
+def _check_sizes(frame: Frame) -> None:
+    for name, most in LIMITS.items():
+        values = getattr(frame, name)
+        if values is None:
+            continue
+        sizes = np.abs(values) / (len(frame) if name == "energy" else 1)
+        if sizes.max() > most:
+            atom = f" of atom {np.argmax(sizes) // 3}" if name in ("positions", "forces") else ""
+            unit = {"forces": "eV/Å", "energy": "eV an atom", "stress": "eV/Å³"}.get(name, "Å")
+            raise InputError(
+                f"{frame.source}: {name}{atom} cannot be: {sizes.max():.6g} {unit}, expected less "
+                f"than {most:g}"
+            )
+    periodic = frame.cell[frame.pbc]
+    for axis, vector in enumerate(periodic):
+        others = np.delete(periodic, axis, axis=0)
+        # What is left of a vector without the plane of the others is the cell's thickness.
+        if len(others):
+            vector = vector - others.T @ np.linalg.lstsq(others.T, vector, rcond=None)[0]
+        thickness = float(np.linalg.norm(vector))
+        # A vector of no length at all has an error of its own.
+        if np.linalg.matrix_rank(periodic) == len(periodic) and thickness < THINNEST_CELL:
+            raise InputError(
+                f"{frame.source}: the cell is {thickness:.3g} Å thin, expected at least "
+                f"{THINNEST_CELL} Å: {frame.cell.tolist()}"
+            )
+    if len(frame) > MOST_ATOMS:
+        positions = frame.positions
+        if frame.pbc.all():
+            volume = abs(float(np.linalg.det(frame.cell)))
+            if volume * MOST_ATOMS < len(frame):
+                raise InputError(
+                    f"{frame.source}: {len(frame)} atoms in a cell of {volume:.3g} Å³ are more "
+                    "than can be"
+                )
+        _, counts = np.unique(np.floor(positions), axis=0, return_counts=True)
+        if counts.max() > MOST_ATOMS and not frame.pbc.any():
+            raise InputError(
+                f"{frame.source}: {counts.max()} atoms are within 1 Å of each other, on one spot "
+                "nearly"
+            )
+
+
 def check_require(require: Sequence[str]) -> tuple[str, ...]:
     """The labels asked for, as a tuple; an InputError if one is no label."""
     for label in require:
@@ -85,7 +137,8 @@ def check_labels(frames: Iterable[Frame], require: Sequence[str] = ()) -> Iterat
     """
     tally = LabelTally(check_require(require))
     for frame in frames:
-        tally.add({label: frame.has(label) for label in LABELS}, frame.source)
+        if not frame.isolated:  # it gives the energy of its element, and need have no forces
+            tally.add({label: frame.has(label) for label in LABELS}, frame.source)
         yield frame
     tally.finish()
 
@@ -104,15 +157,17 @@ class LabelTally:
         """Raises an InputError if this frame lacks what it must have."""
         for label in self._require:
             if not has[label]:
-                raise InputError(
+                raise MissingLabel(
                     f"{source} has no {label}, and {label} must be there; if the file holds them "
-                    "under another name, give its key"
+                    "under another name, give its key",
+                    label,
                 )
         self._first.setdefault(has["forces"], source)
         if len(self._first) == 2:
             raise InputError(
                 f"forces are there in some frames only: {self._first[True]} has them, "
-                f"{self._first[False]} has not; a missing force is never taken for zero"
+                f"{self._first[False]} has not; a missing force is never taken for zero "
+                "(lone atoms of config_type=IsolatedAtom need none)"
             )
         self._frames += 1
         for label in LABELS:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import operator
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from eip.data.labels import Labels
 from eip.data.readers import stream_chunks
 from eip.data.store import FrameStore, StoreWriter, fingerprint, is_store, states
 from eip.errors import InputError, did_you_mean
-from eip.files import json_text, locked, write_whole
+from eip.files import json_text, locked, to_json, write_whole
 
 #: Beside the store, while it is being written; what was converted so far is in it.
 PARTIAL = ".partial"
@@ -155,7 +156,7 @@ def convert(
             raise InputError(f"{out} is both what is read and what is to be written")
     request = {
         "sources": fingerprint(files, labels),
-        "labels": {key: value for key, value in asdict(labels).items() if value is not None},
+        "labels": to_json(labels.given()),
         "where": list(where.conditions),
     }
     if out.exists():
@@ -227,7 +228,7 @@ class _Conversion:
             if writer.frames == 0:
                 raise InputError(
                     f"{out}: there are no frames to write, {self._left_out} were left out for "
-                    f"'{' '.join(self._where.conditions)}'"
+                    f"'{' '.join(self._where.conditions)}'{writer.but_isolated()}"
                 )
 
             def summing(done: int, total: int) -> None:
@@ -239,7 +240,7 @@ class _Conversion:
         file, position = self._files[number], start
         saved = told = time.monotonic()
         for frames, position in _chunks(file, self._labels, start):
-            chosen = [frame for frame in frames if self._where(frame)]
+            chosen = [frame for frame in frames if frame.isolated or self._where(frame)]
             writer.append(chosen)
             self._left_out += len(frames) - len(chosen)
             now = time.monotonic()
@@ -301,5 +302,7 @@ def _chunks(
         yield from stream_chunks(source, labels, start)
         return
     store = FrameStore(source)
+    if start.frame == 0 and store.isolated_atoms:
+        yield list(itertools.islice(store.with_isolated(), len(store.isolated_atoms))), start
     for block in store.blocks(np.arange(start.frame, len(store)), atoms=8192):
         yield [store[index] for index in block], Position(int(block[-1]) + 1)

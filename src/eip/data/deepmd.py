@@ -28,11 +28,8 @@ def read_deepmd(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
         labels.demand(names, str(folder))
         if (folder / "real_atom_types.npy").exists():
             raise InputError(f"{folder} is of DeePMD's mixed type, which is not supported")
-        arrays = {
-            label: (key, _load(held[key]))
-            for label in ("energy", "forces", "stress")
-            if (key := labels.find(label, dict.fromkeys(names, ()), str(folder))) is not None
-        }
+        keys = labels.choose(dict.fromkeys(names, ()), str(folder))
+        arrays = {label: (key, _load(held[key])) for label, key in keys.items()}
         coord = _load(folder / "coord.npy")
         if periodic and "box" not in held:
             raise InputError(

@@ -1,9 +1,7 @@
 """Extended xyz in one pass, frame by frame.
 
-The usual frame (species, positions and other columns of numbers; quoted or plain values in the
-comment) is read here, with the same conversions as ASE's and so to the same bits. Whatever is not
-usual is handed to ASE, a frame at a time: escapes, brackets, atomic numbers in a column, cells as
-VEC lines, anything malformed. What a frame means is in either case what ASE takes it for.
+A frame is what ASE takes it for, to the same bits, with what `xyz_comment` says of its comment
+line; only the columns that are asked for are converted.
 """
 
 from __future__ import annotations
@@ -13,39 +11,50 @@ import itertools
 import lzma
 import re
 import zlib
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import ase.io
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
-from ase.io.extxyz import key_val_str_to_dict
 from ase.io.formats import open_with_compression
 
-from eip.data.ase_formats import frames_from_ase
-from eip.data.frame import LABELS, Frame
-from eip.data.labels import BY_FILE, COMMON_NAMES, GROUP_NAMES, Labels, Scales, scales
-from eip.data.raw import declared_units, make_frame
+from eip.data.frame import Frame
+from eip.data.labels import (
+    BY_FILE,
+    GROUP_NAMES,
+    ISOLATED_NAMES,
+    UNIT_NAMES,
+    Labels,
+    Scales,
+    declared_units,
+    scales,
+)
+from eip.data.raw import make_frame
+from eip.data.xyz_comment import (
+    IPIComment,
+    all_pairs,
+    cell_of,
+    directions_of,
+    ipi_comment,
+    label_of,
+    numbers_of,
+    usual_pairs,
+)
 from eip.errors import InputError
 
-_UNITS = (
-    *("energy_unit", "e_unit", "length_unit", "r_unit"),
-    *("forces_unit", "force_unit", "stress_unit"),
-)
 _PLAIN = "species:S:1:pos:R:3"
-_PAIR = re.compile(r"""([^\s"'{}\[\]\\=]+)=(?:"([^"\\]+)"|([^\s"'{}\[\]\\=]+))(?:\s+|$)""")
-# No 'nan' nor '1_000': that such things are said to mean the same here is not worth it.
-_NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-_NUMBERS_ALONE = re.compile(rf"[\s,]*{_NUMBER}(?:[\s,]+{_NUMBER})*[\s,]*", re.ASCII)
-_BOOL = {"T": True, "true": True, "True": True, "TRUE": True}
-_BOOL |= {"F": False, "false": False, "False": False, "FALSE": False}
-# Columns that ASE does not keep under their name, or that say otherwise what the atoms are.
-_ODD_COLUMNS = {"Z", "numbers", "symbols", "positions", "move_mask", "initial_charges"}
+_GEOMETRY = ("lattice", "pbc", "properties")
+_UNITS = frozenset(itertools.chain.from_iterable(UNIT_NAMES.values()))
+_COMPRESSED = (".gz", ".bz2", ".xz")
+_BOM = b"\xef\xbb\xbf"
+#: Bytes of the shortest line of an atom, and digits of a number of atoms that can be.
+_SHORTEST, _MOST_DIGITS = len("H 0 0 0\n"), 18
+_KINDS_OF_COMMENTS = 1000
 
 _NO_CELL, _ALL_OR_NONE = np.zeros((3, 3)), (np.full(3, False), np.full(3, True))
 
@@ -59,15 +68,29 @@ class Position(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """The columns of the atoms' lines."""
+    """The columns of the atoms' lines: first of them, how many, by name."""
 
     width: int
-    species: int
-    real: tuple[int, ...]
-    integer: tuple[int, ...]
-    #: First row among the real columns, number of them; by name, "pos" among them.
-    parts: Mapping[str, tuple[int, int]]
-    names: frozenset[str]
+    #: Of symbols, and of atomic numbers; one of them may not be there.
+    species: int | None
+    numbers: int | None
+    pos: int
+    columns: Mapping[str, tuple[int, int]]
+    #: Whether lines may be longer: where nothing was declared.
+    open_end: bool
+
+
+class _Kind(NamedTuple):
+    """What is to be read of frames whose comments have the same keys and columns."""
+
+    lattice: str | None
+    pbc: str | None
+    layout: _Layout
+    #: Keys for each label, best first; those in the comment, and those that are columns.
+    labels: Mapping[str, tuple[str, ...]]
+    numeric: tuple[str, ...]
+    columns: tuple[str, ...]
+    words: tuple[str, ...]
 
 
 class _Numbers(dict[str, int]):
@@ -106,27 +129,19 @@ class ExtxyzReader:
     ) -> None:
         self._path, self._labels, self._wanted = path, labels, wanted
         self.position = start or Position()
-        self._label_names = {
-            label: frozenset(
-                _names(label) if getattr(labels, label) is None else (getattr(labels, label),)
-            )
-            for label in LABELS
-        }
         group = GROUP_NAMES if labels.group is None else (labels.group,)
-        self._words = frozenset((*_UNITS, *(() if labels.group == BY_FILE else group)))
-        self._numeric = frozenset().union(*self._label_names.values())
+        self._words = frozenset((*ISOLATED_NAMES, *(() if labels.group == BY_FILE else group)))
         self._scales: dict[tuple[tuple[str, str], ...], Scales] = {}
-        self._to_ase: deque[tuple[int, Atoms]] = deque()
-        self._by_ase = frames_from_ase(path, labels, iter(self._to_ase.popleft, None))
+        self._kinds: dict[tuple[str, ...], dict[str, _Kind]] = {}
         self._demanded = False
 
     def __iter__(self) -> Iterator[Frame]:
         start, stop, step = self._bounds()
         with self._opened() as file:
             if self.position.frame:
-                # Keys that the user named must be in the file's first frame: ASE's path asks there.
+                # Keys that the user named must be in the file's first frame.
                 for first, _ in itertools.islice(self._blocks(file, Position()), 1):
-                    self._read_by_ase(0, first)
+                    self._frame(0, first)
                 file.seek(self.position.offset)
             for block, after in self._blocks(file, self.position):
                 number = after.frame - 1
@@ -139,8 +154,8 @@ class ExtxyzReader:
                 if frame is not None:
                     yield frame
 
-    def structures(self) -> Iterator[tuple[int, Atoms]]:
-        """The frames and their numbers as ASE has them, with all that is no label."""
+    def structures(self) -> Iterator[tuple[Frame, Atoms]]:
+        """The frames, each with what ASE makes of it: what there is beside geometry and labels."""
         start, stop, step = self._bounds()
         with self._opened() as file:
             for block, after in self._blocks(file, Position()):
@@ -148,10 +163,10 @@ class ExtxyzReader:
                 if stop is not None and number >= stop:
                     return
                 if number >= start and (number - start) % step == 0:
-                    yield number, self._atoms(number, block)
+                    yield self._frame(number, block), _by_ase(block, f"{self._path}#{number}")
 
     def _bounds(self) -> tuple[int, int | None, int]:
-        """First frame that is wanted, the one after the last, and the step."""
+        """The first frame that is wanted, the one after the last, and the step."""
         wanted = self._wanted
         if any(bound is not None and bound < 0 for bound in (wanted.start, wanted.stop)):
             with self._opened() as file:
@@ -164,11 +179,12 @@ class ExtxyzReader:
     def _blocks(self, file: BufferedIOBase, at: Position) -> Iterator[tuple[list[bytes], Position]]:
         """The lines of each frame, and the position after it."""
         path, number, offset, line = self._path, at.frame, at.offset, at.line
+        size = None if path.suffix in _COMPRESSED else path.stat().st_size
         ahead: bytes | None = None
         try:
             while True:
                 header = file.readline() if ahead is None else ahead
-                text = header.strip()
+                text = header.strip() if offset else header.removeprefix(_BOM).strip()
                 if not text:
                     # ASE ends at a blank line and drops what follows without a word.
                     if header and any(rest.strip() for rest in file):
@@ -181,7 +197,13 @@ class ExtxyzReader:
                         f"{path}, line {line + 1}: frame {number} should start with its number of "
                         f"atoms, got '{text[:60].decode(errors='replace')}'"
                     )
-                atoms = int(text)
+                atoms = int(text[:_MOST_DIGITS])
+                left = None if size is None else size - offset - len(header)
+                if len(text) > _MOST_DIGITS or (left is not None and atoms * _SHORTEST > left + 1):
+                    raise InputError(
+                        f"{path}: frame {number} is cut off: it should have {text[:60].decode()} "
+                        "atoms, more than what is left of the file can hold"
+                    )
                 block = [header, *itertools.islice(file, atoms + 1)]
                 if len(block) < atoms + 2:
                     raise InputError(
@@ -199,198 +221,289 @@ class ExtxyzReader:
             raise InputError(f"{path}: frame {number} cannot be read: {error}") from error
 
     def _frame(self, number: int, block: Sequence[bytes]) -> Frame:
-        if self._demanded:
-            frame = self._read_usual(number, block)
-            if frame is not None:
-                return frame
-        return self._read_by_ase(number, block)
-
-    def _read_by_ase(self, number: int, block: Sequence[bytes]) -> Frame:
-        self._to_ase.append((number, self._atoms(number, block)))
-        self._demanded = True
-        return next(self._by_ase)
-
-    def _atoms(self, number: int, block: Sequence[bytes]) -> Atoms:
-        try:
-            text = b"".join(block).decode().replace("\r\n", "\n")
-            atoms = ase.io.read(io.StringIO(text), 0, format="extxyz", parallel=False)
-        except Exception as error:  # whatever the line that it stumbles over makes ASE raise
-            raise InputError(
-                f"{self._path}#{number} cannot be read: {type(error).__name__}: {error}"
-            ) from error
-        assert isinstance(atoms, Atoms)
-        return atoms
-
-    def _read_usual(self, number: int, block: Sequence[bytes]) -> Frame | None:
-        """A frame; None if it is not the usual one."""
-        try:
-            comment, *lines = b"".join(block[1:]).decode().split("\n")
-        except UnicodeDecodeError:
-            return None
-        if lines and not lines[-1]:  # after the last line's end
-            lines.pop()
-        pairs = _pairs(comment.strip())
-        if pairs is None or len(lines) != int(block[0]):
-            return None
-        layout = _layout(pairs.pop("Properties", _PLAIN))
-        if layout is None or not layout.names.isdisjoint(pairs) or not self._may_be(layout):
-            return None
-        geometry = _geometry(pairs)
-        atoms = _columns(lines, layout)
-        if geometry is None or atoms is None:
-            return None
-        numbers, real = atoms
-        held: dict[str, Any] = {}
-        for key in self._numeric.intersection(pairs):
-            if (value := _value(key, pairs[key])) is None:
-                return None
-            held[key] = value
-        for key in self._numeric.intersection(layout.parts):
-            first, count = layout.parts[key]
-            held[key] = real[:, first : first + count]
-        for key in self._words.intersection(pairs):
-            held[key] = _word(key, pairs[key])
         where = f"{self._path}#{number}"
+        try:
+            comment, _, body = b"".join(block[1:]).decode().partition("\n")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{where} cannot be read: it is no text in UTF-8 ({error})") from None
+        lines, count = body.split("\n"), int(block[0].removeprefix(_BOM))
+        if count == 0:
+            raise InputError(f"{where}: the frame has no atoms")
+        vectors, lines = [line for line in lines[count:] if line], lines[:count]
+        pairs, kind = self._kind(comment.strip(), where)
+        layout = kind.layout
+        rows = [line.split() for line in lines]
+        _check_widths(rows, layout, where)
+        columns = list(zip(*rows, strict=not layout.open_end))
+        numbers = _species(columns, layout, where)
+        wanted = {"pos": (layout.pos, 3)} | {name: layout.columns[name] for name in kind.columns}
+        taken = [i for first, n in wanted.values() for i in range(first, first + n)]
+        real = _reals([columns[i] for i in taken], body, where)
+        held: dict[str, Any] = {}
+        for name, at in zip(kind.columns, _offsets(wanted), strict=True):
+            held[name] = real[:, at : at + layout.columns[name][1]]
+        for key in kind.numeric:
+            held[key] = _read(label_of, key, pairs[key], where)
+        for key in kind.words:
+            held[key] = pairs[key]
+        ipi = _ipi(comment, where) if comment.lstrip().startswith("#") else None
+        cell, pbc = _geometry(pairs, kind, vectors, ipi, where)
         said = declared_units(held)
+        if ipi is not None:
+            if ipi.unit is None and self._labels.length_unit is None:
+                raise InputError(f"{where} does not say the unit of positions; give length_unit")
+            said |= {"length": ipi.unit} if ipi.unit is not None else {}
         units = tuple(said.items())
         if units not in self._scales:
             self._scales[units] = scales(self._labels, said, where)
-        values = {}
-        for label, names in self._label_names.items():
-            found = names.intersection(held)
-            key = self._labels.find(label, held, where) if len(found) > 1 else next(iter(found), "")
-            if key:
-                values[label] = (key, held[key])
-        first, count = layout.parts["pos"]
         return make_frame(
             numbers=numbers,
-            positions=real[:, first : first + count],
-            cell=geometry[0],
-            pbc=geometry[1],
-            values=values,
+            positions=real[:, :3],
+            cell=cell,
+            pbc=pbc,
+            values={
+                label: (key, held[key])
+                for label, key in self._labels.choose(held, where, kind.labels).items()
+            },
             scale=self._scales[units],
             source=where,
             group=self._labels.find_group(held, where),
+            isolated=self._labels.is_isolated(held),
         )
 
-    def _may_be(self, layout: _Layout) -> bool:
-        """Whether what is asked for may stand in such columns."""
-        odd = layout.names - layout.parts.keys()
-        return self._words.isdisjoint(layout.names) and self._numeric.isdisjoint(odd)
+    def _kind(self, comment: str, where: str) -> tuple[Mapping[str, str], _Kind]:
+        """The values of a comment line, and what is to be read."""
+        pairs = usual_pairs(comment)
+        if pairs is None:
+            listed = all_pairs(comment)
+            pairs = dict(listed)
+            if len(pairs) < len(listed):
+                self._check_twice(listed, where)
+        names = tuple(pairs)
+        known = self._kinds.get(names)
+        if known is None:
+            if len(self._kinds) >= _KINDS_OF_COMMENTS:
+                self._kinds.clear()
+            known = self._kinds[names] = {}
+        declared = next((pairs[k] for k in names if k.casefold() == "properties"), None)
+        kind = known.get(declared or "")
+        if kind is None:
+            kind = known[declared or ""] = self._new_kind(names, declared, where)
+        if not self._demanded:
+            ours = {kind.lattice, kind.pbc}
+            columns = kind.layout.columns.keys() - {"species", "pos"}
+            self._labels.demand({*names, *columns} - ours, where)
+            self._demanded = True
+        return pairs, kind
+
+    def _new_kind(self, names: Sequence[str], declared: str | None, where: str) -> _Kind:
+        geometry: dict[str, str] = {}
+        for name in names:
+            fold = name.casefold()
+            if fold in _GEOMETRY:
+                if fold in geometry:
+                    raise InputError(f"{where} has both '{geometry[fold]}' and '{name}'")
+                geometry[fold] = name
+        try:
+            layout = _layout(_PLAIN if declared is None else declared, declared is None)
+        except ValueError as error:
+            raise InputError(f"{where}: Properties are '{str(declared)[:80]}', {error}") from None
+        labels = dict(self._labels.candidates([*layout.columns, *names]))
+        for label in ("energy", "stress", "virial"):  # of the frame, not of its atoms
+            if header := tuple(key for key in labels.get(label, ()) if key in names):
+                labels[label] = header
+        chosen = [key for keys in labels.values() for key in keys]
+        return _Kind(
+            lattice=geometry.get("lattice"),
+            pbc=geometry.get("pbc"),
+            layout=layout,
+            labels=labels,
+            numeric=tuple(key for key in chosen if key in names),
+            columns=tuple(key for key in chosen if key not in names),
+            words=tuple(k for k in names if k in self._words or k.casefold() in _UNITS),
+        )
+
+    def _check_twice(self, listed: Sequence[tuple[str, str]], where: str) -> None:
+        """Raises an InputError if a key that is read is there twice."""
+        seen: dict[str, str] = {}
+        matter = {key for keys in self._labels.candidates(dict(listed)).values() for key in keys}
+        for key, value in listed:
+            fold = key.casefold()
+            if key in seen and (
+                key in matter or key in self._words or fold in _GEOMETRY or fold in _UNITS
+            ):
+                raise InputError(f"{where} has '{key}' twice, '{seen[key]}' and '{value}'")
+            seen[key] = value
 
 
-def _names(label: str) -> tuple[str, ...]:
-    return COMMON_NAMES[label] + (COMMON_NAMES["virial"] if label == "stress" else ())
-
-
-def _pairs(comment: str) -> dict[str, str] | None:
-    """The values of a comment line as they are written; None if that is not all there is to it."""
-    pairs: dict[str, str] = {}
-    at = count = 0
-    while at < len(comment):
-        match = _PAIR.match(comment, at)
-        if match is None:
-            return None
-        key, quoted, plain = match.groups()
-        pairs[key] = plain if quoted is None else quoted
-        at, count = match.end(), count + 1
-    return pairs if len(pairs) == count else None
-
-
-def _geometry(pairs: dict[str, str]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Cell and periodic directions, taken out of the values; to be copied, not changed."""
-    lattice, directions = pairs.pop("Lattice", None), pairs.pop("pbc", None)
-    cell = _NO_CELL if lattice is None else _cell(lattice)
-    pbc = _ALL_OR_NONE[lattice is not None] if directions is None else _directions(directions)
-    return None if cell is None or pbc is None else (cell, pbc)
-
-
-@lru_cache(maxsize=64)
-def _cell(text: str) -> np.ndarray | None:
-    vectors = _floats(text)
-    return np.array(vectors).reshape(3, 3) if vectors and len(vectors) == 9 else None
-
-
-@lru_cache(maxsize=64)
-def _directions(text: str) -> np.ndarray | None:
-    words = text.replace(",", " ").split()
-    if len(words) != 3 or not all(word in _BOOL for word in words):
-        return None
-    return np.array([_BOOL[word] for word in words])
-
-
-def _floats(text: str) -> list[float] | None:
-    if _NUMBERS_ALONE.fullmatch(text) is None:
-        return None
-    return list(map(float, text.replace(",", " ").split()))
-
-
-def _value(key: str, text: str) -> float | np.ndarray | None:
-    """A label of the comment line, in the shape that ASE gives it; None if it is no number."""
-    numbers = _floats(text)
-    if not numbers:
-        return None
-    if key in ("stress", "virial"):
-        if len(numbers) != 9:
-            return None
-        matrix = np.array(numbers).reshape(3, 3, order="F")
-        if key == "virial":
-            return matrix
-        return matrix[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
-    return numbers[0] if len(numbers) == 1 else np.array(numbers)
-
-
-@lru_cache(maxsize=4096)
-def _word(key: str, text: str) -> Any:
-    return key_val_str_to_dict(f'{key}="{text}"').get(key)
-
-
-@lru_cache(maxsize=64)
-def _layout(properties: str) -> _Layout | None:
-    """The columns that a file declares; None if they are not plain ones."""
-    fields = properties.split(":")
-    if len(fields) % 3 or len(fields) < 6:
-        return None
-    names, kinds = fields[::3], fields[1::3]
-    if not all(re.fullmatch(r"[1-9][0-9]?", count, re.ASCII) for count in fields[2::3]):
-        return None
-    counts = [int(count) for count in fields[2::3]]
-    if len(set(names)) < len(names) or not _ODD_COLUMNS.isdisjoint(names):
-        return None
-    columns = dict(zip(names, zip(kinds, counts, strict=True), strict=True))
-    if columns.get("species") != ("S", 1) or columns.get("pos") != ("R", 3):
-        return None
-    if not set(kinds) <= set("RISL"):
-        return None
-    starts = np.cumsum([0, *counts]).tolist()
-    spans = {n: range(a, a + c) for n, a, c in zip(names, starts, counts, strict=False)}
-    real = [i for name, (kind, _) in columns.items() if kind == "R" for i in spans[name]]
-    return _Layout(
-        width=starts[-1],
-        species=spans["species"][0],
-        real=tuple(real),
-        integer=tuple(i for n, (kind, _) in columns.items() if kind == "I" for i in spans[n]),
-        parts={
-            name: (real.index(spans[name][0]), count)
-            for name, (kind, count) in columns.items()
-            if kind == "R"
-        },
-        names=frozenset(names),
-    )
-
-
-def _columns(lines: Sequence[str], layout: _Layout) -> tuple[np.ndarray, np.ndarray] | None:
-    """Atomic numbers, and the real columns, (atoms, columns); None if a line is not as declared."""
-    rows = [line.split() for line in lines]
-    if set(map(len, rows)) != {layout.width}:
-        return None
-    columns = list(zip(*rows, strict=True))
+def _by_ase(block: Sequence[bytes], where: str) -> Atoms:
+    """A frame that was read here without a complaint, by ASE's reader."""
+    header, comment, *lines = (line.decode() for line in block)
+    # What is read here beyond ASE: other cases of keys, numbers as Fortran writes them.
+    for key in ("Properties", "Lattice"):
+        comment = re.sub(rf"(?i)(^|\s){key}=", rf"\g<1>{key}=", comment)
+    body = re.sub(r"(?<=[0-9.])[dD](?=[+-]?[0-9])", "E", "".join(lines))
+    text = (header.removeprefix(_BOM.decode()) + comment + body).replace("\r\n", "\n")
     try:
-        numbers = np.array(list(map(_NUMBERS.__getitem__, columns[layout.species])))
-        for column in layout.integer:
-            np.array(list(map(int, columns[column])), dtype=np.int32)
-        words = itertools.chain.from_iterable([columns[column] for column in layout.real])
-        real = np.array(list(map(float, words)))
-    except (KeyError, ValueError, OverflowError):
-        return None
-    return numbers, np.ascontiguousarray(real.reshape(len(layout.real), -1).T)
+        atoms = ase.io.read(io.StringIO(text), 0, format="extxyz", parallel=False)
+    except Exception as error:  # whatever the line that it stumbles over makes ASE raise
+        raise InputError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
+    assert isinstance(atoms, Atoms)
+    if comment.startswith("#"):  # i-PI's, whose words are no keys
+        atoms.info = {}
+    return atoms
+
+
+def _offsets(wanted: Mapping[str, tuple[int, int]]) -> list[int]:
+    """Where the columns of each but the first begin among those that were taken."""
+    return np.cumsum([count for _, count in wanted.values()])[:-1].tolist()
+
+
+@lru_cache(maxsize=64)
+def _layout(properties: str, open_end: bool) -> _Layout:
+    """The columns that a file declares; a ValueError says what is wrong with them."""
+    fields = properties.split(":")
+    if len(fields) % 3:
+        raise ValueError("expected name:kind:columns for each, as in species:S:1:pos:R:3")
+    columns: dict[str, tuple[int, int]] = {}
+    folded: dict[str, tuple[int, int, str]] = {}
+    width = 0
+    for name, kind, count in zip(fields[::3], fields[1::3], fields[2::3], strict=True):
+        if kind not in ("R", "I", "S", "L") or not re.fullmatch("[1-9][0-9]{0,8}", count, re.ASCII):
+            raise ValueError(f"'{name}:{kind}:{count}' should be a name, R, I, S or L, a number")
+        if name in columns:
+            raise ValueError(f"'{name}' is there twice")
+        columns[name] = (width, int(count))
+        folded[name.casefold()] = (width, int(count), kind)
+        width += int(count)
+    species = folded.get("species") or folded.get("symbols")
+    numbers = folded.get("z") or folded.get("numbers")
+    pos = folded.get("pos") or folded.get("positions")
+    if pos is None or pos[1:] != (3, "R"):
+        raise ValueError("expected pos:R:3 among them")
+    if species is not None and species[1:] != (1, "S"):
+        raise ValueError("expected species:S:1 among them")
+    if numbers is not None and numbers[1:] != (1, "I"):
+        raise ValueError("expected Z:I:1 among them")
+    if species is None and numbers is None:
+        raise ValueError("expected species:S:1 or Z:I:1 among them")
+    for name in ("species", "symbols", "z", "numbers", "pos", "positions"):
+        for key in [key for key in columns if key.casefold() == name]:
+            del columns[key]
+    symbols, number = species and species[0], numbers and numbers[0]
+    return _Layout(width, symbols, number, pos[0], columns, open_end)
+
+
+def _check_widths(rows: Sequence[Sequence[str]], layout: _Layout, where: str) -> None:
+    """Raises an InputError if a line is not as declared; before anything is made of its width."""
+    widths = set(map(len, rows))
+    if widths <= {layout.width} or (layout.open_end and min(widths) >= layout.width):
+        return
+    for atom, row in enumerate(rows):
+        if len(row) < layout.width or (len(row) > layout.width and not layout.open_end):
+            raise InputError(
+                f"{where} cannot be read: the line of atom {atom} has {len(row)} columns, expected "
+                f"{layout.width}: '{' '.join(row)[:60]}'"
+            )
+
+
+def _species(columns: Sequence[Sequence[str]], layout: _Layout, where: str) -> np.ndarray:
+    """Atomic numbers, of symbols or of numbers; of both where they agree."""
+    found = []
+    if layout.species is not None:
+        words = columns[layout.species]
+        try:
+            found.append(np.array(list(map(_NUMBERS.__getitem__, words)), dtype=np.int64))
+        except KeyError:
+            atom = next(i for i, w in enumerate(words) if w.capitalize() not in atomic_numbers)
+            hint = "; deuterium is H to a potential" if words[atom] in ("D", "T") else ""
+            raise InputError(
+                f"{where}: atom {atom} is '{words[atom]}', which is no element{hint}"
+            ) from None
+    if layout.numbers is not None:
+        words = columns[layout.numbers]
+        for atom, word in enumerate(words):
+            if not re.fullmatch("-?[0-9]{1,9}", word, re.ASCII):
+                raise InputError(f"{where}: atom {atom} is '{word}', expected an atomic number")
+        found.append(np.array(list(map(int, words)), dtype=np.int64))
+    if (found[0] != found[-1]).any():
+        atom = int(np.flatnonzero(found[0] != found[-1])[0])
+        raise InputError(
+            f"{where}: atom {atom} is element {found[0][atom]} by its symbol and {found[-1][atom]} "
+            "by its number"
+        )
+    return found[-1]
+
+
+def _reals(columns: Sequence[Sequence[str]], text: str, where: str) -> np.ndarray:
+    """Columns of numbers, (atoms, columns); ``text`` is that of the lines that they are in."""
+    try:
+        if "_" in text or not text.isascii():  # float() takes 1_0 and other scripts' digits
+            raise ValueError
+        real = np.array(list(map(float, itertools.chain.from_iterable(columns))))
+    except ValueError:
+        words = list(itertools.chain.from_iterable(columns))
+        try:
+            real = np.array(numbers_of(words))
+        except ValueError as error:
+            position = int(error.args[0])
+            raise InputError(
+                f"{where} cannot be read: atom {position % len(columns[0])} has "
+                f"'{words[position][:40]}' where a number should be"
+            ) from None
+    return np.ascontiguousarray(real.reshape(len(columns), -1).T)
+
+
+def _geometry(
+    pairs: Mapping[str, str],
+    kind: _Kind,
+    vectors: Sequence[str],
+    ipi: IPIComment | None,
+    where: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cell and periodic directions."""
+    if ipi is not None:
+        return ipi.cell, _ALL_OR_NONE[True]
+    if vectors:
+        return _vectors(vectors, where)
+    if kind.lattice is None:
+        cell = _NO_CELL
+    else:
+        cell = _read(cell_of, kind.lattice, pairs[kind.lattice], where)
+    if kind.pbc is None:
+        return cell, _ALL_OR_NONE[kind.lattice is not None]
+    return cell, _read(directions_of, kind.pbc, pairs[kind.pbc], where)
+
+
+def _vectors(lines: Sequence[str], where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of lines VEC1, VEC2, VEC3 behind the atoms, as ADF has them; as many as are periodic."""
+    cell = np.zeros((3, 3))
+    for number, line in enumerate(lines):
+        name, *words = line.split()
+        try:
+            if name != f"VEC{number + 1}" or len(words) != 3 or number > 2:
+                raise ValueError
+            cell[number] = numbers_of(words)
+        except ValueError:
+            raise InputError(
+                f"{where} cannot be read: '{line[:60]}' should be VEC{number + 1} and three numbers"
+            ) from None
+    return cell, np.arange(3) < len(lines)
+
+
+def _ipi(comment: str, where: str) -> IPIComment | None:
+    try:
+        return ipi_comment(comment.strip())
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _read(convert: Any, key: str, text: str, where: str) -> Any:
+    try:
+        return convert(text)
+    except ValueError as error:
+        _refuse(key, text, str(error), where)
+
+
+def _refuse(key: str, text: str, expected: str, where: str) -> NoReturn:
+    raise InputError(f"{where}: '{key}' is '{text[:60]}', expected {expected}")

@@ -33,6 +33,7 @@ class Frame:
         source: the file and the frame's number in it, counted from 0: ``train.xyz#17``.
         group: what the frame shares with others that are not independent of it, a material's id
             say; a split by group keeps them together.
+        isolated: a lone atom whose energy is the E0 of its element, and no frame to train on.
     """
 
     numbers: Int64[np.ndarray, "atoms"]
@@ -44,6 +45,7 @@ class Frame:
     stress: Float64[np.ndarray, "3 3"] | None = None
     source: str = ""
     group: str | None = None
+    isolated: bool = False
 
     def __len__(self) -> int:
         return len(self.numbers)

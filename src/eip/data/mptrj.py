@@ -34,6 +34,7 @@ from eip.errors import InputError, did_you_mean
 #: eV/Å³ of VASP's kBar: VASP counts a compressed crystal's stress positive, eIP (as ASE) its
 #: (1/V) ∂E/∂ε, which is negative.
 STRESS_IN_EV_A3 = -0.1 * ase_units.GPa
+_DECLARED = {"energy": "eV", "length": "Ang", "forces": "eV/Ang", "stress": "kbar"}
 _ENERGIES = ("uncorrected_total_energy", "corrected_total_energy", "energy_per_atom")
 _FRAME_KEYS = frozenset(
     (*_ENERGIES, "structure", "force", "stress", "magmom", "bandgap", "mp_id")
@@ -71,7 +72,7 @@ def read_mptrj(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
         "forces": _key("forces", labels.forces, ("force",)),
         "stress": _key("stress", labels.stress, ("stress",)),
     }
-    scales(labels, {"energy": "eV", "length": "Ang"}, str(path))
+    scales(labels, _DECLARED, str(path))
     if any(bound is not None and bound < 0 for bound in (wanted.start, wanted.stop)):
         wanted = slice(*wanted.indices(sum(1 for _ in _raw_frames(path))))
     frames = itertools.islice(enumerate(_raw_frames(path)), wanted.start, wanted.stop, wanted.step)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from eip.data.frame import Frame
-from eip.data.labels import BY_FILE, Labels, scales
-from eip.data.raw import atomic_numbers, declared_units, demand_real, make_frame
+from eip.data.labels import BY_FILE, Labels, declared_units, scales
+from eip.data.raw import atomic_numbers, demand_real, make_frame
 from eip.errors import InputError
 from eip.units import ENERGY_IN_EV
 
@@ -69,12 +69,9 @@ def read_npz(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
                     f"{there}{', …' if len(arrays) > _MOST_NAMED else ''}"
                 )
         labels.demand(arrays, str(path))
-        keys = {}
-        for label in ("energy", "forces", "stress"):
-            shapes = {name: array.shape for name, array in arrays.items()}
-            key = labels.find(label, shapes, str(path), extra=_NPZ_LABELS[label])
-            if key is not None:
-                keys[label], columns[label] = key, arrays[key]
+        shapes = {name: array.shape for name, array in arrays.items()}
+        keys = labels.choose(shapes, str(path), labels.candidates(shapes, extra=_NPZ_LABELS))
+        columns |= {label: arrays[key] for label, key in keys.items()}
         group_key = labels.group if labels.group != BY_FILE else None
         if group_key is not None and group_key in arrays:
             columns["group"] = arrays[group_key]

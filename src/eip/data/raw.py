@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers as number_of_symbol
-from ase.stress import voigt_6_to_full_3x3_stress
 
 from eip.data.frame import Frame
-from eip.data.labels import Scales
+from eip.data.labels import Scales, stress_matrix
 from eip.errors import InputError
+
+# Stresses that differ by less are one: of files that round, in eV/Å³ (0.16 GPa) and as a share.
+_STRESS_SLACK, _STRESS_SHARE = 1e-3, 0.02
+_ASYMMETRY = 0.1
 
 
 def make_frame(
@@ -25,11 +28,16 @@ def make_frame(
     scale: Scales,
     source: str,
     group: str | None = None,
+    isolated: bool = False,
 ) -> Frame:
-    """A frame in eV and Å from raw arrays; ``values`` holds (key, value) for each label there is.
+    """A frame in eV and Å from raw arrays.
+
+    Args:
+        values: (key, value) for each of energy, forces, stress and virial that there is.
 
     Raises:
-        InputError: if a shape is wrong, naming the frame and the key.
+        InputError: if a value is no number, a shape is wrong, a unit has to be asked for, a stress
+            is not symmetric, or stress and virial contradict each other; naming frame and key.
     """
     n = len(numbers)
     periodic = np.array(pbc, dtype=bool).reshape(3)
@@ -43,19 +51,9 @@ def make_frame(
         energy = float(_shaped(value, (), key, source)) * scale.energy
     if "forces" in values:
         key, value = values["forces"]
-        forces = _shaped(value, (n, 3), key, source) * scale.forces
-    if "stress" in values and periodic.all():
-        key, value = values["stress"]
-        if np.size(value) == 6:
-            value = voigt_6_to_full_3x3_stress(np.ravel(value))
-        stress = _shaped(value, (3, 3), key, source)
-        if "virial" in key.lower():
-            volume = abs(np.linalg.det(lattice))
-            if volume == 0:
-                raise InputError(f"{source}: the cell has no volume: {lattice.tolist()}")
-            stress = -stress * scale.energy / volume
-        else:
-            stress = stress * scale.stress
+        forces = _shaped(value, (n, 3), key, source) * _known(scale.forces, key, source)
+    if ("stress" in values or "virial" in values) and periodic.all():
+        stress = _stress(values, lattice, scale, source)
     return Frame(
         numbers=np.array(numbers, dtype=np.int64),
         positions=_shaped(positions, (n, 3), "positions", source) * length,
@@ -66,20 +64,68 @@ def make_frame(
         stress=stress,
         source=source,
         group=group,
+        isolated=isolated,
     )
+
+
+def _stress(
+    values: Mapping[str, tuple[str, Any]], lattice: np.ndarray, scale: Scales, source: str
+) -> np.ndarray:
+    """In eV/Å³, of what there is of stress and virial."""
+    found = []
+    if "stress" in values:
+        key, value = values["stress"]
+        found.append((key, _symmetric(value, _known(scale.stress, key, source), key, source)))
+    if "virial" in values:
+        key, value = values["virial"]
+        volume = abs(np.linalg.det(lattice))
+        if volume == 0:
+            raise InputError(f"{source}: the cell has no volume: {lattice.tolist()}")
+        found.append((key, _symmetric(value, -scale.virial / volume, key, source)))
+    (key, stress), (other, beside) = found[0], found[-1]
+    if len(found) == 2:
+        apart = np.abs(stress - beside)
+        i, j = np.unravel_index(int(apart.argmax()), (3, 3))
+        if apart[i, j] > _STRESS_SLACK + _STRESS_SHARE * np.abs(stress).max():
+            raise InputError(
+                f"{source}: '{key}' and '{other}' contradict each other: the {'xyz'[i]}{'xyz'[j]} "
+                f"component of stress is {stress[i, j]:.6g} eV/Å³ by '{key}' and "
+                f"{beside[i, j] + 0.0:.6g} eV/Å³ by '{other}' (stress = −virial/V); name the one "
+                f"to read as the key of stress, '{other}' say, or give stress_unit or stress_sign"
+            )
+    return stress
+
+
+def _symmetric(value: Any, factor: float, key: str, source: str) -> np.ndarray:
+    stress = _shaped(stress_matrix(value), (3, 3), key, source) * factor
+    apart = np.abs(stress - stress.T).max()
+    if apart > _STRESS_SLACK + _ASYMMETRY * np.abs(stress).max():
+        raise InputError(
+            f"{source}: '{key}' is not symmetric, as a stress is: {np.asarray(value).tolist()}"
+        )
+    return 0.5 * (stress + stress.T)
+
+
+def _known(factor: float | str, key: str, source: str) -> float:
+    if isinstance(factor, str):
+        raise InputError(f"{source}: '{key}': {factor}")
+    return factor
 
 
 def _shaped(value: Any, shape: tuple[int, ...], key: str, source: str) -> np.ndarray:
     try:
-        array = np.asarray(value, dtype=np.float64)
-        if array.size != math.prod(shape):
-            raise ValueError
-    except (TypeError, ValueError):
+        array = np.asarray(value)
+    except ValueError:  # lists of unequal length
+        array = np.array(None)
+    if array.dtype.kind not in "iuf":
+        expected = f"numbers of shape {shape}" if shape else "one number"
+        raise InputError(f"{source}: '{key}' is {str(value)[:60]}, expected {expected}")
+    if array.size != math.prod(shape):
         raise InputError(
             f"{source}: '{key}' has shape {np.shape(value)}, expected "
             f"{shape if shape else 'one number'}"
-        ) from None
-    return array.reshape(shape)
+        )
+    return array.astype(np.float64, copy=False).reshape(shape)
 
 
 def demand_real(dtype: np.dtype, what: str, expected: str = "real numbers") -> None:
@@ -107,19 +153,3 @@ def atomic_numbers(values: np.ndarray, source: str) -> np.ndarray:
         if symbol not in number_of_symbol:
             raise InputError(f"{source}: atom {position} is '{symbol}', which is no element")
     return np.array([number_of_symbol[symbol] for symbol in symbols], dtype=np.int64)
-
-
-def declared_units(held: Mapping[str, Any]) -> dict[str, str]:
-    """The units that a file declares beside its labels."""
-    names = {
-        "energy": ("energy_unit", "e_unit"),
-        "length": ("length_unit", "r_unit"),
-        "forces": ("forces_unit", "force_unit"),
-        "stress": ("stress_unit",),
-    }
-    return {
-        kind: str(held[key])
-        for kind, keys in names.items()
-        for key in keys
-        if key in held and isinstance(held[key], str)
-    }

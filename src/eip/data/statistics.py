@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,26 +88,30 @@ def _ridge(
     return mean + right.T @ (values * reduced / (values**2 + strength))
 
 
-def isolated_atom_energies(store: FrameStore) -> dict[int, float]:
-    """The energies of the frames that are a single atom, eV, for `fit_element_energies`.
+def energy_scale(
+    store: FrameStore,
+    indices: Int[np.ndarray, "frames"] | None,
+    element_energies: Mapping[int, float],
+) -> float:
+    """RMS of what the elements' energies leave of the energies per atom, eV, from its mean.
+
+    What takes the place of `force_scale` where there are no forces.
 
     Raises:
-        InputError: if such a frame has no energy, or an element has two.
+        InputError: if a frame has no energy.
     """
-    energies: dict[int, float] = {}
-    for index in np.flatnonzero(store.n_atoms == 1):
-        frame = store[int(index)]
-        number = int(frame.numbers[0])
-        symbol = chemical_symbols[number]
-        if frame.energy is None:
-            raise InputError(f"{frame.source}: the isolated {symbol} has no energy")
-        if abs(energies.get(number, frame.energy) - frame.energy) > 1e-6:
-            raise InputError(
-                f"{frame.source}: {symbol} has a second energy, {frame.energy} eV beside "
-                f"{energies[number]} eV"
-            )
-        energies[number] = frame.energy
-    return energies
+    chosen = _chosen(store, indices)
+    _demand(store, chosen, "energy")
+    elements = _elements(store, chosen)
+    fixed = np.array([element_energies[z] for z in elements])
+    left = np.concatenate(
+        [
+            (store.energies[block] - _composition(store, block, elements) @ fixed)
+            / store.n_atoms[block]
+            for block in store.blocks(chosen)
+        ]
+    )
+    return float(left.std()) or 1.0
 
 
 def force_scale(
@@ -158,6 +162,7 @@ class DataSummary:
         periodic: frames that are periodic in no, some, all directions.
         labels: frames that have each label.
         sources: the files.
+        isolated_atoms: energies of isolated atoms in them, by symbol, eV; no frames of the set.
     """
 
     frames: int
@@ -172,6 +177,7 @@ class DataSummary:
     periodic: dict[str, int]
     labels: dict[str, int]
     sources: list[str]
+    isolated_atoms: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; the keys are the attributes."""
@@ -206,6 +212,7 @@ class DataSummary:
             for directions, count in self.periodic.items()
             if count
         )
+        isolated = ", ".join(f"{symbol} {e:.6g} eV" for symbol, e in self.isolated_atoms.items())
         return [
             ("frames", f"{self.frames:,}"),
             ("atoms in a frame", f"{sizes} ({self.atoms:,} in all)"),
@@ -214,6 +221,7 @@ class DataSummary:
             ("forces", forces),
             ("periodic in", periodic),
             ("labels", ", ".join(f"{name} {count:,}" for name, count in self.labels.items())),
+            *([("isolated atoms", f"{isolated}; E0, no frames")] if isolated else []),
             ("files", "\n".join([*self.sources[:8], *(["…"] if len(self.sources) > 8 else [])])),
         ]
 
@@ -249,6 +257,7 @@ def summarize(store: FrameStore, indices: Int[np.ndarray, "frames"] | None = Non
         },
         labels={label: int(column.sum()) for label, column in has.items()},
         sources=[store.sources[i] for i in files],
+        isolated_atoms={chemical_symbols[z]: e for z, e in store.isolated_atoms.items()},
     )
 
 

@@ -17,15 +17,16 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, SupportsIndex
 
 import numpy as np
+from ase.data import chemical_symbols
 from jaxtyping import Bool, Float64, Int, Int64, UInt8
 
 from eip.data.checks import LabelTally, check_require
 from eip.data.frame import LABELS, Frame
+from eip.data.isolated import IsolatedAtoms
 from eip.data.labels import Labels
 from eip.data.readers import stream_frames
 from eip.errors import InputError
@@ -105,6 +106,7 @@ class FrameStore:
             self.elements: tuple[int, ...] = tuple(int(z) for z in contents["elements"])
             self.sources: tuple[str, ...] = tuple(str(s) for s in contents["sources"])
             self.group_names: tuple[str, ...] = tuple(str(g) for g in contents.get("groups", ()))
+            self._isolated = IsolatedAtoms(contents.get("isolated_atoms", ()))
             self._about: dict[str, Any] = dict(contents.get("columns", {}))
             for name, about in self._about.items():
                 self._check_size(name, int(about["bytes"]))
@@ -240,6 +242,16 @@ class FrameStore:
             group=self.group_names[group] if group >= 0 else None,
         )
 
+    @property
+    def isolated_atoms(self) -> dict[int, float]:
+        """Energies of isolated atoms that the files gave, eV, by atomic number (SPEC §1: E0)."""
+        return self._isolated.energies
+
+    def with_isolated(self) -> Iterator[Frame]:
+        """The isolated atoms, then all frames: what another store is to be made of."""
+        yield from self._isolated
+        yield from self
+
     def __iter__(self) -> Iterator[Frame]:
         return (self[index] for index in range(len(self)))
 
@@ -288,7 +300,7 @@ def write_store(frames: Iterable[Frame], path: str | Path) -> FrameStore:
             for chunk in _chunks(frames):
                 writer.append(chunk)
             if writer.frames == 0:
-                raise InputError(f"{path}: there are no frames to write")
+                raise InputError(f"{path}: there are no frames to write{writer.but_isolated()}")
             writer.finish()
         try:
             temporary.rename(path)
@@ -332,6 +344,7 @@ class StoreWriter:
         self._elements: set[int] = set(state.get("elements", ()))
         self._sources = {name: i for i, name in enumerate(state.get("sources", ()))}
         self._groups = {name: i for i, name in enumerate(state.get("groups", ()))}
+        self._isolated = IsolatedAtoms(state.get("isolated_atoms", ()))
         self._columns: dict[str, _Column] = {}
         try:
             for name, kind in _COLUMNS.items():
@@ -365,10 +378,28 @@ class StoreWriter:
             "elements": sorted(self._elements),
             "sources": list(self._sources),
             "groups": list(self._groups),
+            **({"isolated_atoms": self._isolated.entries} if len(self._isolated) else {}),
         }
 
+    def but_isolated(self) -> str:
+        """The end of an error about a store without frames."""
+        if not len(self._isolated):
+            return ""
+        energies = ", ".join(
+            f"{chemical_symbols[z]} {e:.6f} eV" for z, e in self._isolated.energies.items()
+        )
+        return f": all are isolated atoms ({energies}); name the file beside one of frames"
+
     def append(self, frames: Sequence[Frame]) -> None:
-        """Writes frames behind those that are there."""
+        """Writes frames behind those that are there; of isolated atoms their energies alone.
+
+        Raises:
+            InputError: as `IsolatedAtoms.add`.
+        """
+        for frame in frames:
+            if frame.isolated:
+                self._isolated.add(frame)
+        frames = [frame for frame in frames if not frame.isolated]
         if not frames:
             return
         sizes = np.array([len(frame) for frame in frames])
@@ -578,8 +609,10 @@ def _convert(files: list[Path], labels: Labels, require: tuple[str, ...]) -> Ite
     # a store from the cache is warned of too.
     tally = LabelTally(require)
     for file in files:
-        for frame in FrameStore(file) if is_store(file) else stream_frames(file, labels):
-            tally.add({label: frame.has(label) for label in LABELS}, frame.source)
+        read = FrameStore(file).with_isolated() if is_store(file) else stream_frames(file, labels)
+        for frame in read:
+            if not frame.isolated:
+                tally.add({label: frame.has(label) for label in LABELS}, frame.source)
             yield frame
 
 
@@ -596,7 +629,7 @@ def _check_labels(store: FrameStore, require: tuple[str, ...]) -> None:
 
 def fingerprint(files: Sequence[Path], labels: Labels) -> str:
     """Of the files as they are on disk, cheap however large they are."""
-    parts: list[Any] = [VERSION, asdict(labels)]
+    parts: list[Any] = [VERSION, labels.fingerprint()]
     for file in files:
         parts += [[str(part), *state] for part, *state in states(file)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -100,7 +100,8 @@ class EnergyModel(nn.Module):
     def forward(self, graph: AtomGraph, *, frozen: bool = False) -> EnergyOutput:
         """``frozen``: see `eip.models.backbone.Backbone.forward`."""
         species = self.species(graph)
-        vectors = graph.edge_vectors()
+        # In the network's precision; the graph's geometry is float64.
+        vectors = graph.edge_vectors(next(self.readout.parameters()).dtype)
         features = self.backbone(graph, species, vectors, frozen=frozen)
         atom_energy = self.force_scale * self.readout(features.scalars)[:, 0].double()
         if self.zbl is not None:

@@ -23,7 +23,6 @@ from eip.graph import AtomGraph
 from eip.kernels import packing
 from eip.kernels.build import Library, advise_huge_pages, pointer
 from eip.kernels.geometry import first_edges
-from eip.kernels.packing import PackedWeights
 from eip.models.backbone import AtomFeatures
 from eip.models.radial import cosine_cutoff, sine_basis
 
@@ -133,24 +132,23 @@ def pack_weights(network: PaiNN, lib: Library) -> Packed:
     def panels(matrix: Tensor) -> Tensor:
         return packing.panels(lib, matrix)
 
-    with torch.no_grad():
-        modules: Any = list(zip(network.messages, network.updates, strict=True))
-        phi0 = modules[0][0].context(weight)[:, order].contiguous()
-        for message, update in modules:
-            one, two = message.context[0], message.context[2]
-            left, right = update.mix.weight.chunk(2)
-            up_one, up_two = update.context[0], update.context[2]
-            filters = torch.cat([message.filter.weight, message.filter.bias[:, None]], dim=1)
-            table = by_chunks((coefficients @ filters.double().T).to(dtype), chunk)
-            keep += [
-                *(panels(one.weight.T), one.bias.clone(), panels(one.weight)),
-                *(panels(two.weight[order].T), two.bias[order], panels(two.weight[order])),
-                table,
-                *(panels(left.T), panels(left), panels(right.T), panels(right)),
-                *(panels(up_one.weight.T), up_one.bias.clone(), panels(up_one.weight)),
-                *(panels(up_two.weight.T), up_two.bias.clone(), panels(up_two.weight)),
-            ]
-        embedding = weight.detach().clone()
+    modules: Any = list(zip(network.messages, network.updates, strict=True))
+    phi0 = modules[0][0].context(weight)[:, order].contiguous()
+    for message, update in modules:
+        one, two = message.context[0], message.context[2]
+        left, right = update.mix.weight.chunk(2)
+        up_one, up_two = update.context[0], update.context[2]
+        filters = torch.cat([message.filter.weight, message.filter.bias[:, None]], dim=1)
+        table = by_chunks((coefficients @ filters.double().T).to(dtype), chunk)
+        keep += [
+            *(panels(one.weight.T), one.bias.clone(), panels(one.weight)),
+            *(panels(two.weight[order].T), two.bias[order], panels(two.weight[order])),
+            table,
+            *(panels(left.T), panels(left), panels(right.T), panels(right)),
+            *(panels(up_one.weight.T), up_one.bias.clone(), panels(up_one.weight)),
+            *(panels(up_two.weight.T), up_two.bias.clone(), panels(up_two.weight)),
+        ]
+    embedding = weight.clone()
     addresses = (ctypes.c_void_p * len(keep))(*(t.data_ptr() for t in keep))
     return Packed(
         channels=channels,
@@ -355,7 +353,6 @@ def _graph_is_kept() -> bool:
         return True
 
 
-_PACKED: PackedWeights[Packed] = PackedWeights()
 _WORKSPACES: weakref.WeakKeyDictionary[PaiNN, Workspace] = weakref.WeakKeyDictionary()
 
 
@@ -366,9 +363,8 @@ def frozen(
     species: Int[Tensor, "atoms"],
     edge_vectors: Float[Tensor, "edges 3"],
 ) -> AtomFeatures:
-    """Features of each atom by the compiled kernels; weights are packed anew when they changed."""
-    packed = _PACKED.of(network, lambda: pack_weights(network, lib))
+    """Features of each atom by the compiled kernels."""
     workspace = _WORKSPACES.setdefault(network, Workspace())
-    run = _Pass(lib, packed, workspace, graph, species, edge_vectors)
+    run = _Pass(lib, network.packed(lib), workspace, graph, species, edge_vectors)
     scalars, vectors = FrozenPaiNN.apply(edge_vectors, run)
     return AtomFeatures(scalars, vectors)

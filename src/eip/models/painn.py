@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eip.graph import AtomGraph
-from eip.kernels import Library, kernels_for
+from eip.kernels import Library
+from eip.kernels.packing import Packable
 from eip.models import fused
 from eip.models.backbone import AtomFeatures, Backbone, norm
 from eip.models.message_passing import EdgeList
@@ -15,7 +16,7 @@ from eip.models.message_passing import Message as MessageSum
 from eip.models.radial import cosine_cutoff, sine_basis
 
 
-class PaiNN(Backbone):
+class PaiNN(Backbone, Packable[fused.Packed]):
     """Scalars and vectors of each atom, exactly invariant and equivariant.
 
     On a CPU compiled kernels do the work (`eip.models.fused`); on other devices, for a width that
@@ -56,18 +57,19 @@ class PaiNN(Backbone):
         *,
         frozen: bool = False,
     ) -> AtomFeatures:
-        kernels = self._kernels(edge_vectors)
+        kernels = self.kernels(edge_vectors)
         if kernels is None:
             return self._reference(graph, species, edge_vectors)
         if frozen:
             return fused.frozen(self, kernels, graph, species, edge_vectors)
         return self._compiled(kernels, graph, species, edge_vectors)
 
-    def _kernels(self, edge_vectors: Tensor) -> Library | None:
+    def pack(self, lib: Library) -> fused.Packed:
+        return fused.pack_weights(self, lib)
+
+    def kernels(self, array: Tensor) -> Library | None:
         # A subclass may do other sums than the kernels know.
-        kernels = kernels_for(edge_vectors) if type(self) is PaiNN else None
-        usable = kernels is not None and kernels.chunk(self.channels, edge_vectors.dtype) > 0
-        return kernels if usable else None
+        return super().kernels(array) if type(self) is PaiNN else None
 
     def _compiled(
         self, kernels: Library, graph: AtomGraph, species: Tensor, edge_vectors: Tensor

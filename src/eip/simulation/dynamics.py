@@ -154,8 +154,12 @@ def run_dynamics(
         )
     known = paths.checkpoint.exists()
     paths.folder.mkdir(parents=True, exist_ok=True)
+    # What is not finite is a run's end, for the monitors to tell.
     calculator = BiasedCalculator(
-        model, stress=True if settings.ensemble == "npt" else None, skin=skin
+        model,
+        stress=True if settings.ensemble == "npt" else None,
+        skin=skin,
+        allow_non_finite=True,
     )
     run = _Run(atoms, calculator, settings, udd, paths)
     if known:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from eip.kernels.build import Library, pointer
-from eip.kernels.packing import PackedWeights, panels
+from eip.kernels.packing import panels
 from eip.models.backbone import AtomFeatures
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Weights:
+class PackedHead:
+    """A tensor head's weights in the order in which the kernel reads them."""
+
     width: int
     lengths: Tensor
     directions: Tensor
@@ -30,10 +32,8 @@ class _Weights:
     out_bias: Tensor
 
 
-_PACKED: PackedWeights[_Weights] = PackedWeights()
-
-
-def _pack(head: TensorHead, lib: Library) -> _Weights:
+def pack_head(head: TensorHead, lib: Library) -> PackedHead:
+    """A copy of a head's weights as the kernel reads them."""
     modules: Any = head.coefficients
     hidden, out = modules[0], modules[2]
     dtype = out.weight.dtype
@@ -44,14 +44,14 @@ def _pack(head: TensorHead, lib: Library) -> _Weights:
     def columns(weight: Tensor) -> Tensor:
         return panels(lib, pad(weight, (0, 0, 0, width - len(weight))).T)
 
-    return _Weights(
+    return PackedHead(
         width,
         panels(lib, head.lengths.weight.T),
         columns(head.directions.weight),
         panels(lib, hidden.weight.T),
         hidden.bias.clone(),
         columns(out.weight),
-        pad(out.bias, (0, width - len(out.bias))),
+        pad(out.bias, (0, width - len(out.bias))).clone(),
     )
 
 
@@ -59,7 +59,7 @@ def tensor_head(
     head: TensorHead, lib: Library, features: AtomFeatures
 ) -> tuple[Float[Tensor, "atoms"], Float[Tensor, "atoms"], Float[Tensor, "atoms 3 3"]]:
     """ν, α and B (float64) of each atom, as `TensorHead.forward` gives them."""
-    weights = _PACKED.of(head, lambda: _pack(head, lib))
+    weights = head.packed(lib)
     scalars, vectors = features.scalars.contiguous(), features.vectors.contiguous()
     atoms = len(scalars)
     nu, alpha = scalars.new_empty(atoms), scalars.new_empty(atoms)

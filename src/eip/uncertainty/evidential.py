@@ -12,10 +12,11 @@ from torch.nn.functional import softplus
 
 from eip.errors import InputError, did_you_mean
 from eip.graph import AtomGraph
-from eip.kernels import kernels_for
+from eip.kernels import Library
+from eip.kernels.packing import Packable
 from eip.models.backbone import AtomFeatures, norm
 from eip.potential import Differentiable, Prediction
-from eip.uncertainty.compiled import tensor_head
+from eip.uncertainty.compiled import PackedHead, pack_head, tensor_head
 from eip.uncertainty.evidence import (
     ComponentEvidence,
     EnergyEvidence,
@@ -58,7 +59,7 @@ class NoHead(EvidenceHead):
         return NoEvidence(self.scale)
 
 
-class TensorHead(EvidenceHead):
+class TensorHead(EvidenceHead, Packable[PackedHead]):
     """ν, α and B = b0·1 + Σ_k w_k u_k u_kᵀ; exact under rotation and reflection (SPEC §2).
 
     u_k are bias-free mixes of the vectors, b0 and w_k ≥ 0 come from scalars: the matrix is
@@ -72,9 +73,12 @@ class TensorHead(EvidenceHead):
         self.directions = nn.Linear(channels, rank, bias=False)
         self.coefficients = mlp(2 * channels, channels, 3 + rank)
 
+    def pack(self, lib: Library) -> PackedHead:
+        return pack_head(self, lib)
+
     def forward(self, features: AtomFeatures, graph: AtomGraph) -> TensorEvidence:
-        kernels = None if torch.is_grad_enabled() else kernels_for(features.scalars)
-        if kernels is not None and kernels.chunk(self.channels, features.scalars.dtype):
+        kernels = None if torch.is_grad_enabled() else self.kernels(features.scalars)
+        if kernels is not None:
             return TensorEvidence(self.scale, *tensor_head(self, kernels, features))
         lengths = norm(self.lengths(features.vectors))
         raw = self.coefficients(torch.cat([features.scalars, lengths], dim=1))

@@ -1,0 +1,100 @@
+"""Which steps of a program's output are of an SCF that did not converge.
+
+ASE reads them like any others; their energies and forces are no labels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from io import BufferedIOBase
+from pathlib import Path
+from typing import cast
+from xml.etree import ElementTree
+
+from ase.io.formats import open_with_compression
+
+from eip.errors import InputError
+
+# What other programs say; where in the file it stands does not tell ASE's number of the step.
+_SAID = {
+    "espresso-out": rb"convergence NOT achieved",
+    "gaussian-out": rb"Convergence failure -- run terminated",
+    "gpaw-out": rb"Did not converge!",
+    "nwchem-out": rb"Calculation failed to converge",
+    "abinit-out": rb"was not enough SCF cycles to converge",
+}
+_ORCA_FAILS = re.compile(rb"SCF NOT CONVERGED|not fully converged|NOT FULLY CONVERGED")
+_ORCA_ENDS = (b"ORCA TERMINATED NORMALLY", b"ORCA GEOMETRY RELAXATION STEP")
+
+
+def unconverged_steps(path: Path, kind: str) -> dict[int, str]:
+    """Steps, as ASE counts them, with what the output says of each.
+
+    Args:
+        kind: ASE's name of the format; nothing is found in those that say nothing.
+
+    Raises:
+        InputError: if a program says that an SCF did not converge, and not which.
+    """
+    with cast(BufferedIOBase, open_with_compression(str(path), "rb")) as file:
+        if kind == "vasp-out":
+            return dict(_outcar(file))
+        if kind == "vasp-xml":
+            return dict(_vasprun(file))
+        if kind == "orca-output":
+            return dict(_orca(file))
+        if kind in _SAID:
+            said = re.compile(_SAID[kind])
+            for number, line in enumerate(file):
+                if said.search(line):
+                    raise InputError(
+                        f"{path}, line {number + 1}: an SCF did not converge "
+                        f"('{line.strip()[:80].decode(errors='replace')}'), so what follows from "
+                        "it is no label; convert what is sound to extended xyz"
+                    )
+    return {}
+
+
+def _outcar(file: BufferedIOBase) -> Iterator[tuple[int, str]]:
+    step, iterations, reached = 0, 0, False
+    for line in file:
+        if b"Iteration" in line and b"---" in line:
+            iterations += 1
+        elif b"EDIFF is reached" in line:
+            reached = True
+        elif b"FREE ENERGIE OF THE ION-ELECTRON SYSTEM" in line:
+            if iterations and not reached:  # a step of a machine-learned force field has none
+                yield step, f"EDIFF is not reached in {iterations} iterations (NELM)"
+            step, iterations, reached = step + 1, 0, False
+
+
+def _vasprun(file: BufferedIOBase) -> Iterator[tuple[int, str]]:
+    step, iterations, most = 0, 0, 0
+    try:
+        for _, element in ElementTree.iterparse(file):
+            if element.tag == "i" and element.get("name") == "NELM":
+                most = int(element.text or 0)
+            elif element.tag == "scstep":
+                iterations += 1
+                element.clear()
+            elif element.tag == "calculation":
+                if most and iterations >= most:
+                    yield step, f"it took all {most} iterations (NELM)"
+                step, iterations = step + 1, 0
+                element.clear()
+    except (ElementTree.ParseError, ValueError):
+        return  # ASE's reader says what is wrong with the file
+
+
+def _orca(file: BufferedIOBase) -> Iterator[tuple[int, str]]:
+    step, said = 0, ""
+    for line in file:
+        if _ORCA_FAILS.search(line):
+            said = said or " ".join(line.decode(errors="replace").split())
+        elif any(end in line for end in _ORCA_ENDS):
+            if said:
+                yield step, f"'{said}'"
+            step, said = step + 1, ""
+    if said:
+        yield step, f"'{said}'"
