@@ -322,7 +322,7 @@ def test_given_udd_parameters_are_taken(run: Run, folder: Path) -> None:
         (["md", "{}/run/model.eip", "{}/test.xyz", "--frame", "99"], "6 frames, so none with"),
         (["md", "{}/run/model.eip", "{}/test.xyz", "--udd-a", "3"], "but not --udd itself"),
         (["md", "{}/run/model.eip", "{}/test.xyz", "--udd", "--udd-limiter", "globl"], "'global'?"),
-        (["md", "{}/run/model.eip", "{}/config.yaml"], "ASE cannot read it"),
+        (["md", "{}/run/model.eip", "{}/config.yaml"], "is of no format that eIP or ASE reads"),
         (["info", "{}/no.xyz"], "no.xyz does not exist"),
     ],
 )
