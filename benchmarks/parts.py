@@ -20,6 +20,7 @@ from structures import water_box
 from torch.profiler import profile
 
 from eip.neighbors import VerletList, build_graph
+from eip.potential import Potential, prepared
 from eip.uncertainty.evidential import EvidentialPotential
 
 F, LAYERS = 128, 3
@@ -39,7 +40,7 @@ def median(function: Callable[[], object], seconds: float = 1.5) -> float:
     return statistics.median(times)
 
 
-def operators(potential: EvidentialPotential, graph: object, steps: int = 20) -> dict[str, float]:
+def operators(potential: Potential, graph: object, steps: int = 20) -> dict[str, float]:
     """Milliseconds a step in the kernels and in everything else."""
     for _ in range(3):
         potential(graph)
@@ -65,9 +66,10 @@ def main() -> None:
     threads = parser.parse_args().threads
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    potential = EvidentialPotential(
+    network = EvidentialPotential(
         elements=[1, 8], element_energies={1: -13.6, 8: -432.0}, force_scale=1.0, channels=F
-    ).eval()
+    )
+    potential = prepared(network)
     rate = matrix_product_rate()["best"]
     print(f"matrix product: {rate / 1e9:.0f} GFLOP/s on {threads} thread(s)\n")
     print("| atoms | part | ms | counted, GFLOP | GFLOP/s | of the matrix product's rate |")

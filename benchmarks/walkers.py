@@ -77,12 +77,10 @@ class Shared:
     """Walkers in one graph, each with its own motion; results as NumPy arrays, as "alone"."""
 
     def __init__(self, potential: Potential, atoms: Atoms, walkers: int) -> None:
-        self._potential, self.walkers = potential, walkers
+        self._potential, self.walkers = eip.prepared(potential), walkers
         self._atoms = [atoms.copy() for _ in range(walkers)]
         self._motions = [Motion(atoms, seed) for seed in range(walkers)]
-        self._lists = [
-            VerletList(potential.cutoff, SKIN, dtype=potential.dtype) for _ in range(walkers)
-        ]
+        self._lists = [VerletList(potential.cutoff, SKIN) for _ in range(walkers)]
         self._batch: AtomGraph | None = None
         self._rebuilds: list[int] = []
 

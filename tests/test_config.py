@@ -75,10 +75,9 @@ def test_a_kept_config_reads_back(tmp_path: Path) -> None:
     )
     kept = tmp_path / "elsewhere" / "config.yaml"
     kept.parent.mkdir()
-    kept.write_text(config_yaml(config))
-    assert load_config(kept) == config.model_copy(
-        update={"run_dir": (tmp_path / "runs/eip").resolve()}
-    )
+    kept.write_text(text := config_yaml(config, kept.parent))
+    assert load_config(kept) == config.model_copy(update={"run_dir": kept.parent})
+    assert str(tmp_path) not in text
 
 
 def test_training_settings_are_all_configurable(tmp_path: Path) -> None:
@@ -110,7 +109,7 @@ def test_validation_is_fraction_count_or_files(
     assert config.data.validation == expected
 
 
-@pytest.mark.parametrize("value", ["-1", "0", "1.5", "true", ".nan"])
+@pytest.mark.parametrize("value", ["-1", "0", "1.5", ".inf", ".nan"])
 def test_validation_refuses_what_is_neither(tmp_path: Path, value: str) -> None:
     assert "fraction" in message(tmp_path, MINIMAL, f"data.validation={value}")
 
@@ -181,3 +180,78 @@ def test_config_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.run_dir = Path("b")  # type: ignore[misc]
     assert isinstance(config, Config)
+
+
+def bomb(levels: int) -> str:
+    lines = ["a0: &a0 {k: 1}"]
+    for level in range(1, levels):
+        lines.append(
+            f"a{level}: &a{level} {{{', '.join(f'k{i}: *a{level - 1}' for i in range(10))}}}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (bomb(12).encode(), r"config.yaml: its aliases .* unfold to more than 100,000 values"),
+        (b"data: &a\n  train: a.xyz\n  more: *a\n", "aliases"),
+        (b"data: " + b"[" * 3000 + b"]" * 3000, r"config.yaml: nested too deeply"),
+        (b"data:\n  train: caf\xe9.xyz\n", r"config.yaml, line 2: not text in UTF-8 .*0xe9"),
+        (MINIMAL.encode("utf-16"), "not text in UTF-8"),
+        (b"# \n" * 400_000, "config.yaml: larger than 1 MiB"),
+        (b"data: {train: a}\nx: 2001-99-99\n", r"config.yaml: not valid YAML \(month"),
+        (b"data: {train: a}\nx: !!bool maybe\n", "config.yaml: not valid YAML"),
+        (b"data: {train: a}\n\x00", "config.yaml: not valid YAML"),
+        (b"data: {train: a}\n1: 2\n", r"config.yaml, line 2: '1' keys should be strings"),
+        (b"data: {train: a}\ntraining: {epochs: yes}", "'training.epochs' should not be true"),
+        (b'data: {train: a}\nrun_dir: "a\\0b"', "'run_dir' should be a path"),
+        (b"data: {train: ~nobody-of-that-name/a}", "'data.train' should be a path"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_sentence(
+    tmp_path: Path, content: bytes, expected: str
+) -> None:
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=expected):
+        load_config(tmp_path / "config.yaml")
+
+
+def test_a_mark_of_byte_order_and_sensible_aliases_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"\xef\xbb\xbfdata: {train: &files [a.xyz], test: *files}\n")
+    config = load_config(path)
+    assert config.data.test == config.data.train == [tmp_path / "a.xyz"]
+    with pytest.raises(InputError, match="is a folder, expected a YAML file"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("model.layers=1", "--set model.layers=1: unknown key .*did you mean 'interactions'"),
+        ("model.cutof=1", "did you mean 'cutoff'"),
+        ("model=3", "--set model=3: 'model' should be a section"),
+        ("data.train.x=1", "--set data.train.x=1: 'data.train' holds a value"),
+        ("model.cutoff=.inf", "'model.cutoff' should be a finite number"),
+        ("model.cutoff=.nan", "'model.cutoff'"),
+        ("model.cutoff=1e300", "'model.cutoff' should be less than or equal to 50"),
+        ("model.channels=1000000000", "'model.channels' should be less than or equal to 4096"),
+        ("training.epochs=" + "9" * 400, "'training.epochs' should be less than"),
+        ("training.epochs=" + "9" * 5000, "--set training.epochs=9+…: not valid YAML"),
+        ("training.seed=-1", "'training.seed' should be greater than or equal to 0"),
+        ("training.epochs=2001-99-99", "not valid YAML"),
+        ("model.cutoff=" + "[" * 3000, "nested too deeply"),
+        ("data.validation=.inf", "'data.validation' should be a fraction"),
+        ("data.element_energies={H: .nan}", "'data.element_energies' should be a finite number"),
+        ("=1", "--set expects key=value, got '=1'"),
+        ("model.cutoff", "--set expects key=value"),
+    ],
+)
+def test_a_bad_change_is_named(tmp_path: Path, change: str, expected: str) -> None:
+    assert re.search(expected, message(tmp_path, MINIMAL, change))
+
+
+def test_a_fraction_that_yaml_takes_for_text(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "  validation: 1e-1\n")
+    assert load_config(path).data.validation == 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ase.io import read
 from torch import Tensor, nn
 
 from eip.graph import AtomGraph
+from eip.kernels import reference_path
 from eip.models.backbone import AtomFeatures, Backbone
 from eip.models.painn import PaiNN
 from eip.models.radial import cosine_cutoff
@@ -57,6 +59,7 @@ def random_potential(
     gain: float = 1.5,
     zbl: bool = False,
     offset: float = 70.0,
+    **network: object,
 ) -> EvidentialPotential:
     """Small, with weights made larger: forces of eV/Å, and a σ that differs between atoms."""
     torch.manual_seed(0)
@@ -70,6 +73,7 @@ def random_potential(
         radial_functions=10,
         cutoff=4.5,
         zbl=zbl,
+        **network,
     ).double()
     with torch.no_grad():
         for parameter in potential.parameters():
@@ -111,6 +115,16 @@ def test_evidential_potentials_keep_the_contract(head: str, zbl: bool) -> None:
         assert prediction.force_uncertainty is not None
         assert prediction.force_uncertainty.std() > 0.01
     check_potential(potential, structures())
+
+
+@pytest.mark.parametrize("path", ["compiled", "plain"])
+@pytest.mark.parametrize("head", ["tensor", "none"])
+def test_cartesian_ace_keeps_the_contract(head: str, path: str) -> None:
+    potential = random_potential(head, gain=1.1, backbone="cartesian_ace", mean_neighbors=30.0)
+    with reference_path() if path == "plain" else nullcontext():
+        prediction = potential.predict(structures()[0])
+        assert prediction.forces is not None and prediction.forces.abs().max() > 0.3
+        check_potential(potential, structures())
 
 
 def test_the_covariance_of_the_tensor_head_has_directions() -> None:
@@ -297,7 +311,7 @@ class Pairs(Potential):
         return (1, 8)
 
     def edge_vectors(self, graph: AtomGraph) -> Tensor:
-        return graph.edge_vectors()
+        return graph.edge_vectors(self.strength.dtype)
 
     def pair(self, r: Tensor) -> Tensor:
         return torch.exp(-r) * cosine_cutoff(r, self.cutoff)
@@ -527,7 +541,7 @@ def test_example_structures_are_what_they_are_for() -> None:
     assert any(a.pbc.any() and not a.pbc.all() for a in examples)
     assert any(np.linalg.det(a.cell.array) < 0 for a in examples)
     for atoms in examples:
-        graph = build_graph(atoms, 5.0, dtype=torch.float64)
+        graph = build_graph(atoms, 5.0)
         if graph.n_edges:
             assert graph.edge_vectors().norm(dim=1).min() > 0.3
     again = example_structures((1, 6, 8), 5.0)

@@ -16,7 +16,7 @@ from eip.neighbors import build_graph
 @pytest.fixture
 def graphs() -> list[AtomGraph]:
     structures = [molecule("H2O"), bulk("Si", cubic=False), Atoms("O")]
-    return [build_graph(atoms, 3.0, dtype=torch.float64) for atoms in structures]
+    return [build_graph(atoms, 3.0) for atoms in structures]
 
 
 def test_a_batch_keeps_order_and_offsets(graphs: list[AtomGraph]) -> None:
@@ -46,7 +46,7 @@ def test_an_empty_batch_is_refused() -> None:
 
 
 def test_edge_vectors_reach_the_periodic_image() -> None:
-    graph = build_graph(bulk("Cu", "fcc", a=3.6), 2.6, dtype=torch.float64)
+    graph = build_graph(bulk("Cu", "fcc", a=3.6), 2.6)
     # The twelve neighbors of the one atom are its own images, at a/√2.
     assert graph.n_edges == 12
     lengths = graph.edge_vectors().norm(dim=1)
@@ -54,7 +54,7 @@ def test_edge_vectors_reach_the_periodic_image() -> None:
 
 
 def test_edge_vectors_are_differentiable_in_positions_and_cell() -> None:
-    graph = build_graph(bulk("NaCl", "rocksalt", a=5.6), 3.0, dtype=torch.float64)
+    graph = build_graph(bulk("NaCl", "rocksalt", a=5.6), 3.0)
     cell = graph.cell.clone().requires_grad_()
     positions = graph.positions.clone().requires_grad_()
     moved = AtomGraph(
@@ -74,12 +74,12 @@ def test_edge_vectors_are_differentiable_in_positions_and_cell() -> None:
 def test_edge_vectors_of_a_batch_are_those_of_their_definition(cutoff: float, plain: bool) -> None:
     """Few edges a structure and many, kernels and plain PyTorch; with first derivatives."""
     structures = [bulk("NaCl", "rocksalt", a=5.6), molecule("H2O"), bulk("Cu", "fcc", a=3.6)]
-    graph = batch_graphs([build_graph(atoms, cutoff, dtype=torch.float64) for atoms in structures])
+    graph = batch_graphs([build_graph(atoms, cutoff) for atoms in structures])
     # So that one product for each structure is taken with the longer cutoff alone.
     assert (graph.n_edges >= 3 * _EDGES_WORTH_A_PRODUCT) == (cutoff == 14.0)
     positions, cell = graph.positions.requires_grad_(), graph.cell.requires_grad_()
     i, j = graph.centers, graph.neighbors
-    offsets = torch.einsum("ea,eab->eb", graph.shifts, cell[graph.frame[i]])
+    offsets = torch.einsum("ea,eab->eb", graph.shifts.double(), cell[graph.frame[i]])
     expected = positions[j] - positions[i] + offsets
     with reference_path() if plain else nullcontext():
         found = graph.edge_vectors()
@@ -109,12 +109,17 @@ def test_sums_and_means_by_frame(graphs: list[AtomGraph]) -> None:
     torch.testing.assert_close(one.mean_by_frame(values[:3, 0]), values[:3, 0].mean()[None])
 
 
-def test_to_changes_floating_arrays_alone(graphs: list[AtomGraph]) -> None:
-    single = graphs[1].to(dtype=torch.float32)
-    assert single.positions.dtype == single.cell.dtype == single.shifts.dtype == torch.float32
-    assert single.numbers.dtype == single.centers.dtype == torch.int64
-    assert single.pbc.dtype == torch.bool
-    assert graphs[1].to().positions.dtype == torch.float64
+@pytest.mark.parametrize("plain", [False, True])
+def test_edge_vectors_are_rounded_after_the_difference_is_taken(
+    graphs: list[AtomGraph], plain: bool
+) -> None:
+    """In float32, 10⁵ Å from the origin, a bond has lost a hundredth of its length."""
+    graph = batch_graphs(graphs)
+    away = graph.with_positions(graph.positions + torch.tensor([1e5, -2e5, 3e5]).double())
+    with reference_path() if plain else nullcontext():
+        here, there = (g.edge_vectors(torch.float32) for g in (graph, away))
+    assert here.dtype == there.dtype == torch.float32
+    torch.testing.assert_close(there, here, rtol=0, atol=3e-7)
 
 
 def test_with_positions_leaves_the_rest(graphs: list[AtomGraph]) -> None:

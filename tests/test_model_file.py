@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ase.build import bulk, molecule
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 
 import eip.model_file as model_file
 from eip.errors import InputError
+from eip.files import UncheckedFile
 from eip.model_file import FORMAT, load_model, read_model_info, save_model
 from eip.uncertainty.calibration import CalibratedPotential, Calibration
 from eip.uncertainty.evidential import HEADS, EvidentialPotential
@@ -51,7 +53,8 @@ def rewrite(path: Path, change: Any) -> Path:
         header = json.loads(file.metadata()["eip"])
     changed = change(header)
     text = changed if isinstance(changed, str) else json.dumps(changed)
-    save_file(weights, path, metadata={"eip": text})
+    save_file(weights, path, metadata={"eip": text, "sha256": "0" * 64})
+    model_file.seal(path)
     return path
 
 
@@ -153,6 +156,48 @@ def test_info_that_json_cannot_hold_leaves_the_old_file(saved: Path) -> None:
     with pytest.raises((TypeError, ValueError)):
         save_model(potential(), saved, {"model": object()})
     assert saved.read_bytes() == before and os.listdir(saved.parent) == ["model.eip"]
+
+
+# What is read is what was written.
+
+
+def test_a_flipped_bit_is_refused(saved: Path) -> None:
+    whole = saved.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    rng = np.random.default_rng(0)
+    for place in [*range(0, header, 7), *rng.integers(header, len(whole), 200)]:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        saved.write_bytes(flipped)
+        for read in (read_model_info, load_model):
+            with pytest.raises(InputError, match=r"model\.eip: .*(damaged|not one that eIP wrote)"):
+                read(saved)
+    saved.write_bytes(whole)
+    load_model(saved)
+
+
+def test_a_checksum_in_the_users_words_is_not_the_files(tmp_path: Path) -> None:
+    info = {"note": '"sha256":"' + "a" * 64 + '"'}
+    save_model(potential(), tmp_path / "model.eip", info)
+    assert read_model_info(tmp_path / "model.eip")["info"] == info
+
+
+def test_a_model_of_format_1_is_read_with_a_warning(saved: Path) -> None:
+    """As eIP wrote them before checksums."""
+    expected = load_model(saved, device="cpu").predict(STRUCTURES)
+    with safe_open(saved, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = json.loads(file.metadata()["eip"])
+    for given, match in ((1, None), (2, "lacks its checksum")):
+        metadata = {"eip": json.dumps(header | {"format": given})}
+        save_file(weights, saved, metadata=metadata)
+        if match:
+            with pytest.raises(InputError, match=match):
+                load_model(saved)
+            continue
+        with pytest.warns(UncheckedFile, match=r"model\.eip: written by an earlier eIP"):
+            old = load_model(saved, device="cpu").predict(STRUCTURES)
+        assert torch.equal(old.forces, expected.forces)
 
 
 # Files that are not ours, or no longer.
@@ -273,3 +318,47 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path, writer: str) -> None:
     with pytest.raises(InputError, match="not a readable model file"):
         load_model(path)
     assert not target.exists()
+
+
+def test_a_model_from_before_there_were_other_backbones_is_a_painn(saved: Path) -> None:
+    before = load_model(saved, device="cpu").predict(STRUCTURES)
+
+    def change(header: dict[str, Any]) -> dict[str, Any]:
+        assert header["potential"]["settings"].pop("backbone") == "painn"
+        return header
+
+    after = load_model(rewrite(saved, change), device="cpu").predict(STRUCTURES)
+    torch.testing.assert_close(after.forces, before.forces, rtol=0, atol=0)
+
+
+def test_a_model_of_another_backbone_comes_back_and_is_none_of_a_painn(tmp_path: Path) -> None:
+    path = tmp_path / "model.eip"
+    torch.manual_seed(0)
+    written = EvidentialPotential(
+        elements=(1, 6, 8),
+        element_energies={1: -13.0, 6: -1037.0, 8: -2042.0},
+        force_scale=1.0,
+        channels=16,
+        interactions=2,
+        cutoff=4.0,
+        backbone="cartesian_ace",
+        mean_neighbors=11.25,
+    )
+    save_model(written.eval(), path)
+    found = load_model(path, device="cpu")
+    assert found.settings() == written.settings()
+    assert found.settings()["mean_neighbors"] == 11.25
+    expected = written.predict(STRUCTURES)
+    torch.testing.assert_close(found.predict(STRUCTURES).forces, expected.forces, rtol=0, atol=0)
+
+    def change(backbone: str) -> Any:
+        def changed(header: dict[str, Any]) -> dict[str, Any]:
+            header["potential"]["settings"]["backbone"] = backbone
+            return header
+
+        return changed
+
+    with pytest.raises(InputError, match="the backbone painn has no mean_neighbors"):
+        load_model(rewrite(path, change("painn")))
+    with pytest.raises(InputError, match="unknown backbone 'cartesian_acee': did you mean 'cart"):
+        load_model(rewrite(path, change("cartesian_acee")))

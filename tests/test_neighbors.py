@@ -101,7 +101,7 @@ def test_atoms_far_outside_the_cell_have_the_same_vectors() -> None:
     away = atoms.copy()
     away.positions += np.array([[40, -300, 7], [-1000, 12, 5]]) @ atoms.cell.array
     for one in (atoms, away):
-        graph = build_graph(one, 4.5, dtype=torch.float64)
+        graph = build_graph(one, 4.5)
         vectors = graph.edge_vectors().numpy().round(6) + 0.0
         rows = sorted(zip(graph.centers.tolist(), map(tuple, vectors.tolist()), strict=True))
         if one is atoms:
@@ -124,7 +124,7 @@ def test_no_neighbors_and_one_atom() -> None:
     graph = build_graph([Atoms("H"), Atoms("H2", [[0, 0, 0], [0, 0, 9]])], 5.0)
     assert graph.n_edges == 0
     assert graph.edge_vectors().shape == (0, 3)
-    assert graph.positions.dtype == torch.float32
+    assert graph.positions.dtype == graph.cell.dtype == torch.float64
 
 
 def test_no_atoms_give_no_edges() -> None:
@@ -140,7 +140,7 @@ def test_vectors_of_directions_that_are_not_periodic_become_zero() -> None:
 
 def test_positions_stay_as_given() -> None:
     atoms = Atoms("H", positions=[[17.0, -3.0, 2.0]], cell=np.eye(3) * 4.0, pbc=True)
-    graph = build_graph(atoms, 3.0, dtype=torch.float64)
+    graph = build_graph(atoms, 3.0)
     assert graph.positions.tolist() == [[17.0, -3.0, 2.0]]
 
 
@@ -189,8 +189,8 @@ def test_many_structures_give_what_each_gives_alone(
         *(molecule(name) for name in ("C6H6", "H2")),
     ]
     assert len(large) > 64
-    batch = build_graph(structures, 4.0, dtype=torch.float64)
-    alone = batch_graphs([build_graph(atoms, 4.0, dtype=torch.float64) for atoms in structures])
+    batch = build_graph(structures, 4.0)
+    alone = batch_graphs([build_graph(atoms, 4.0) for atoms in structures])
     for name in AtomGraph.__dataclass_fields__:
         one, other = getattr(batch, name), getattr(alone, name)
         assert one.dtype == other.dtype and torch.equal(one, other), name
@@ -199,7 +199,7 @@ def test_many_structures_give_what_each_gives_alone(
 
 def test_a_graph_shares_no_memory_with_the_structure() -> None:
     for atoms in (molecule("H2O"), crystal()):
-        graph = build_graph(atoms, 3.0, dtype=torch.float64)
+        graph = build_graph(atoms, 3.0)
         before = [getattr(graph, name).clone() for name in ("numbers", "positions", "cell", "pbc")]
         atoms.numbers[:] = 3
         atoms.positions += 1.0
@@ -230,7 +230,7 @@ def within(graph_atoms: Atoms, verlet: VerletList, cutoff: float) -> Edges:
 def test_a_verlet_list_is_a_fresh_list_along_a_random_walk(seed: int, skin: float) -> None:
     rng = np.random.default_rng(seed)
     atoms, cutoff = crystal(), 4.2
-    verlet = VerletList(cutoff, skin, dtype=torch.float64)
+    verlet = VerletList(cutoff, skin)
     steps = 25
     for _ in range(steps):
         assert within(atoms, verlet, cutoff) == ours(atoms, cutoff)[0]
@@ -243,7 +243,7 @@ def test_a_verlet_list_is_a_fresh_list_along_a_random_walk(seed: int, skin: floa
 
 def test_it_is_rebuilt_once_an_atom_has_moved_half_the_skin() -> None:
     atoms = crystal()
-    verlet = VerletList(4.0, 0.5, dtype=torch.float64)
+    verlet = VerletList(4.0, 0.5)
     verlet(atoms)
     atoms.positions[3, 1] += 0.249
     graph = verlet(atoms)
@@ -275,7 +275,7 @@ def test_it_is_rebuilt_when_the_structure_is_another() -> None:
 
 def test_two_walkers_do_not_share_a_list() -> None:
     atoms = crystal()
-    first = VerletList(4.0, 1.0, dtype=torch.float64)
+    first = VerletList(4.0, 1.0)
     kept = first(atoms)
     before = kept.positions.clone()
     atoms.positions[0] += 0.1

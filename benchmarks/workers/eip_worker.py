@@ -74,11 +74,10 @@ class EIP(Worker):
 
     def _graphs(self, atoms: Atoms) -> Iterator[eip.AtomGraph]:
         """One list, positions that move: endlessly."""
-        potential = self._potentials["tensor"]
-        graph = eip.build_graph(atoms, CUTOFF, dtype=potential.dtype, device=self.device)
+        graph = eip.build_graph(atoms, CUTOFF, device=self.device)
         motion = Motion(atoms)
         places = [
-            torch.tensor(motion.next(), dtype=potential.dtype, device=self.device) for _ in range(8)
+            torch.tensor(motion.next(), dtype=torch.float64, device=self.device) for _ in range(8)
         ]
         return (graph.with_positions(positions) for positions in itertools.cycle(places))
 
@@ -86,15 +85,15 @@ class EIP(Worker):
         potential, motion = self._potentials[variant], Motion(atoms)
         # Beside what all workers know: "graph" and "rebuild", the list with and without its skin.
         if mode == "model":
-            graphs = self._graphs(atoms)
+            graphs, snapshot = self._graphs(atoms), eip.prepared(potential)
 
             def model() -> None:
                 with self._path(variant):
-                    potential(next(graphs))
+                    snapshot(next(graphs))
 
             return model
         if mode == "graph":
-            verlet = VerletList(CUTOFF, 0.5, dtype=potential.dtype, device=self.device)
+            verlet = VerletList(CUTOFF, 0.5, device=self.device)
             moving = atoms.copy()
 
             def graph() -> None:
@@ -103,9 +102,7 @@ class EIP(Worker):
 
             return graph
         if mode == "rebuild":
-            return lambda: eip.build_graph(
-                atoms, CUTOFF + 0.5, dtype=potential.dtype, device=self.device
-            )
+            return lambda: eip.build_graph(atoms, CUTOFF + 0.5, device=self.device)
         atoms = atoms.copy()
         atoms.calc = eip.Calculator(potential)
 
@@ -120,7 +117,7 @@ class EIP(Worker):
         potential = self._potentials[variant].train().requires_grad_(True)
         dtype = potential.dtype
         batch = Batch(
-            eip.build_graph(frames, CUTOFF, dtype=dtype),
+            eip.build_graph(frames, CUTOFF),
             torch.tensor(labels.energy),
             torch.cat([torch.tensor(f, dtype=dtype) for f in labels.forces]),
             None,
@@ -159,14 +156,16 @@ class EIP(Worker):
 
             return everything
         graphs = [
-            eip.build_graph(batch, CUTOFF, dtype=potential.dtype, device=self.device)
+            eip.build_graph(batch, CUTOFF, device=self.device)
             for batch in batches(frames, atoms_per_batch)
         ]
+
+        snapshot = eip.prepared(potential)
 
         def model() -> None:
             with self._path(variant):
                 for graph in graphs:
-                    potential(graph)
+                    snapshot(graph)
 
         return model
 
@@ -183,14 +182,14 @@ class EIP(Worker):
     def report_accuracy(self, frames: list[Atoms]) -> dict[str, Any]:
         """Forces and σ in float32 against plain PyTorch in float64."""
         single = self._potentials["tensor"]
-        graph = eip.build_graph(frames[0], CUTOFF, dtype=torch.float32, device=self.device)
+        graph = eip.build_graph(frames[0], CUTOFF, device=self.device)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "double.eip"
             eip.save(single, path)
             double = eip.load(path, device=self.device, dtype=torch.float64)
         # The exact function at the very positions that float32 holds.
         with reference_path():
-            exact = double(graph.to(dtype=torch.float64))
+            exact = double(graph)
             plain = single(graph)
         fast = single(graph)
         rms = exact.forces.square().mean().sqrt()

@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +34,7 @@ from eip.data import (
 )
 from eip.evaluation import calibrate, compute_metrics, evaluate
 from eip.model_file import save_model
+from eip.models.registry import BACKBONES
 from eip.training.trainer import TrainingSettings, seeded, train
 from eip.uncertainty.evidential import EvidentialPotential
 
@@ -126,12 +129,17 @@ SPLITS: dict[str, Callable[[Path, Path], Split]] = {
 }
 
 
-def run(split: Split, settings: TrainingSettings, head: str, channels: int, run_dir: Path) -> dict:
+def run(
+    split: Split, settings: TrainingSettings, head: str, network: dict[str, Any], run_dir: Path
+) -> dict:
     """Trains, calibrates and measures once; returns the measures."""
     done = run_dir / "measures.json"
     if done.exists():
         return json.loads(done.read_text())
     energies = fit_element_energies(split.store, split.train)
+    if network["backbone"] == "cartesian_ace":
+        dataset = GraphDataset(split.store, split.train, cutoff=5.0)
+        network = {**network, "mean_neighbors": dataset.mean_neighbors()}
     with seeded(settings.seed):
         potential = EvidentialPotential(
             # Every element of the file: the splits of MPtrj are by frame, and a few elements fall
@@ -140,7 +148,7 @@ def run(split: Split, settings: TrainingSettings, head: str, channels: int, run_
             element_energies={z: energies.get(z, 0.0) for z in split.store.elements},
             force_scale=force_rms(split.store, split.train),
             head=head,
-            channels=channels,
+            **network,
         )
 
     def frames(store: FrameStore, indices: np.ndarray | None) -> GraphDataset:
@@ -152,7 +160,10 @@ def run(split: Split, settings: TrainingSettings, head: str, channels: int, run_
 
     validation = frames(split.store, split.validation)
     result = train(
-        potential, frames(split.store, split.train), validation, settings, run_dir, resume=True
+        potential,
+        *(frames(split.store, split.train), validation, settings, run_dir),
+        resume=True,
+        progress=sys.stderr.isatty(),
     )
     on_validation = measure(potential, validation)
     if on_validation.force_uncertainty is not None:
@@ -175,21 +186,29 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=HERE.parents[2] / "shared/data")
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--head", default="tensor")
+    parser.add_argument("--backbone", choices=BACKBONES, default="painn")
     parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--interactions", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--frames", type=int, help="train on so many frames only")
-    for name in ("epochs", "batch_size", "learning_rate", "regularization", "ema_decay",
-                 "energy_weight", "quantile"):  # fmt: skip
-        kind = int if name in ("epochs", "batch_size") else float
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind)
+    # Every setting of the training, by its own name; what is given is part of the run's.
+    for field in fields(TrainingSettings):
+        if field.name not in ("seed", "device", "devices", "num_workers"):
+            kind = type(field.default) if field.default is not None else float
+            as_given = {"action": "store_true", "default": None} if kind is bool else {"type": kind}
+            parser.add_argument(f"--{field.name.replace('_', '-')}", **as_given)
     arguments = parser.parse_args()
     changed = {
         k: v
         for k, v in vars(arguments).items()
         if v is not None and k in TrainingSettings.__dataclass_fields__
     }
+    # What was there before other backbones were keeps its name.
+    of_network = ["" if arguments.backbone == "painn" else arguments.backbone, arguments.head]
+    of_network += [f"F{arguments.channels}"]
+    of_network += [f"L{arguments.interactions}"] * (arguments.interactions != 3)
     setting = "-".join(
-        [arguments.head, f"F{arguments.channels}", *(f"{k}={v}" for k, v in changed.items())]
+        [*filter(None, of_network), *(f"{k}={v}" for k, v in changed.items())]
         + ([f"frames={arguments.frames}"] if arguments.frames else [])
     )
     results_file = HERE / "results.json"
@@ -202,7 +221,7 @@ def main() -> None:
                 split,
                 replace(TrainingSettings(), seed=seed, **changed),
                 arguments.head,
-                arguments.channels,
+                {key: getattr(arguments, key) for key in ("backbone", "channels", "interactions")},
                 arguments.out / name / setting / f"seed{seed}",
             )
             for seed in arguments.seeds

@@ -7,10 +7,12 @@ into the file that ``eip init`` makes, and errors quote file, line and key.
 from __future__ import annotations
 
 import json
+import math
 import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, overload
 
@@ -22,6 +24,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -37,9 +41,15 @@ if TYPE_CHECKING:
 
 
 def _below_config(path: Path, info: Any) -> Path:
+    if "\0" in str(path):
+        raise ValueError("should be a path, and no path holds a null character")
     base = (info.context or {}).get("base")
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"should be a path ({error})") from None
     # Without the "..", so that errors and tables show the path a person would write.
-    return Path(os.path.normpath(Path(base or ".") / path.expanduser()))
+    return Path(os.path.normpath(Path(base or ".") / path))
 
 
 def _one_or_more(value: Any) -> Any:
@@ -51,12 +61,17 @@ def _one_or_more_numbers(value: Any) -> Any:
 
 
 def _validation(value: Any) -> Any:
-    if isinstance(value, str | Path):
+    if isinstance(value, str):
+        try:
+            value = float(value)  # "1e-1", which YAML takes for text
+        except ValueError:
+            return [value]
+    if isinstance(value, Path):
         return [value]
     if isinstance(value, bool) or not isinstance(value, int | float | list):
         raise ValueError("should be a fraction (0.1), a number of frames (50) or files")
     if isinstance(value, int | float):
-        if not value > 0 or (value >= 1 and value != int(value)):
+        if not 0 < value < math.inf or (value >= 1 and value != int(value)):
             raise ValueError("should be a fraction between 0 and 1 or a whole number of frames")
         return int(value) if value >= 1 else value
     return value
@@ -99,6 +114,11 @@ StressUnit = Annotated[str, _known_unit("stress")]
 ElementEnergies = Annotated[dict[str, float], BeforeValidator(_by_symbol)]
 
 
+#: A number that memory, time or a float cannot hold is a slip.
+Count = Annotated[int, Field(le=10**9)]
+#: What NumPy and PyTorch both take.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
 C = TypeVar("C", bound="Config")
 
 
@@ -106,7 +126,17 @@ C = TypeVar("C", bound="Config")
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: Any) -> Any:
+        # Else "epochs: yes" would be one epoch. A key that takes true and false has no other type.
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("should not be true or false")
+        return value
 
 
 class LabelsConfig(Section):
@@ -171,7 +201,7 @@ class DataConfig(Section):
         description="for by_group: the key of what frames must share, file for the file they are "
         "in; empty: material_id, mp_id, mptrj_traj_id, as MPtrj has them",
     )
-    split_seed: int = Field(0, description="which frames a random split draws")
+    split_seed: Seed = Field(0, description="which frames a random split draws")
     test: Files = Field([], description="file or files to report on after training")
     ood: Files = Field(
         [], description="file or files unlike the training frames, to see whether σ notices"
@@ -185,8 +215,13 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """The network, a PaiNN, and how it knows its error."""
+    """The network and how it knows its error."""
 
+    backbone: Literal["painn", "cartesian_ace"] = Field(
+        "painn",
+        description="painn, the paper's; cartesian_ace: tensors and products of three factors, "
+        "more accurate and several times as dear",
+    )
     uncertainty: Literal[
         "tensor",
         "componentwise",
@@ -212,13 +247,21 @@ class ModelConfig(Section):
     members: int | None = Field(
         None,
         ge=2,
+        le=1000,
         description="networks of an ensemble, last layers of shallow_ensemble, dropout, llpr; "
         "empty: 4, 4, 8, 8",
     )
-    channels: int = Field(64, ge=1, description="features of an atom: 64 is quick, 128 the paper's")
-    interactions: int = Field(3, ge=1, description="rounds of message passing")
-    radial_functions: int = Field(20, ge=1, description="basis functions of a distance")
-    cutoff: float = Field(5.0, gt=0, description="Å; how far an atom sees in one round")
+    channels: int = Field(
+        64, ge=1, le=4096, description="features of an atom: 64 is quick, 128 the paper's"
+    )
+    interactions: int = Field(3, ge=1, le=100, description="rounds of message passing")
+    radial_functions: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="basis functions of a distance; empty: 20, of cartesian_ace 8",
+    )
+    cutoff: float = Field(5.0, gt=0, le=50, description="Å; how far an atom sees in one round")
     zbl: bool = Field(False, description="screened nuclear repulsion at short range")
     force_scale: Literal["rms", "mean"] = Field(
         "rms",
@@ -235,17 +278,17 @@ _DEFAULTS = TrainingSettings()
 class TrainingConfig(Section):
     """How the weights are found."""
 
-    epochs: int = Field(_DEFAULTS.epochs, ge=1, description="passes over the training frames")
-    batch_size: int = Field(
+    epochs: Count = Field(_DEFAULTS.epochs, ge=1, description="passes over the training frames")
+    batch_size: Count = Field(
         _DEFAULTS.batch_size, ge=1, description="frames of a step, of all devices together"
     )
-    max_atoms: int | None = Field(
+    max_atoms: Count | None = Field(
         _DEFAULTS.max_atoms,
         ge=1,
         description="atoms of a step on each device, in place of batch_size, for frames of mixed "
         "sizes",
     )
-    max_edges: int | None = Field(
+    max_edges: Count | None = Field(
         _DEFAULTS.max_edges,
         ge=1,
         description="pairs of atoms within the cutoff, of a step on each device, in place of both",
@@ -253,10 +296,18 @@ class TrainingConfig(Section):
     learning_rate: float = Field(
         _DEFAULTS.learning_rate, gt=0, description="of AdamW, after the warm-up"
     )
+    schedule: Literal["cosine", "constant"] = Field(
+        _DEFAULTS.schedule, description="of the rate: cosine or constant"
+    )
     minimum_learning_rate: float = Field(
         _DEFAULTS.minimum_learning_rate, gt=0, description="where the cosine decay ends"
     )
+    amsgrad: bool = Field(_DEFAULTS.amsgrad, description="second moments of AdamW never shrink")
     weight_decay: float = Field(_DEFAULTS.weight_decay, ge=0, description="of AdamW")
+    decayed: Literal["all", "matrices"] = Field(
+        _DEFAULTS.decayed,
+        description="weights that decay: all, or matrices (no biases, no embeddings)",
+    )
     warmup_epochs: float = Field(
         _DEFAULTS.warmup_epochs, ge=0, description="epochs over which the rate rises"
     )
@@ -269,13 +320,22 @@ class TrainingConfig(Section):
     gradient_clip: float = Field(
         _DEFAULTS.gradient_clip, gt=0, description="largest norm of the gradient"
     )
-    patience: int = Field(
+    selection: Literal["loss", "force_rmse"] = Field(
+        _DEFAULTS.selection,
+        description="what is least in the best epoch, on validation frames: loss or force_rmse",
+    )
+    patience: Count = Field(
         _DEFAULTS.patience,
         ge=0,
-        description="epochs without a better validation loss before the end; 0: never",
+        description="epochs without a better one before the end; 0: never",
     )
     energy_weight: float = Field(
         _DEFAULTS.energy_weight, ge=0, description="of the energy's error in the loss"
+    )
+    final_energy_weight: float | None = Field(
+        _DEFAULTS.final_energy_weight,
+        ge=0,
+        description="that of the last fifth of the epochs; empty: the same",
     )
     force_weight: float = Field(
         _DEFAULTS.force_weight, ge=0, description="of the evidential loss of the forces"
@@ -302,14 +362,17 @@ class TrainingConfig(Section):
         description="power of its own σ by which an atom counts; 1 where a few forces are far "
         "larger than the rest (crystals of many kinds), or they are passed off as noise",
     )
-    seed: int = Field(_DEFAULTS.seed, description="of initial weights and the order of frames")
+    seed: Seed = Field(_DEFAULTS.seed, description="of initial weights and the order of frames")
     device: Literal["auto", "cpu", "cuda"] = Field(
         _DEFAULTS.device, description="auto, cpu or cuda"
     )
-    devices: int = Field(_DEFAULTS.devices, ge=1, description="how many of them")
-    parallel: int = Field(1, ge=1, description="members of an ensemble trained at once")
+    devices: int = Field(_DEFAULTS.devices, ge=1, le=1024, description="how many of them")
+    parallel: int = Field(1, ge=1, le=1024, description="members of an ensemble trained at once")
     num_workers: int = Field(
-        _DEFAULTS.num_workers, ge=0, description="processes that prepare batches; 0: none beside"
+        _DEFAULTS.num_workers,
+        ge=0,
+        le=1024,
+        description="processes that prepare batches; 0: none beside",
     )
 
 
@@ -322,6 +385,23 @@ class Config(Section):
     data: DataConfig
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> Config:
+        energy, force = self.training.energy_weight, self.training.force_weight
+        if not (energy or force):
+            raise ValueError("training.energy_weight and training.force_weight are both 0")
+        if not force and self.model.uncertainty != "none":
+            raise ValueError(
+                f"model.uncertainty is '{self.model.uncertainty}', and σ is learned from forces: "
+                f"without them (training.force_weight: 0) it must be none"
+            )
+        if not energy and self.model.uncertainty == "global":
+            raise ValueError(
+                "model.uncertainty is 'global', which is learned from energies: "
+                "training.energy_weight must not be 0"
+            )
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `load_config` reads it back from YAML."""
@@ -346,26 +426,28 @@ class LearnConfig(Section):
     labeler_options: dict[str, Any] = Field(
         {}, description="of the labeler, as {method: GFN1-xTB} or {calculator: 'calc.py:make'}"
     )
-    generations: int = Field(_LEARN.generations, ge=1, description="at most")
-    initial: int = Field(
+    generations: Count = Field(_LEARN.generations, ge=1, description="at most")
+    initial: Count = Field(
         _LEARN.initial,
         ge=0,
         description="frames labelled before the first training where data.train is empty: the "
         "starts, rattled",
     )
     rattle: float = Field(_LEARN.rattle, gt=0, description="Å, standard deviation of a rattle")
-    labels: int = Field(_LEARN.labels, ge=1, description="a generation, at most")
-    max_labels: int | None = Field(_LEARN.max_labels, ge=1, description="in all; empty: no bound")
+    labels: Count = Field(_LEARN.labels, ge=1, description="a generation, at most")
+    max_labels: Count | None = Field(_LEARN.max_labels, ge=1, description="in all; empty: no bound")
     max_hours: float | None = Field(
         _LEARN.max_hours, gt=0, description="of wall time in all; empty: no bound"
     )
     temperatures: Annotated[list[float], BeforeValidator(_one_or_more_numbers)] = Field(
         list(_LEARN.temperatures), description="K; each start runs at each of them", min_length=1
     )
-    length_ps: float = Field(_LEARN.length_ps, gt=0, description="ps, of each run of dynamics")
-    timestep_fs: float = Field(_LEARN.timestep_fs, gt=0, description="fs")
+    length_ps: float = Field(
+        _LEARN.length_ps, gt=0, le=1e9, description="ps, of each run of dynamics"
+    )
+    timestep_fs: float = Field(_LEARN.timestep_fs, gt=0, le=1000, description="fs")
     udd: bool = Field(_LEARN.udd, description="beside each run one driven by the uncertainty")
-    frame_interval: int = Field(
+    frame_interval: Count = Field(
         _LEARN.frame_interval, ge=1, description="steps between frames that are looked at"
     )
     selection: Literal["uncertainty", "random"] = Field(
@@ -406,9 +488,11 @@ class LearnConfig(Section):
     executor: str = Field(
         _LEARN.executor, description="processes, serial or parsl:site.py (Slurm, PBS, Kubernetes)"
     )
-    workers: int = Field(_LEARN.workers, ge=1, description="processes that explore and label")
-    retries: int = Field(_LEARN.retries, ge=0, description="of a task whose worker was lost")
-    seed: int = Field(_LEARN.seed, description="of all that is drawn")
+    workers: int = Field(
+        _LEARN.workers, ge=1, le=1024, description="processes that explore and label"
+    )
+    retries: Count = Field(_LEARN.retries, ge=0, description="of a task whose worker was lost")
+    seed: Seed = Field(_LEARN.seed, description="of all that is drawn")
 
 
 class LearningDataConfig(DataConfig):
@@ -452,17 +536,11 @@ def load_config(
         InputError: naming file, line and key of everything that is wrong, and the right key.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, expected a YAML file")
     if not path.is_file():
         raise InputError(f"{path}: no such file. 'eip init {path}' writes one to start from.")
-    text = path.read_text(encoding="utf-8")
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or str(error)
-        raise InputError(f"{where}: not valid YAML ({problem})") from error
+    node, values = _yaml(_text(path), str(path))
     if not isinstance(values, dict):
         raise InputError(
             f"{path}: expected sections {', '.join(root.model_fields)}, found "
@@ -475,9 +553,76 @@ def load_config(
                 f"{path}, line {line}: '{'.'.join(key)}' is given twice, first in line {lines[key]}"
             )
         lines[key] = line
+    places = {key: f"{path}, line {line}" for key, line in lines.items()}
     for change in overrides:
-        lines.pop(override(values, change), None)
-    return _parse(values, path.parent, str(path), lines, root)
+        changed = override(values, change)
+        # What stood there, and below it, is not what counts.
+        places = {key: at for key, at in places.items() if key[: len(changed)] != changed}
+        places[changed] = f"--set {change}" if len(change) <= 80 else f"--set {change[:79]}…"
+    return _parse(values, path.parent, str(path), places, root)
+
+
+#: A configuration is written by hand, or lists files; what is larger is another file by mistake.
+_MOST_BYTES = 2**20
+#: Values that aliases may unfold a file to: a few lines of them can say 10¹² values.
+_MOST_VALUES = 100_000
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise InputError(f"{path}: larger than 1 MiB, so hardly a configuration")
+    try:
+        return content.decode("utf-8-sig")  # some editors begin a file with a mark
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}: not text in UTF-8 (byte 0x{content[error.start]:02x}); save it "
+            "as UTF-8"
+        ) from None
+
+
+def _yaml(text: str, where: str) -> tuple[yaml.Node | None, Any]:
+    """The nodes and the values of a YAML text.
+
+    Raises:
+        InputError: if it is not valid, nested too deeply, or unfolds to more than is sensible.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None and _unfolded(node, {}) > _MOST_VALUES:
+            raise InputError(
+                f"{where}: its aliases (*name) unfold to more than {_MOST_VALUES:,} values"
+            )
+        return node, yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        if mark is not None:
+            where = f"{where}, line {mark.line + 1}"
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise InputError(f"{where}: not valid YAML ({problem})") from error
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply for a configuration") from None
+    except InputError:
+        raise
+    except Exception as error:  # dates, numbers and tags raise whatever Python's conversions do
+        raise InputError(f"{where}: not valid YAML ({error})") from error
+
+
+def _unfolded(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node holds where each alias counts as what it stands for."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = _MOST_VALUES + 1  # what it is if it holds itself
+        inside = (
+            [part for pair in node.value for part in pair]
+            if isinstance(node, yaml.MappingNode)
+            else node.value
+        )
+        known[id(node)] = 1 + sum(_unfolded(part, known) for part in inside)
+    return known[id(node)]
 
 
 @overload
@@ -511,13 +656,13 @@ def _parse(
     values: Mapping[str, Any],
     base: Path,
     name: str,
-    lines: Mapping[tuple[str, ...], int],
+    places: Mapping[tuple[str, ...], str],
     root: type[C],
 ) -> C:
     try:
         return root.model_validate(values, context={"base": base})
     except ValidationError as error:
-        found = [_explain(e, name, lines, root) for e in error.errors()]
+        found = [_explain(e, name, places, root) for e in error.errors()]
         raise InputError("\n".join(dict.fromkeys(found))) from None
 
 
@@ -533,15 +678,17 @@ def override(values: dict[str, Any], override: str, option: str = "--set") -> tu
     key, equals, text = override.partition("=")
     parts = tuple(key.strip().split("."))
     if not equals or not all(parts):
-        raise InputError(f"{option} expects key=value, got '{override}'")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{option} {override}: the value is not valid YAML") from error
+        raise InputError(f"{option} expects key=value, got '{override[:80]}'")
+    shown = override if len(override) <= 80 else f"{override[:79]}…"
+    value = _yaml(text, f"{option} {shown}")[1]
     target = values
-    for part in parts[:-1]:
-        if not isinstance(target.get(part), dict):
+    for depth, part in enumerate(parts[:-1], start=1):
+        if target.get(part) is None:
             target[part] = {}
+        if not isinstance(target[part], dict):
+            raise InputError(
+                f"{option} {shown}: '{'.'.join(parts[:depth])}' holds a value, not keys of its own"
+            )
         target = target[part]
     target[parts[-1]] = value
     return parts
@@ -559,15 +706,12 @@ def _lines(
 
 
 def _explain(
-    error: ErrorDetails, name: str, lines: Mapping[tuple[str, ...], int], root: type[Section]
+    error: ErrorDetails, name: str, places: Mapping[tuple[str, ...], str], root: type[Section]
 ) -> str:
     """One error of pydantic's as a sentence."""
     path = _keys_only(error["loc"], root)
-    where = name
-    for end in range(len(path), 0, -1):
-        if path[:end] in lines:
-            where = f"{name}, line {lines[path[:end]]}"
-            break
+    ends = range(len(path), 0, -1)
+    where = next((places[path[:end]] for end in ends if path[:end] in places), name)
     key, kind, context = ".".join(path), error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return f"{where}: unknown key '{key}': {_proposal(path, root)}"
@@ -612,12 +756,38 @@ def _all_keys(section: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> 
             yield from _all_keys(inner, (*path, key))
 
 
+#: What other packages call keys of ours.
+_OTHER_NAMES = {
+    "layers": "interactions",
+    "n_layers": "interactions",
+    "num_layers": "interactions",
+    "num_interactions": "interactions",
+    "n_interactions": "interactions",
+    "features": "channels",
+    "hidden_channels": "channels",
+    "num_channels": "channels",
+    "r_max": "cutoff",
+    "n_rbf": "radial_functions",
+    "num_radial_basis": "radial_functions",
+    "lr": "learning_rate",
+    "max_epochs": "epochs",
+    "max_num_epochs": "epochs",
+    "forces_weight": "force_weight",
+    "clip_grad": "gradient_clip",
+    "valid": "validation",
+    "val": "validation",
+    "default_dtype": "dtype",
+}
+
+
 def _proposal(path: tuple[str, ...], root: type[Section]) -> str:
     """The key that was meant: by its name in another section, or by likeness in its own."""
     section: type[BaseModel] = root
     for part in path[:-1]:
         section = _section(section, part) or section
     siblings = list(section.model_fields)
+    if (meant := _OTHER_NAMES.get(path[-1])) in siblings:
+        return f"did you mean '{meant}'?"
     near = did_you_mean(path[-1], siblings)
     if near.startswith("did you mean"):
         return near
@@ -626,10 +796,9 @@ def _proposal(path: tuple[str, ...], root: type[Section]) -> str:
     if same:
         return f"it belongs to another section: did you mean '{same[0]}'?"
     last = {key.split(".")[-1]: key for key in everywhere}
-    far = did_you_mean(path[-1], last)
-    if far.startswith("did you mean"):
-        return f"did you mean '{last[far.split(chr(39))[1]]}'?"
-    return near
+    # In another section only what is a slip of the finger.
+    far = get_close_matches(path[-1], last, n=1, cutoff=0.8)
+    return f"did you mean '{last[far[0]]}'?" if far else near
 
 
 def _description(path: tuple[str, ...], root: type[Section]) -> str:
@@ -688,16 +857,20 @@ def _scalar(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def config_yaml(config: Config) -> str:
-    """A configuration as YAML, with absolute paths, to be kept beside what it made."""
+def config_yaml(config: Config, run_dir: Path) -> str:
+    """A configuration as YAML, to be kept in its run folder: its paths are relative to that."""
+
+    def relative(paths: list[Path]) -> list[str]:
+        return [os.path.relpath(path, run_dir) for path in paths]
+
     values = config.to_dict()
-    values["run_dir"] = str(config.run_dir.resolve())
+    values["run_dir"] = "."
     for key in ("train", "validation", "test", "ood"):
         paths = getattr(config.data, key)
         if isinstance(paths, list):
-            values["data"][key] = [str(path.resolve()) for path in paths]
+            values["data"][key] = relative(paths)
     if isinstance(config, LearningConfig):
-        values["learn"]["starts"] = [str(path.resolve()) for path in config.learn.starts]
+        values["learn"]["starts"] = relative(config.learn.starts)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 

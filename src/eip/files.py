@@ -1,12 +1,16 @@
-"""Files that are whole or not there, and JSON without what JSON does not have."""
+"""Files that are whole or not there, checksums, and JSON without what JSON does not have."""
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
+import io
 import json
 import math
 import os
 import tempfile
+import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,19 +46,62 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-@contextmanager
-def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """The folder is this process's alone; a process that dies leaves no lock behind.
+_SEAL = b"\neip-sha256:"
+
+
+def sealed(content: bytes) -> bytes:
+    """Content with its sha256 behind it, for formats that do not mind (zip: .npz, .ckpt)."""
+    return content + _SEAL + hashlib.sha256(content).hexdigest().encode()
+
+
+def unsealed(content: bytes) -> tuple[bytes, bool]:
+    """What was sealed, and whether it had been: a file of older date has no seal.
 
     Raises:
-        BlockingIOError: if another process has it.
+        ValueError: if it is not what was sealed.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    start = len(content) - len(_SEAL) - 64
+    if start < 0 or content[start : start + len(_SEAL)] != _SEAL:
+        return content, False
+    found = hashlib.sha256(content[:start]).hexdigest()
+    if found.encode() != content[-64:]:
+        raise ValueError("its checksum is not that of what was written: it is damaged")
+    return content[:start], True
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """A .npz with a checksum, written whole."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_whole(path, sealed(content.getvalue()))
+
+
+def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], bool]:
+    """All arrays of a .npz, and whether they were compared with a checksum.
+
+    Raises:
+        ValueError: if it is damaged.
+        OSError: if it cannot be read.
+    """
+    content, checked = unsealed(Path(path).read_bytes())
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}, checked
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
+        raise ValueError(str(error)) from error
+
+
+class UncheckedFile(UserWarning):
+    """A file of older date, which has no checksum, was opened."""
+
+
+def warn_unchecked(what: object) -> None:
+    """Says that something was written by an eIP that kept no checksums."""
+    warnings.warn(
+        f"{what}: written by an earlier eIP, without a checksum, so damage would go unseen",
+        UncheckedFile,
+        stacklevel=3,
+    )
 
 
 def to_json(value: Any) -> Any:

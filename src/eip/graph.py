@@ -25,12 +25,17 @@ class AtomGraph:
 
     Attributes:
         numbers: atomic numbers.
-        positions: Cartesian positions, Å, as the user gave them (not wrapped into the cell).
-        cell: lattice vectors as rows, Å; zero for a structure without periodic directions.
+        positions: Cartesian positions, Å, float64, as the user gave them (not wrapped into the
+            cell).
+        cell: lattice vectors as rows, Å, float64; zero for a structure without periodic directions.
         pbc: periodic directions.
         frame: which structure each atom belongs to, ascending.
         centers, neighbors: the two ends of each edge.
-        shifts: integer multiples of the lattice vectors to add to the neighbor's position.
+        shifts: integer multiples of the lattice vectors to add to the neighbor's position, float32.
+
+    The geometry is float64 whatever a network computes in: it is the differences of positions that
+    are rounded, not the positions (see `edge_vectors`). In float32 a molecule 1,000 Å from the
+    origin would have other forces, by meV/Å.
     """
 
     numbers: Int[Tensor, "atoms"]
@@ -58,13 +63,17 @@ class AtomGraph:
     def atoms_per_frame(self) -> Int[Tensor, "frames"]:
         return torch.bincount(self.frame, minlength=self.n_frames)
 
-    def edge_vectors(self) -> Float[Tensor, "edges 3"]:
-        """Vectors from centre to neighbor, Å; differentiable in positions and cell."""
+    def edge_vectors(self, dtype: torch.dtype = torch.float64) -> Float[Tensor, "edges 3"]:
+        """Vectors from centre to neighbor, Å; differentiable in positions and cell.
+
+        Args:
+            dtype: what they are rounded to.
+        """
         kernels = kernels_for(self.positions)
         if kernels is not None:
             return edge_vectors(
                 *(kernels, self.positions, self.cell, self.frame),
-                *(self.centers, self.neighbors, self.shifts),
+                *(self.centers, self.neighbors, self.shifts, dtype),
             )
         # index_select, because indexing by [] has a backward pass that costs several times more.
         neighbors = self.positions.index_select(0, self.neighbors)
@@ -73,20 +82,21 @@ class AtomGraph:
         # A GPU multiplies: asking it would make the host wait for everything it has yet to do.
         if self.pbc.is_cuda or bool(self.pbc.any()):
             vectors = vectors + self._image_offsets()
-        return vectors
+        return vectors.to(dtype)
 
     def _image_offsets(self) -> Float[Tensor, "edges 3"]:
         """shift · cell of each edge, Å."""
+        shifts = self.shifts.to(self.cell.dtype)
         if self.n_frames == 1:
-            return self.shifts @ self.cell[0]
+            return shifts @ self.cell[0]
         frame = self.frame.index_select(0, self.centers)
-        if self.shifts.is_cuda or self.n_edges < _EDGES_WORTH_A_PRODUCT * self.n_frames:
-            return (self.shifts[:, None, :] @ self.cell.index_select(0, frame))[:, 0]
+        if shifts.is_cuda or self.n_edges < _EDGES_WORTH_A_PRODUCT * self.n_frames:
+            return (shifts[:, None, :] @ self.cell.index_select(0, frame))[:, 0]
         # A structure's edges lie together: one product for each, several times faster than one
         # small product for each edge.
         sizes = torch.bincount(frame, minlength=self.n_frames).tolist()
-        pairs = zip(self.shifts.split(sizes), self.cell.unbind(), strict=True)
-        return torch.cat([shifts @ cell for shifts, cell in pairs])
+        pairs = zip(shifts.split(sizes), self.cell.unbind(), strict=True)
+        return torch.cat([shift @ cell for shift, cell in pairs])
 
     def sum_by_frame(self, per_atom: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "frames *rest"]:
         """Sum of a per-atom quantity over each structure."""
@@ -104,17 +114,9 @@ class AtomGraph:
         count = self.atoms_per_frame.to(per_atom.dtype)
         return self.sum_by_frame(per_atom) / count.reshape(-1, *[1] * (per_atom.ndim - 1))
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> AtomGraph:
-        """The same graph elsewhere; ``dtype`` applies to the floating-point arrays alone."""
-        moved = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            moved[field.name] = value.to(
-                device=device, dtype=dtype if value.is_floating_point() else None
-            )
-        return AtomGraph(**moved)
+    def to(self, device: torch.device | str | None) -> AtomGraph:
+        """The same graph elsewhere; where it is, for None."""
+        return AtomGraph(**{f.name: getattr(self, f.name).to(device=device) for f in fields(self)})
 
     def with_positions(self, positions: Float[Tensor, "atoms 3"]) -> AtomGraph:
         """The same edges at other positions (a Verlet list, a strain, a finite difference)."""

@@ -1,6 +1,7 @@
 """model.eip: one safetensors file with JSON metadata. Nothing in its reading runs what it holds.
 
-Layout: weights as tensors by name; in the safetensors header, under ``eip``, a JSON object
+Layout: weights as tensors by name; in the safetensors header, under ``sha256``, a checksum of the
+file with zeros in the checksum's place, and under ``eip`` a JSON object
 
     format      version of this layout, an integer
     potential   {"kind", "settings"}: what `eip.uncertainty.registry.build_potential` takes;
@@ -8,11 +9,15 @@ Layout: weights as tensors by name; in the safetensors header, under ``eip``, a 
     dtype       floating-point type of the weights
     info        what training left behind: configuration, data summary, metrics, versions
     written_by  versions of eip and torch
+
+Format 1, which had no checksum, is read with a warning.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +27,7 @@ from safetensors.torch import save_file
 
 from eip._version import __version__
 from eip.errors import InputError
-from eip.files import json_text, replacing
+from eip.files import json_text, replacing, warn_unchecked
 from eip.potential import Potential
 from eip.uncertainty import (  # noqa: F401  (each registers its kind)
     calibration,
@@ -34,7 +39,12 @@ from eip.uncertainty import (  # noqa: F401  (each registers its kind)
 )
 from eip.uncertainty.registry import build_potential, describe_potential
 
-FORMAT = 1
+FORMAT = 2
+#: From this format on, a file without a checksum is damaged.
+_CHECKED_FROM = 2
+_NOT_YET = b"0" * 64
+# The keys of the header's JSON can stand in any order; within a value its quotes would be escaped.
+_CHECKSUM = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -56,16 +66,44 @@ def save_model(potential: Potential, path: str | Path, info: dict[str, Any] | No
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in potential.state_dict().items()
     }
-    metadata = {"eip": json_text(header)}
+    metadata = {"eip": json_text(header), "sha256": _NOT_YET.decode()}
     with replacing(path) as temporary:
         save_file(weights, temporary, metadata=metadata)
+        seal(temporary)
+
+
+def seal(path: Path) -> None:
+    """Puts the checksum into the place that a file has for it."""
+    content = path.read_bytes()
+    found = _CHECKSUM.search(content, 8, 8 + int.from_bytes(content[:8], "little"))
+    if found is None:
+        raise ValueError(f"{path} has no place for a checksum")
+    with path.open("r+b") as file:
+        file.seek(found.start(1))
+        file.write(_digest(content, found))
+
+
+def _digest(content: bytes, place: re.Match[bytes]) -> bytes:
+    """As it was when the checksum's place held zeros."""
+    parts = (content[: place.start(1)], _NOT_YET, content[place.end(1) :])
+    return hashlib.sha256(b"".join(parts)).hexdigest().encode()
+
+
+def _is_whole(path: Path) -> bool | None:
+    """Whether the checksum is that of the file; None: it has none."""
+    content = path.read_bytes()
+    found = _CHECKSUM.search(content, 8, 8 + int.from_bytes(content[:8], "little"))
+    return None if found is None else _digest(content, found) == found[1]
 
 
 def read_model_info(path: str | Path) -> dict[str, Any]:
-    """The header of a model file, without reading the weights.
+    """The header of a model file; the weights are compared with their checksum, no more.
 
     Raises:
         InputError: if there is no such file, it is damaged, no eIP model, or from a newer version.
+
+    Warns:
+        UncheckedFile: if it is of a format that had no checksum.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,8 +111,13 @@ def read_model_info(path: str | Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("eip")
+        whole = _is_whole(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable model file, or damaged ({error})") from error
+    if whole is False:
+        raise InputError(
+            f"{path}: the model file is damaged (its checksum is not that of what was written)"
+        )
     if text is None:
         raise InputError(f"{path}: a safetensors file, but not one that eIP wrote")
     try:
@@ -82,11 +125,17 @@ def read_model_info(path: str | Path) -> dict[str, Any]:
         found = header["format"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: the model file's header is damaged ({error})") from error
-    if not isinstance(found, int) or found > FORMAT:
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise InputError(f"{path}: the model file's header is damaged (format {found!r})")
+    if found > FORMAT:
         raise InputError(
             f"{path}: model format {found} is newer than this eIP reads ({FORMAT}); "
             f"it was written by eIP {header.get('written_by', {}).get('eip', 'unknown')}: upgrade"
         )
+    if whole is None:
+        if found >= _CHECKED_FROM:
+            raise InputError(f"{path}: the model file is damaged (it lacks its checksum)")
+        warn_unchecked(path)
     return dict(header)
 
 

@@ -39,8 +39,8 @@ def find_edges(
             lattice vector.
     """
     periodic = np.asarray(pbc, dtype=bool)
-    centers, neighbors, shifts = _edges(positions, cell, periodic, cutoff, torch.int64)
-    return centers.numpy(), neighbors.numpy(), shifts.numpy()
+    centers, neighbors, shifts = _edges(positions, cell, periodic, cutoff)
+    return centers.numpy(), neighbors.numpy(), shifts.numpy().astype(np.int64)
 
 
 def _edges(
@@ -48,16 +48,15 @@ def _edges(
     cell: Float[np.ndarray, "3 3"],
     periodic: Bool[np.ndarray, "3"],
     cutoff: float,
-    dtype: torch.dtype,
 ) -> Edges:
-    """`find_edges` as tensors; ``dtype`` is that of the shifts."""
+    """`find_edges` as tensors; shifts as float32, in which a graph holds them."""
     positions = np.asarray(positions, dtype=np.float64)
     if not np.isfinite(positions).all():
         bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
         raise ValueError(f"positions of atoms {bad[:10].tolist()} are not finite")
     if _is_pairwise(len(positions), periodic):
         centers, neighbors = _pairwise_edges(positions, [len(positions)], cutoff)
-        return centers, neighbors, torch.zeros(len(centers), 3, dtype=dtype)
+        return centers, neighbors, torch.zeros(len(centers), 3)
     box = np.zeros((3, 3))
     wraps = None
     if periodic.any():
@@ -69,7 +68,7 @@ def _edges(
     )
     first, second = torch.from_numpy(pairs.view(np.int64)).unbind(1)
     centers, neighbors = first.contiguous(), second.contiguous()
-    shifts = torch.from_numpy(images).to(dtype, copy=True)
+    shifts = torch.from_numpy(images).to(torch.float32, copy=True)
     if wraps is not None and wraps.any():
         away = torch.from_numpy(wraps)
         for part, i, j in zip(
@@ -156,7 +155,6 @@ def build_graph(
     structures: Atoms | Sequence[Atoms],
     cutoff: float,
     *,
-    dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> AtomGraph:
     """One graph of one or more ASE structures; positions are taken as they are, in Å.
@@ -174,7 +172,7 @@ def build_graph(
             raise ValueError(f"structure {index} has no atoms")
         pairwise = _is_pairwise(n_atoms, atoms.pbc) and np.isfinite(atoms.positions).all()
         if small and (not pairwise or pairs + n_atoms**2 > _AT_ONCE):
-            graphs.append(_pairwise_graph(small, cutoff, dtype))
+            graphs.append(_pairwise_graph(small, cutoff))
             small, pairs = [], 0
         if pairwise:
             small.append(atoms)
@@ -183,30 +181,30 @@ def build_graph(
         try:
             graphs.append(
                 graph_from_arrays(
-                    atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, cutoff, dtype
+                    atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, cutoff
                 )
             )
         except ValueError as error:
             raise ValueError(f"structure {index}: {error}") from error
     if small:
-        graphs.append(_pairwise_graph(small, cutoff, dtype))
+        graphs.append(_pairwise_graph(small, cutoff))
     return batch_graphs(graphs).to(device=device)
 
 
-def _pairwise_graph(structures: Sequence[Atoms], cutoff: float, dtype: torch.dtype) -> AtomGraph:
+def _pairwise_graph(structures: Sequence[Atoms], cutoff: float) -> AtomGraph:
     """One graph of small structures that are not periodic."""
     n_atoms = [len(atoms) for atoms in structures]
     positions = np.concatenate([atoms.positions for atoms in structures])
     centers, neighbors = _pairwise_edges(positions, n_atoms, cutoff)
     return AtomGraph(
         numbers=_numbers(np.concatenate([atoms.numbers for atoms in structures])),
-        positions=torch.tensor(positions, dtype=dtype),
-        cell=torch.zeros(len(structures), 3, 3, dtype=dtype),
+        positions=torch.tensor(positions, dtype=torch.float64),
+        cell=torch.zeros(len(structures), 3, 3, dtype=torch.float64),
         pbc=torch.zeros(len(structures), 3, dtype=torch.bool),
         frame=torch.from_numpy(np.arange(len(structures)).repeat(n_atoms)),
         centers=centers,
         neighbors=neighbors,
-        shifts=torch.zeros(len(centers), 3, dtype=dtype),
+        shifts=torch.zeros(len(centers), 3),
     )
 
 
@@ -216,15 +214,14 @@ def graph_from_arrays(
     cell: Float[np.ndarray, "3 3"],
     pbc: Sequence[bool] | Bool[np.ndarray, "3"],
     cutoff: float,
-    dtype: torch.dtype = torch.float32,
 ) -> AtomGraph:
     """One graph of one structure. Lattice vectors of directions that are not periodic become 0."""
     periodic = np.array(pbc, dtype=bool)
-    centers, neighbors, shifts = _edges(positions, cell, periodic, cutoff, dtype)
+    centers, neighbors, shifts = _edges(positions, cell, periodic, cutoff)
     return AtomGraph(
         numbers=_numbers(numbers),
-        positions=torch.tensor(positions, dtype=dtype),
-        cell=torch.tensor(np.where(periodic[:, None], cell, 0.0)[None], dtype=dtype),
+        positions=torch.tensor(positions, dtype=torch.float64),
+        cell=torch.tensor(np.where(periodic[:, None], cell, 0.0)[None], dtype=torch.float64),
         pbc=torch.from_numpy(periodic[None]),
         frame=torch.zeros(len(numbers), dtype=torch.int64),
         centers=centers,
@@ -251,12 +248,11 @@ class VerletList:
         cutoff: float,
         skin: float = 0.5,
         *,
-        dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
         if skin < 0:
             raise ValueError(f"skin must be at least 0 Å, got {skin}")
-        self.cutoff, self.skin, self.dtype, self.device = cutoff, skin, dtype, device
+        self.cutoff, self.skin, self.device = cutoff, skin, device
         self.rebuilds = 0
         self._graph: AtomGraph | None = None
         self._built_at = Atoms()
@@ -264,15 +260,13 @@ class VerletList:
     def __call__(self, atoms: Atoms) -> AtomGraph:
         """The graph of the structure as it is now."""
         if self._graph is None or self._outdated(atoms):
-            self._graph = build_graph(
-                atoms, self.cutoff + self.skin, dtype=self.dtype, device=self.device
-            )
+            self._graph = build_graph(atoms, self.cutoff + self.skin, device=self.device)
             # Not atoms.copy(): constraints and arrays that dynamics adds are no business of ours.
             self._built_at = Atoms(
                 numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
             )
             self.rebuilds += 1
-        positions = torch.tensor(atoms.positions, dtype=self.dtype, device=self.device)
+        positions = torch.tensor(atoms.positions, dtype=torch.float64, device=self.device)
         return self._graph.with_positions(positions)
 
     def _outdated(self, atoms: Atoms) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -15,11 +16,13 @@ from ase import Atoms
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
+from ase.db import sqlite as ase_sqlite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eip.active_learning.ledger import Ledger, content_key
 from eip.errors import InputError
+from eip.files import UncheckedFile
 
 
 def water(seed: int) -> Atoms:
@@ -180,3 +183,170 @@ def test_a_writer_that_is_killed_leaves_no_lock_and_no_half(tmp_path: Path) -> N
     ledger = Ledger(path)
     assert ledger.candidates() == []
     assert len(proposed(ledger, 5)) == 5
+
+
+# Its making, and every step, may be cut short anywhere.
+
+
+def take_all_steps(path: Path) -> None:
+    """From nothing, or from where an earlier attempt was cut short, to the end."""
+    ledger = Ledger(path)
+    proposed(ledger, 3)
+    for state, step in (
+        ("proposed", lambda key: ledger.select([key])),
+        ("selected", lambda key: ledger.submit([key])),
+        ("submitted", lambda key: ledger.label(key, labelled(water(0)))),
+        ("labelled", lambda key: ledger.use([key], 1)),
+    ):
+        for candidate in ledger.candidates(state):
+            if candidate.origin == "run2":
+                ledger.reject(candidate.key, "not wanted")
+            else:
+                step(candidate.key)
+
+
+def said(path: Path) -> list[tuple[object, ...]]:
+    """All that a ledger says."""
+    return [
+        (
+            *(c.key, c.state, c.generation, c.origin, c.sigma, c.reason, c.used_in),
+            *(c.atoms.positions.tobytes(), c.atoms.numbers.tobytes(), c.atoms.cell.array.tobytes()),
+            *(c.atoms.pbc.tobytes(), repr(c.atoms.calc and sorted(c.atoms.calc.results.items()))),
+        )
+        for c in Ledger(path).candidates()
+    ]
+
+
+def in_a_process_killed_at(statement: int, path: Path) -> bool:
+    """Whether the n-th statement of SQL, at which the process was killed, was there at all."""
+    child = os.fork()
+    if child == 0:
+        left = statement
+        plain = ase_sqlite.SQLite3Database._connect
+
+        def traced(self: ase_sqlite.SQLite3Database) -> sqlite3.Connection:
+            connection = plain(self)
+
+            def count(sql: str) -> None:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            connection.set_trace_callback(count)
+            return connection
+
+        ase_sqlite.SQLite3Database._connect = traced
+        try:
+            take_all_steps(path)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_killed_at_any_statement_it_ends_the_same(tmp_path: Path) -> None:
+    take_all_steps(tmp_path / "whole.db")
+    expected = said(tmp_path / "whole.db")
+    assert [row[1] for row in expected] == ["used", "used", "rejected"]
+    statement = 0
+    # The making of the tables one by one, what comes after in strides.
+    while in_a_process_killed_at(statement, path := tmp_path / f"{statement}.db"):
+        take_all_steps(path)
+        assert said(path) == expected, statement
+        statement += 1 if statement < 20 else 19
+    assert statement > 60
+
+
+@pytest.mark.parametrize("done", range(len(ase_sqlite.init_statements) + 1))
+def test_one_that_was_half_made_by_an_earlier_version_is_made(tmp_path: Path, done: int) -> None:
+    path = tmp_path / "ledger.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    for statement in ase_sqlite.init_statements[:done]:
+        connection.execute(statement)
+    connection.close()
+    take_all_steps(path)
+    take_all_steps(tmp_path / "whole.db")
+    assert said(path) == said(tmp_path / "whole.db")
+
+
+def test_a_ledger_without_its_tables_is_no_half_made_one(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    take_all_steps(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE information")
+    connection.close()
+    with pytest.raises(InputError, match=r"ledger\.db cannot be read .*: tables are missing"):
+        Ledger(path)
+
+
+# What it says is what was written.
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    whole = tmp_path / "ledger.db"
+    take_all_steps(whole)
+    content, expected = whole.read_bytes(), said(whole)
+    rng = np.random.default_rng(0)
+    path = tmp_path / "flipped.db"
+    refused = 0
+    for place in [*range(110), *rng.integers(0, len(content), 200)]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        try:
+            assert said(path) == expected, place
+        except InputError as error:
+            assert "flipped.db" in str(error)
+            refused += 1
+        (tmp_path / "flipped.db-wal").unlink(missing_ok=True)
+        (tmp_path / "flipped.db-shm").unlink(missing_ok=True)
+    assert refused > 10  # most of a small one is room for more
+
+
+@pytest.mark.parametrize("column", ["positions", "forces", "energy", "cell", "key_value_pairs"])
+def test_an_altered_value_is_found(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "ledger.db"
+    take_all_steps(path)
+    with sqlite3.connect(path) as connection:
+        (value,) = connection.execute(f"SELECT {column} FROM systems WHERE id=1").fetchone()
+        if column == "energy":
+            altered = np.nextafter(value, 0)
+        elif column == "key_value_pairs":
+            altered = value.replace('"used"', '"labelled"')
+        else:
+            altered = bytes([value[0] ^ 1]) + value[1:]
+        assert altered != value
+        connection.execute(f"UPDATE systems SET {column}=? WHERE id=1", (altered,))
+    connection.close()
+    with pytest.raises(InputError, match="candidate 1 is not what was written"):
+        Ledger(path)
+
+
+def test_no_sqlite_file(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_text("none of it" * 1000)
+    with pytest.raises(InputError, match=r"ledger\.db cannot be read as a ledger: file is not a"):
+        Ledger(path)
+
+
+def test_a_ledger_without_checksums_is_read_with_a_warning_and_gets_them(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    keys = proposed(Ledger(path))
+    old = connect(str(path), type="db", use_lock_file=False)
+    for row in list(old.select()):
+        old.update(row.id, delete_keys=["checksum"])
+    with pytest.warns(UncheckedFile, match=r"ledger\.db: written by an earlier eIP"):
+        ledger = Ledger(path)
+    assert [c.key for c in ledger.candidates()] == keys
+    ledger.select(keys)
+    assert all("checksum" in row for row in old.select())
+    take_all_steps(path)
+    assert ledger.counts()["used"] == 2
+
+
+def test_a_candidate_that_nobody_predicted(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.db")
+    (key,) = ledger.propose([(water(0), "run", float("nan"))], 2)
+    ledger.select([key])
+    (found,) = Ledger(tmp_path / "ledger.db").candidates(generation=2)
+    assert np.isnan(found.sigma) and found.state == "selected"

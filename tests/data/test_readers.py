@@ -4,6 +4,7 @@ import gzip
 import itertools
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -447,13 +448,13 @@ def test_npz_that_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.npz holds no positions: expected one of"):
         read(file, labels)
     np.savez(file, **md17(F=np.zeros((4, 3, 3))))
-    with pytest.raises(InputError, match=r"forces has shape \(4, 3, 3\), expected 5 frames"):
+    with pytest.raises(InputError, match=r"array F has shape \(4, 3, 3\), expected 5 frames"):
         read(file, labels)
     np.savez(file, **md17(z=np.array([8, 1, 0])))
     with pytest.raises(InputError, match=r"a\.npz#0: atom 2 has atomic number 0"):
         read(file, labels)
     np.savez(file, **md17(symbols=np.array(["O", "H", "Hh"]), z=np.array([8, 1])))
-    with pytest.raises(InputError, match=r"expected \(2, 3\)"):
+    with pytest.raises(InputError, match=r"array z has shape \(2,\), expected \(3,\)"):
         read(file, labels)
     arrays = md17()
     del arrays["z"]
@@ -465,6 +466,98 @@ def test_npz_that_is_wrong(tmp_path: Path) -> None:
     file.write_bytes(b"not a zip file")
     with pytest.raises(InputError, match=r"a\.npz is not an npz file"):
         read(file)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"R": np.ones((5, 3, 3)) * 1j}, "array R holds complex numbers, expected real numbers"),
+        ({"E": np.array(list("abcde"))}, "array E holds text, expected real numbers"),
+        ({"E": np.ones(5, dtype=bool)}, "array E holds true and false"),
+        ({"E": np.array([1, None] * 2 + [1], dtype=object)}, "array E holds Python objects"),
+        ({"E": np.ones((5, 2))}, r"array E has shape \(5, 2\), expected \(5,\) or \(5, 1\)"),
+        ({"F": np.ones((5, 3, 2))}, r"array F has shape \(5, 3, 2\), expected \(5, 3, 3\)"),
+        ({"R": np.ones((5, 0, 3)), "z": np.ones(0)}, "its frames have no atoms"),
+        ({"R": np.ones((5, 9))}, r"array R has shape \(5, 9\), expected \(frames, atoms, 3\)"),
+        ({"z": np.array([8.5, 1, 1])}, r"a\.npz#0: atomic numbers should be whole, got \[8.5"),
+        ({"z": np.array([8, 1, 1]) + 0j}, "expected symbols or atomic numbers"),
+        ({"cell": np.ones((5, 2, 3))}, r"array cell has shape .* expected \(5, 3, 3\) or \(5, 3\)"),
+        ({"cell": 9 * np.eye(3), "pbc": np.array(["F"] * 3)}, "array pbc should hold true"),
+        ({"cell": 9 * np.eye(3), "pbc": np.array([1, 2, 1])}, "pbc should be true and false"),
+        ({"e_unit": np.array([1.0, 2.0][0])}, "array e_unit should be a word"),
+    ],
+)
+def test_npz_arrays_that_are_no_data(
+    tmp_path: Path, changed: dict[str, np.ndarray], expected: str
+) -> None:
+    np.savez(tmp_path / "a.npz", **md17(**changed))
+    with pytest.raises(InputError, match=expected) as caught:
+        read(tmp_path / "a.npz", Labels(energy_unit="eV"))
+    assert "a.npz" in str(caught.value)
+
+
+def npy(shape: str, values: bytes = b"", dtype: str = "<f8") -> bytes:
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header += b" " * (-(len(header) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + values
+
+
+@pytest.mark.parametrize(
+    ("member", "expected"),
+    [
+        (npy("(1000000000000, 3, 3)", bytes(72)), "array R is damaged: its shape .* says 72,000,0"),
+        (npy("(-5, -3, 3)", bytes(360)), "array R is damaged: its shape"),
+        (npy("(5, 3, 3)", bytes(352)), "array R is damaged: .* 360 bytes, and there are 352"),
+        (npy("(5, 3, 3"), r"array R cannot be read"),
+        (npy("(" * 200 + "5" + ")" * 200), "array R cannot be read|array R has shape"),
+        (b"\x93NUMPY\x09\x00", "array R cannot be read"),
+        (b"", "array R cannot be read"),
+    ],
+)
+def test_npz_headers_are_not_believed(tmp_path: Path, member: bytes, expected: str) -> None:
+    np.savez(tmp_path / "a.npz", **{k: v for k, v in md17().items() if k != "R"})
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("R.npy", member)
+    with pytest.raises(InputError, match=rf"a\.npz: {expected}"):
+        read(tmp_path / "a.npz", Labels(energy_unit="eV"))
+
+
+def test_npz_that_claims_more_than_deflate_can_make(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", **md17(z=np.ones(3, dtype=np.uint8)))
+    whole = (tmp_path / "a.npz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        size = archive.getinfo("z.npy").file_size
+    with zipfile.ZipFile(tmp_path / "b.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("z.npy", npy("(1000000000,)", bytes(72), "|u1"))
+        archive.writestr("R.npy", npy("(1, 1000000000, 3)", bytes(72), "|u1"))
+    assert size < 1000 and whole  # a real one passes
+    content = bytearray((tmp_path / "b.npz").read_bytes())
+    entry = content.index(b"PK\x01\x02")  # the directory's entry of z: sizes at 20 and 24
+    content[entry + 24 : entry + 28] = (128 + 1_000_000_000).to_bytes(4, "little")
+    (tmp_path / "b.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"b\.npz: array . is damaged"):
+        read(tmp_path / "b.npz", Labels(energy_unit="eV"))
+
+
+def test_arrays_of_deepmd_that_are_no_data(tmp_path: Path) -> None:
+    (tmp_path / "set.000").mkdir()
+    (tmp_path / "type.raw").write_text("0 1 1")
+    (tmp_path / "type_map.raw").write_text("O H")
+    (tmp_path / "nopbc").touch()
+    for array, expected in (
+        (np.ones((2, 9)) * 1j, "coord.npy holds complex numbers"),
+        (np.array([["a"] * 9]), "coord.npy holds text"),
+        (np.array(1.0), "coord.npy should hold an array with a row for each frame"),
+    ):
+        np.save(tmp_path / "set.000" / "coord.npy", array)
+        with pytest.raises(InputError, match=expected):
+            read(tmp_path)
+    (tmp_path / "set.000" / "coord.npy").write_bytes(npy("(1000000000000, 9)", bytes(72)))
+    with pytest.raises(InputError, match=r"coord\.npy cannot be read"):
+        read(tmp_path)
+    (tmp_path / "type_map.raw").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"type_map\.raw: expected chemical symbols"):
+        read(tmp_path)
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:

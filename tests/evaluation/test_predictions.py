@@ -61,7 +61,7 @@ def batch_of(sizes: list[int], seed: int, *, energy: bool = True, forces: bool =
     structures = [
         Atoms("H" * (n - 1) + "O", positions=generator.normal(0, 1.5, (n, 3))) for n in sizes
     ]
-    graph = build_graph(structures, 3.0, dtype=torch.float64)
+    graph = build_graph(structures, 3.0)
     positions = graph.positions.numpy()
     sigma = 0.03 * np.sqrt(1 + (positions**2).sum(1))  # a third of what Springs says
     noisy = -positions + sigma[:, None] * generator.normal(size=positions.shape)

@@ -26,7 +26,7 @@ def pair_energy(graph: AtomGraph) -> torch.Tensor:
 def derivatives(
     structures: Atoms | list[Atoms], **options: bool
 ) -> tuple[AtomGraph, torch.Tensor, torch.Tensor]:
-    graph = build_graph(structures, 5.0, dtype=torch.float64)
+    graph = build_graph(structures, 5.0)
     positions = graph.positions.requires_grad_()
     bent, strain = strained(graph.with_positions(positions))
     forces, stress = forces_and_stress(
@@ -74,13 +74,13 @@ def test_stress_is_the_slope_of_the_energy_under_strain() -> None:
             strain[b, a] += 0.5 * sign * h
             bent = atoms.copy()
             bent.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
-            energies.append(pair_energy(build_graph(bent, 5.0, dtype=torch.float64)).item())
+            energies.append(pair_energy(build_graph(bent, 5.0)).item())
         slope = (energies[0] - energies[1]) / (2 * h) / atoms.get_volume()
         assert abs(slope - stress[0, a, b].item()) < 1e-8
 
 
 def test_a_zero_strain_changes_nothing() -> None:
-    graph = build_graph(crystal(), 5.0, dtype=torch.float64)
+    graph = build_graph(crystal(), 5.0)
     bent, strain = strained(graph)
     assert torch.equal(bent.positions, graph.positions) and torch.equal(bent.cell, graph.cell)
     assert strain.requires_grad and strain.shape == (1, 3, 3)
@@ -103,7 +103,7 @@ def test_without_a_volume_there_is_no_stress() -> None:
 
 def test_gradients_of_the_stress_are_finite_beside_a_molecule() -> None:
     """A loss on the crystals of a mixed batch must not put NaN into the weights."""
-    graph = build_graph([molecule("H2O"), crystal()], 5.0, dtype=torch.float64)
+    graph = build_graph([molecule("H2O"), crystal()], 5.0)
     weight = torch.ones((), dtype=torch.float64, requires_grad=True)
     positions = graph.positions.requires_grad_()
     bent, strain = strained(graph.with_positions(positions))
@@ -128,7 +128,7 @@ def test_a_left_handed_cell_has_the_same_stress() -> None:
 
 
 def test_forces_alone() -> None:
-    graph = build_graph(crystal(), 5.0, dtype=torch.float64)
+    graph = build_graph(crystal(), 5.0)
     positions = graph.positions.requires_grad_()
     energy = pair_energy(replace(graph, positions=positions))
     forces, stress = forces_and_stress(

@@ -32,7 +32,7 @@ def aspirin_like(seed: int) -> Atoms:
 
 def test_the_energy_is_readout_plus_offsets() -> None:
     energy_model = model().double()
-    graph = build_graph([molecule("H2O"), molecule("CH4")], 4.0, dtype=torch.float64)
+    graph = build_graph([molecule("H2O"), molecule("CH4")], 4.0)
     output = energy_model(graph)
     network = 0.7 * energy_model.readout(output.features.scalars)[:, 0]
     assert output.energy[0].item() == pytest.approx(
@@ -124,5 +124,5 @@ def test_zbl_adds_its_repulsion() -> None:
 
 def test_no_neighbors() -> None:
     energy_model = model().double()
-    graph = build_graph(Atoms("H"), 4.0, dtype=torch.float64)
+    graph = build_graph(Atoms("H"), 4.0)
     assert energy_model(graph).energy.isfinite().all()

@@ -40,8 +40,8 @@ def structures() -> list[Atoms]:
     return [ethanol, Atoms("H"), crystal, chain]
 
 
-def graph_of(atoms: Atoms | list[Atoms], dtype: torch.dtype, cutoff: float = 4.0) -> AtomGraph:
-    return build_graph(atoms, cutoff, dtype=dtype)
+def graph_of(atoms: Atoms | list[Atoms], cutoff: float = 4.0) -> AtomGraph:
+    return build_graph(atoms, cutoff)
 
 
 def species_of(graph: AtomGraph) -> Tensor:
@@ -55,7 +55,9 @@ def outcome(
     positions = graph.positions.clone().requires_grad_()
     cell = graph.cell.clone().requires_grad_()
     moved = AtomGraph(**{**graph.__dict__, "positions": positions, "cell": cell})
-    features = painn(moved, species_of(graph), moved.edge_vectors(), frozen=True)
+    features = painn(
+        moved, species_of(graph), moved.edge_vectors(painn.embedding.weight.dtype), frozen=True
+    )
     generator = torch.Generator().manual_seed(7)
     loss = 0.0
     for part in (features.scalars, features.vectors)[: 2 if vectors else 1]:
@@ -85,7 +87,7 @@ def test_features_and_gradients_are_those_of_the_reference(
     channels: int, interactions: int
 ) -> None:
     painn = network(channels, interactions)
-    graph = graph_of(structures(), torch.float64)
+    graph = graph_of(structures())
     assert largest_error(painn, graph) < 3e-5
     assert largest_error(painn, graph, vectors=False) < 3e-5
 
@@ -93,7 +95,7 @@ def test_features_and_gradients_are_those_of_the_reference(
 def test_what_is_left_is_the_error_of_the_spline_and_vanishes_with_its_intervals(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    graph = graph_of(structures(), torch.float64)
+    graph = graph_of(structures())
     coarse = largest_error(network(), graph)
     monkeypatch.setattr(fused, "INTERVALS_PER_FUNCTION", 4 * fused.INTERVALS_PER_FUNCTION)
     fused.spline_coefficients.cache_clear()
@@ -106,10 +108,10 @@ def test_what_is_left_is_the_error_of_the_spline_and_vanishes_with_its_intervals
 
 def test_single_precision_is_as_good_as_single_precision_can_be() -> None:
     painn = network(32)
-    graph = graph_of(structures(), torch.float64)
+    graph = graph_of(structures())
     with reference_path():
         exact = outcome(painn, graph)
-    found = outcome(painn.float(), graph.to(dtype=torch.float32))
+    found = outcome(painn.float(), graph)
     for one, two in zip(found, exact, strict=True):
         error = (one.double() - two).square().mean().sqrt()
         assert error < 1e-5 * two.square().mean().sqrt()
@@ -117,7 +119,7 @@ def test_single_precision_is_as_good_as_single_precision_can_be() -> None:
 
 def test_edges_beyond_the_cutoff_change_nothing() -> None:
     painn = network()
-    near, far = (graph_of(structures(), torch.float64, cutoff) for cutoff in (4.0, 4.6))
+    near, far = (graph_of(structures(), cutoff) for cutoff in (4.0, 4.6))
     assert far.n_edges > near.n_edges
     for one, two in zip(outcome(painn, near), outcome(painn, far), strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
@@ -134,7 +136,7 @@ def test_the_number_of_threads_does_not_change_a_bit(threads: None) -> None:
     painn = network(32, dtype=torch.float32)
     crystal = bulk("C", cubic=True) * (3, 3, 2)
     crystal.rattle(0.1, seed=2)
-    graph = graph_of([crystal, *structures()], torch.float32)
+    graph = graph_of([crystal, *structures()])
     found = []
     for count in (1, 2, 5):
         torch.set_num_threads(count)
@@ -146,7 +148,7 @@ def test_the_number_of_threads_does_not_change_a_bit(threads: None) -> None:
 
 def test_what_was_not_kept_is_worked_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
     painn = network()
-    graph = graph_of(structures(), torch.float64)
+    graph = graph_of(structures())
     rich = outcome(painn, graph)
     monkeypatch.setattr(fused, "LEAN_BYTES", 0)
     for retain in (False, True):
@@ -156,9 +158,9 @@ def test_what_was_not_kept_is_worked_out_again(monkeypatch: pytest.MonkeyPatch) 
 
 def test_gradients_can_be_taken_twice_if_the_graph_is_kept_and_not_otherwise() -> None:
     painn = network()
-    graph = graph_of(structures(), torch.float64)
+    graph = graph_of(structures())
     outcome(painn, graph, retain=True)
-    vectors = graph.edge_vectors().requires_grad_()
+    vectors = graph.edge_vectors(painn.embedding.weight.dtype).requires_grad_()
     run = fused.frozen(painn, *_kernels(), graph, species_of(graph), vectors)
     total = run.scalars.sum()
     torch.autograd.grad(total, vectors)
@@ -168,8 +170,8 @@ def test_gradients_can_be_taken_twice_if_the_graph_is_kept_and_not_otherwise() -
 
 def test_a_second_derivative_is_refused_not_wrong() -> None:
     painn = network()
-    graph = graph_of(structures(), torch.float64)
-    vectors = graph.edge_vectors().requires_grad_()
+    graph = graph_of(structures())
+    vectors = graph.edge_vectors(painn.embedding.weight.dtype).requires_grad_()
     features = painn(graph, species_of(graph), vectors, frozen=True)
     (gradient,) = torch.autograd.grad(features.scalars.square().sum(), vectors, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -178,7 +180,7 @@ def test_a_second_derivative_is_refused_not_wrong() -> None:
 
 def test_new_weights_are_noticed() -> None:
     painn, other = network(seed=0), network(seed=1)
-    graph = graph_of(structures(), torch.float64)
+    graph = graph_of(structures())
     before = outcome(painn, graph)
     painn.load_state_dict(other.state_dict())
     for one, two in zip(outcome(painn, graph), outcome(other, graph), strict=True):
@@ -191,7 +193,7 @@ def test_new_weights_are_noticed() -> None:
 
 def test_a_network_that_has_run_can_be_copied_and_pickled() -> None:
     painn = network()
-    graph = graph_of(structures(), torch.float64)
+    graph = graph_of(structures())
     expected = outcome(painn, graph)
     for twin in (copy.deepcopy(painn), pickle.loads(pickle.dumps(painn))):
         for one, two in zip(outcome(twin, graph), expected, strict=True):
@@ -204,7 +206,7 @@ def test_a_subclass_and_an_odd_width_run_as_they_are_written() -> None:
             features = super()._reference(*arguments)
             return type(features)(2 * features.scalars, 2 * features.vectors)
 
-    graph = graph_of(structures(), torch.float64)
+    graph = graph_of(structures())
     torch.manual_seed(0)
     doubled = Doubled(len(ELEMENTS), 16, 3, cutoff=4.0).double()
     torch.testing.assert_close(outcome(doubled, graph)[0], 2 * outcome(network(), graph)[0])
@@ -214,7 +216,7 @@ def test_a_subclass_and_an_odd_width_run_as_they_are_written() -> None:
 def test_memory_is_used_again_step_after_step() -> None:
     painn = network(32)
     crystal = bulk("C", cubic=True) * (2, 2, 2)
-    graph = graph_of(crystal, torch.float64)
+    graph = graph_of(crystal)
     outcome(painn, graph)
     gc.disable()
     try:

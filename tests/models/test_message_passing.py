@@ -33,7 +33,7 @@ def structures() -> list[Atoms]:
 
 def problem(channels: int, skin: float = 0.0) -> tuple[AtomGraph, list[Tensor]]:
     """A graph; s, v, φ, table, positions and cell."""
-    graph = build_graph(structures(), CUTOFF + skin, dtype=torch.float64)
+    graph = build_graph(structures(), CUTOFF + skin)
     lib = library()
     assert lib is not None, "the tests need a C++ compiler"
     chunk = lib.chunk(channels, torch.float64)
@@ -126,7 +126,7 @@ def gradients(painn: PaiNN, graph: AtomGraph, everything: bool = False) -> list[
     positions = graph.positions.clone().requires_grad_()
     moved = replace(graph, positions=positions)
     species = (graph.numbers > 1).long()
-    features = painn(moved, species, moved.edge_vectors())
+    features = painn(moved, species, moved.edge_vectors(painn.embedding.weight.dtype))
     energy = features.scalars.square().sum() + features.vectors.square().sum()
     (force,) = torch.autograd.grad(energy, positions, create_graph=True)
     weights = list(painn.parameters())
@@ -137,7 +137,7 @@ def gradients(painn: PaiNN, graph: AtomGraph, everything: bool = False) -> list[
 def test_a_network_trains_as_it_would_in_plain_pytorch() -> None:
     torch.manual_seed(0)
     painn = PaiNN(2, 16, cutoff=CUTOFF).double()
-    graph = build_graph([*structures(), bulk("C") * (2, 2, 2)], CUTOFF, dtype=torch.float64)
+    graph = build_graph([*structures(), bulk("C") * (2, 2, 2)], CUTOFF)
     found = gradients(painn, graph)
     painn.zero_grad()
     with reference_path():
@@ -166,7 +166,7 @@ def test_forces_take_no_gradient_of_weights_and_training_none_of_positions(
         message_passing, "_curvature", lambda *a: called.append("curvature") or curvature(*a)
     )
     painn = PaiNN(2, 16, 1, cutoff=CUTOFF).double()
-    graph = build_graph(structures(), CUTOFF, dtype=torch.float64)
+    graph = build_graph(structures(), CUTOFF)
     gradients(painn, graph)
     assert called == [
         *("message", "message_gradient"),  # energy and forces
@@ -199,7 +199,7 @@ def test_many_atoms_sum_the_table_in_parts() -> None:
     crystal = bulk("C", cubic=True) * (6, 6, 4)
     crystal.rattle(0.05, seed=0)
     assert len(crystal) > 2 * message_passing._ATOMS_PER_GROUP
-    graph = build_graph(crystal, CUTOFF, dtype=torch.float64)
+    graph = build_graph(crystal, CUTOFF)
     graph = replace(graph, numbers=torch.ones_like(graph.numbers))
     found = gradients(painn, graph)
     painn.zero_grad()
@@ -220,6 +220,6 @@ def test_single_precision_trains_within_its_rounding() -> None:
     graph = build_graph(structures(), CUTOFF)
     found = torch.cat([g.flatten() for g in gradients(painn, graph)]).double().numpy()
     painn.zero_grad()
-    exact = gradients(painn.double(), graph.to(dtype=torch.float64))
+    exact = gradients(painn.double(), graph)
     expected = torch.cat([g.flatten() for g in exact]).numpy()
     assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)

@@ -13,7 +13,7 @@ from eip.testing import check_backbone
 def features(backbone: PaiNN, atoms: Atoms) -> AtomFeatures:
     graph = build_graph(atoms, backbone.cutoff)
     species = (graph.numbers > 1).long()
-    return backbone(graph, species, graph.edge_vectors())
+    return backbone(graph, species, graph.edge_vectors(backbone.embedding.weight.dtype))
 
 
 def test_it_keeps_the_laws_of_a_backbone() -> None:

@@ -15,7 +15,7 @@ from eip.neighbors import build_graph
 
 def energy(numbers: tuple[int, int], r: float, cutoff: float = 5.0) -> torch.Tensor:
     atoms = Atoms(numbers=numbers, positions=[[0, 0, 0], [0, 0, r]])
-    graph = build_graph(atoms, cutoff + 1.0, dtype=torch.float64)
+    graph = build_graph(atoms, cutoff + 1.0)
     positions = graph.positions.requires_grad_()
     graph = graph.with_positions(positions)
     total = ZBL(cutoff)(graph, graph.edge_vectors()).sum()
@@ -81,7 +81,7 @@ def test_it_ends_at_the_cutoff_where_radii_reach_farther() -> None:
 
 def test_each_atom_has_half_of_its_pair_and_images_count() -> None:
     atoms = Atoms("H", cell=np.eye(3) * 0.3, pbc=[True, False, False])
-    graph = build_graph(atoms, 0.4, dtype=torch.float64)
+    graph = build_graph(atoms, 0.4)
     value = ZBL(5.0)(graph, graph.edge_vectors())
     assert value.shape == (1,)
     assert value.item() == pytest.approx(energy((1, 1), 0.3)[0].item())

@@ -31,12 +31,12 @@ PARAMETERS = {"A": 2.0, "B": 0.05, "C": 0.1, "D": 1.5}
 
 
 def predict(potential, structures, **kwargs):
-    graph = build_graph(structures, potential.cutoff, dtype=torch.float64)
+    graph = build_graph(structures, potential.cutoff)
     return potential(graph, **kwargs)
 
 
 def unlimited(udd, atoms):
-    graph = build_graph(atoms, udd.cutoff, dtype=torch.float64)
+    graph = build_graph(atoms, udd.cutoff)
     graph = graph.with_positions(graph.positions.requires_grad_())
     prediction = udd.potential(graph, differentiable="uncertainty")
     p = udd.parameters_udd
@@ -96,7 +96,7 @@ def test_eq_12_against_plain_numbers():
 @settings(max_examples=50, deadline=None)
 def test_no_limited_force_is_larger_than_promised(scale, C, D):
     rng = np.random.default_rng(1)
-    graph = build_graph([cluster(5), cluster(6)], 3.0, dtype=torch.float64)
+    graph = build_graph([cluster(5), cluster(6)], 3.0)
     forces = torch.tensor(scale * rng.standard_normal((11, 3)))
     limited = limit_bias(forces, graph, C, D, "global")
     assert limited.norm(dim=1).max() <= LARGEST_OVER_D * D * (1 + 1e-12)
@@ -104,7 +104,7 @@ def test_no_limited_force_is_larger_than_promised(scale, C, D):
 
 @pytest.mark.parametrize("limiter", ["global", "atom"])
 def test_the_largest_force_comes_at_C(limiter):
-    graph = build_graph(Atoms("Cu2", [[0, 0, 0], [0, 0, 2.0]]), 3.0, dtype=torch.float64)
+    graph = build_graph(Atoms("Cu2", [[0, 0, 0], [0, 0, 2.0]]), 3.0)
     C, D = 0.7, 1.3
 
     def largest(force):
@@ -190,7 +190,7 @@ def test_labels_are_the_unbiased_ones_and_detached():
 
 def test_the_caller_can_differentiate_on():
     udd = UDDPotential(ToyPotential(), **PARAMETERS)
-    graph = build_graph(cluster(5), 4.0, dtype=torch.float64)
+    graph = build_graph(cluster(5), 4.0)
     graph = graph.with_positions(graph.positions.requires_grad_())
     prediction = udd(graph, differentiable="uncertainty")
     (gradient,) = torch.autograd.grad(prediction.energy.sum(), graph.positions)

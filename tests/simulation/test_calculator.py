@@ -12,8 +12,9 @@ from ase.io import read, write
 from ase.md.langevin import Langevin
 from ase.optimize import BFGS
 
-from eip.errors import InputError
+from eip.errors import InputError, NonFinitePrediction
 from eip.simulation import BiasedCalculator, Calculator, UDDPotential
+from eip.uncertainty.evidential import EvidentialPotential
 
 from .toy import ToyPotential, cluster, crystal
 
@@ -186,3 +187,21 @@ def test_constraints_do_not_change_results():
     atoms.set_constraint(FixAtoms([0, 1]))
     assert np.abs(atoms.get_forces()[:2]).max() == 0
     np.testing.assert_array_equal(atoms.calc.results["forces"], free)
+
+
+def test_a_prediction_that_is_not_finite_is_heard_of():
+    """Two atoms on one spot: NaN would go on without a word."""
+    torch.manual_seed(0)
+    network = EvidentialPotential(
+        elements=(1, 8), element_energies={1: 0.0, 8: 0.0}, force_scale=1.0, channels=8
+    )
+    atoms = Atoms("OH2", [[0, 0, 0], [0, 0.1, 0.9], [0, 0.1, 0.9]])
+    alright = Atoms("OH", [[0, 0, 0], [0, 0.1, 0.9]])
+    atoms.calc = Calculator(network)
+    with pytest.raises(NonFinitePrediction, match=r"for H2O: atoms 1 and 2 are on the same spot"):
+        atoms.get_forces()
+    with pytest.raises(NonFinitePrediction, match=r"structure 1 \(H2O\): atoms 1 and 2 are on"):
+        network.predict([alright, atoms])
+    assert network.predict([alright] * 2).forces.isfinite().all()
+    atoms.calc = Calculator(network, allow_non_finite=True)
+    assert np.isnan(atoms.get_forces()).any()

@@ -33,7 +33,7 @@ def potential(head: str = "tensor") -> EvidentialPotential:
 
 
 def batch(*structures: Atoms, stress: bool = False) -> Batch:
-    graph = build_graph(list(structures), 3.5, dtype=torch.float64)
+    graph = build_graph(list(structures), 3.5)
     g = torch.Generator().manual_seed(0)
     energy = torch.tensor([float(sum(a.numbers)) * -255.0 for a in structures]).double()
     return Batch(

@@ -15,57 +15,25 @@ import numpy as np
 import pytest
 import torch
 
-from eip.data import GraphDataset, fit_element_energies, force_rms, open_frames
+from eip.data import GraphDataset, open_frames
 from eip.errors import InputError
+from eip.training.checkpoints import read_checkpoint
+from eip.training.loss import Loss
 from eip.training.trainer import (
     NonFiniteLoss,
     TrainingModule,
-    TrainingSettings,
-    seeded,
+    decay_groups,
     train,
     warmup_cosine,
 )
-from eip.uncertainty.evidential import HEADS, EvidentialPotential
+from eip.uncertainty.evidential import HEADS
 
-ROOT = Path(__file__).parents[2]
-ETHANOL = ROOT / "examples/data/ethanol_300K.xyz"
-WATER = ROOT / "examples/data/water_300K.xyz"
-SETTINGS = TrainingSettings(epochs=4, batch_size=4, ema_decay=0.9, warmup_epochs=0.5, device="cpu")
+from .small import ETHANOL, SETTINGS, WATER, make_potential, run, script_losses, sets, weights
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory):
     return open_frames(ETHANOL, cache_dir=tmp_path_factory.mktemp("frames"))
-
-
-def make_potential(store, head: str = "tensor", seed: int = 0) -> EvidentialPotential:
-    with seeded(seed):
-        return EvidentialPotential(
-            elements=store.elements,
-            element_energies=fit_element_energies(store),
-            force_scale=force_rms(store),
-            head=head,
-            channels=8,
-            interactions=2,
-            cutoff=4.0,
-        )
-
-
-def sets(store, training: int = 12) -> tuple[GraphDataset, GraphDataset]:
-    return (
-        GraphDataset(store, np.arange(training), cutoff=4.0),
-        GraphDataset(store, np.arange(training, training + 4), cutoff=4.0),
-    )
-
-
-def run(store, folder: Path, settings=SETTINGS, resume=False, head="tensor", seed=0):
-    potential = make_potential(store, head, seed)
-    result = train(potential, *sets(store), settings, folder, resume=resume, progress=False)
-    return potential, result
-
-
-def weights(potential: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in potential.parameters()])
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -100,7 +68,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(sys.argv[2])))
 import torch
 torch.set_num_threads(1)
-import test_trainer as t
+import small as t
 import lightning.pytorch as pl
 from eip.data import open_frames
 
@@ -197,16 +165,30 @@ def test_early_stopping(store, tmp_path: Path) -> None:
     assert result.ending == "early" and result.epochs < 30
 
 
-def test_best_weights_are_kept_not_the_last(store, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, epochs=6, learning_rate=0.3, gradient_clip=1e9, ema_decay=0.0)
-    potential, result = run(store, tmp_path, settings)
-    losses = [row["val_loss"] for row in result.history]
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [((3.0, 1.0, 2.0, 5.0), 2), ((1.0, 1.0, 2.0, 1.0), 1), ((4.0, 3.0, 2.0, 1.0), 4)],
+)
+def test_best_weights_are_kept_not_the_last(
+    store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: tuple[float, ...], best: int
+) -> None:
+    script_losses(monkeypatch, losses)
+    after = []
+    ended = TrainingModule.on_train_epoch_end
+
+    def kept(self: TrainingModule) -> None:
+        ended(self)
+        after.append(weights(self.potential).clone())
+
+    monkeypatch.setattr(TrainingModule, "on_train_epoch_end", kept)
+    # Without an average the weights of an epoch are those that were trained.
+    potential, result = run(store, tmp_path, replace(SETTINGS, ema_decay=0.0))
+    assert (result.best_epoch, result.best_loss) == (best, min(losses))
+    assert [row["val_loss"] for row in result.history] == list(losses)
+    torch.testing.assert_close(weights(potential), after[best - 1], rtol=0, atol=0)
+    assert len({tuple(w[:50].tolist()) for w in after}) == len(losses)
     saved = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)
-    assert result.best_loss == min(losses)
-    name = "energy_model.readout.0.weight"
-    torch.testing.assert_close(
-        dict(potential.named_parameters())[name].detach(), saved["state_dict"][f"potential.{name}"]
-    )
+    assert saved["epoch"] == best - 1
 
 
 def test_stress_is_learned_where_it_is_asked_for(tmp_path: Path) -> None:
@@ -244,3 +226,59 @@ def test_learning_rate_rises_then_falls() -> None:
     assert rates[0] < 0.1 and max(rates) == factor(10) == 1.0
     assert all(a > b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.01)
+
+
+def test_the_best_epoch_may_be_that_of_the_forces(
+    store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The loss is told to be best in epoch 2; of the forces the last epoch is, or near it.
+    script_losses(monkeypatch, (3.0, 1.0, 2.0, 5.0))
+    settings = replace(SETTINGS, ema_decay=0.0)
+    chosen = {}
+    for selection, column in (("loss", "val_loss"), ("force_rmse", "val_force_rmse")):
+        potential, result = run(store, tmp_path / selection, replace(settings, selection=selection))
+        values = [row[column] for row in result.history]
+        assert result.best_epoch == 1 + values.index(min(values))
+        assert result.best_loss == result.history[result.best_epoch - 1]["val_loss"]
+        saved = read_checkpoint(tmp_path / selection / "checkpoints/best.ckpt")
+        assert saved["epoch"] == result.best_epoch - 1
+        chosen[selection] = result.best_epoch, weights(potential)
+    # Else nothing was shown.
+    assert chosen["loss"][0] != chosen["force_rmse"][0]
+    assert not torch.equal(chosen["loss"][1], chosen["force_rmse"][1])
+
+
+def test_the_energy_may_count_more_in_the_last_fifth(store, tmp_path: Path, monkeypatch) -> None:
+    met = []
+    call = Loss.__call__
+
+    def spy(self: Loss, *arguments: object) -> object:
+        met.append(self.energy_weight)
+        return call(self, *arguments)
+
+    monkeypatch.setattr(Loss, "__call__", spy)
+    settings = replace(SETTINGS, epochs=5, energy_weight=0.01, final_energy_weight=2.0)
+    run(store, tmp_path, settings)
+    # Three steps of training and one of validation an epoch.
+    assert met == [0.01] * 16 + [2.0] * 3 + [0.01]
+
+
+def test_decay_may_leave_biases_and_embeddings_alone(store) -> None:
+    potential = make_potential(store)
+    names = {id(p): name for name, p in potential.named_parameters()}
+    (everything,) = decay_groups(potential, 0.1, matrices=False)
+    assert len(everything["params"]) == len(names) and everything["weight_decay"] == 0.1
+    decaying, others = decay_groups(potential, 0.1, matrices=True)
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    left_alone = {names[id(p)] for p in others["params"]}
+    assert left_alone == {n for n in names.values() if n.endswith("bias") or "embedding" in n}
+    assert len(decaying["params"]) + len(left_alone) == len(names)
+
+
+def test_other_schedules_and_amsgrad_train(store, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, schedule="constant", amsgrad=True, decayed="matrices")
+    _, result = run(store, tmp_path, settings)
+    rates = [row["learning_rate"] for row in result.history]
+    assert rates[1:] == [pytest.approx(settings.learning_rate)] * 3
+    state = read_checkpoint(tmp_path / "checkpoints/last.ckpt")
+    assert "max_exp_avg_sq" in state["optimizer_states"][0]["state"][0]

@@ -59,7 +59,7 @@ class Toy(Potential):
         stress: bool = False,
         differentiable: Differentiable = "nothing",
     ) -> Prediction:
-        vectors = graph.edge_vectors()
+        vectors = graph.edge_vectors(self.dtype)
         outer = vectors[:, :, None] * vectors[:, None, :]
         covariance = (
             torch.eye(3, dtype=vectors.dtype)
@@ -332,9 +332,7 @@ def calibration_of(factors: dict[int, float]) -> Calibration:
 
 
 def two_molecules() -> AtomGraph:
-    return build_graph(
-        [molecule("H2O"), Atoms("OH", [[0, 0, 0], [1, 0.2, 0]])], 3.0, dtype=torch.float64
-    )
+    return build_graph([molecule("H2O"), Atoms("OH", [[0, 0, 0], [1, 0.2, 0]])], 3.0)
 
 
 def test_what_is_scaled_and_what_is_not():
@@ -353,7 +351,7 @@ def test_what_is_scaled_and_what_is_not():
 
 def test_an_isotropic_covariance_is_sigma_squared_on_its_diagonal():
     toy = Toy()
-    alone = build_graph([Atoms("H")], 3.0, dtype=torch.float64)
+    alone = build_graph([Atoms("H")], 3.0)
     out = CalibratedPotential(toy, calibration_of({1: 2.0}))(alone)
     expected = out.force_uncertainty[0] ** 2 * torch.eye(3, dtype=torch.float64)
     torch.testing.assert_close(out.force_covariance[0], expected)
@@ -423,5 +421,5 @@ def test_settings_of_something_else_are_refused():
 
 def test_single_precision_stays_single():
     potential = CalibratedPotential(Toy(), fitted()).float()
-    graph = two_molecules().to(dtype=torch.float32)
+    graph = two_molecules()
     assert potential(graph).force_uncertainty.dtype == torch.float32

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -121,9 +122,7 @@ def test_the_loss_of_a_diagonal_tensor_is_near_that_of_its_components() -> None:
 @pytest.mark.parametrize("head", HEADS)
 def test_the_loss_does_not_depend_on_the_unit_of_force(head: str) -> None:
     """eV or kcal/mol: errors and scale grow together, and the loss stays."""
-    evidence = potential(head, torch.float64)(
-        GRAPH.to(dtype=torch.float64), differentiable="everything"
-    ).evidence
+    evidence = potential(head, torch.float64)(GRAPH, differentiable="everything").evidence
     assert isinstance(evidence, Evidence)
     errors, energies = numbers(N, 3) - 0.5, torch.tensor([0.3, -0.2]).double()
     before = evidence.loss(Errors(energies, errors, 0.5, 0.1))
@@ -143,7 +142,7 @@ def test_a_plain_potential_is_trained_on_the_mean_absolute_error() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_weight_gets_a_finite_gradient(head: str, dtype: torch.dtype) -> None:
     model = potential(head, dtype)
-    graph = build_graph([molecule("H2O"), molecule("CH4"), Atoms("O")], 4.0, dtype=dtype)
+    graph = build_graph([molecule("H2O"), molecule("CH4"), Atoms("O")], 4.0)
     prediction = model(graph, differentiable="everything")
     assert isinstance(prediction.evidence, Evidence) and prediction.forces is not None
     errors = Errors(0.1 - prediction.energy, 0.2 - prediction.forces, 0.5, 0.1)
@@ -229,6 +228,23 @@ def test_a_prediction_holds_what_its_head_can_say(head: str) -> None:
         )
 
 
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("periodic", [False, True])
+def test_single_precision_forces_do_not_depend_on_where_the_structure_lies(
+    plain: bool, periodic: bool
+) -> None:
+    """Positions rounded to float32 would change them by 26 meV/Å at 10⁴ Å."""
+    model = potential("tensor")
+    atoms = molecule("CH3CH2OH", cell=[6.0, 7.0, 8.0], pbc=periodic)
+    away = atoms.copy()
+    away.positions += [1e4, -2e4, 1.5e4]
+    with reference_path() if plain else nullcontext():
+        here, there = model.predict(atoms), model.predict(away)
+    scale = float(here.forces.abs().max())
+    torch.testing.assert_close(there.forces, here.forces, rtol=0, atol=1e-5 * scale)
+    torch.testing.assert_close(there.force_uncertainty, here.force_uncertainty, rtol=1e-5, atol=0)
+
+
 def test_forces_come_in_any_gradient_mode() -> None:
     model = potential()
     expected = model(GRAPH).forces
@@ -242,9 +258,8 @@ def test_forces_come_in_any_gradient_mode() -> None:
 
 def test_everything_can_be_differentiated_when_asked_for() -> None:
     model = potential("tensor", torch.float64)
-    graph = GRAPH.to(dtype=torch.float64)
-    positions = graph.positions.requires_grad_()
-    prediction = model(graph.with_positions(positions), differentiable="everything")
+    positions = GRAPH.positions.clone().requires_grad_()
+    prediction = model(GRAPH.with_positions(positions), differentiable="everything")
     for value in (prediction.energy, prediction.forces, prediction.force_covariance):
         assert value is not None and value.requires_grad
         assert torch.autograd.grad(value.sum(), [positions], retain_graph=True)[0].isfinite().all()
@@ -292,7 +307,7 @@ def test_predict_takes_one_or_many_in_batches_of_any_size() -> None:
 def test_the_compiled_head_says_what_the_plain_one_says(channels: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     head = HEADS["tensor"](channels, 1.7).to(dtype)
-    graph = build_graph([molecule("CH3CH2OH"), Atoms("H")] * 4, 4.0, dtype=dtype)
+    graph = build_graph([molecule("CH3CH2OH"), Atoms("H")] * 4, 4.0)
     features = AtomFeatures(
         3 * torch.randn(graph.n_atoms, channels, dtype=dtype),
         torch.randn(graph.n_atoms, 3, channels, dtype=dtype),

@@ -34,7 +34,7 @@ def potential(head: str = "tensor") -> EvidentialPotential:
 def rattled(name: str, size: float, seed: int):
     atoms = molecule(name)
     atoms.rattle(size, seed=seed)
-    return build_graph([atoms], 5.0, dtype=torch.float64)
+    return build_graph([atoms], 5.0)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_kernels_and_plain_pytorch_agree(fitted, dtype):
     other = copy.deepcopy(fitted).to(dtype)
     water = molecule("H2O", cell=[3.1, 3.3, 3.7], pbc=True)
     for atoms in ([molecule("CH3CH2OH"), molecule("CO2")], [water], [molecule("H2O")] * 40):
-        graph = build_graph(atoms, 5.0, dtype=dtype)
+        graph = build_graph(atoms, 5.0)
         compiled = other(graph)
         with reference_path():
             plain = other(graph)

@@ -25,7 +25,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 
-from eip.errors import InputError, did_you_mean
+from eip.errors import InputError, NonFinitePrediction, did_you_mean
 from eip.potential import Potential
 
 XTB_METHODS = ("GFN2-xTB", "GFN1-xTB")
@@ -402,8 +402,10 @@ class PotentialLabeler(Labeler):
         try:
             energy, forces = structure.get_potential_energy(), structure.get_forces()
             stress = structure.get_stress() if structure.pbc.all() else None
-        except InputError:
-            raise
+        except InputError as error:
+            if not isinstance(error, NonFinitePrediction):
+                raise
+            raise LabelFailure(f"{self.name}: {error}", folder) from error
         except Exception as error:
             raise LabelFailure(f"{self.name}: {_said(error)}", folder) from error
         return labelled_copy(structure, energy, forces, stress, folder=folder)

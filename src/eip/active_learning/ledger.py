@@ -7,13 +7,18 @@ One row for each structure, found by a hash of its content:
                      └──────┴────────────┴→ rejected (with a reason)
 
 Each transition is one SQLite transaction: a process that is killed leaves it done or not begun.
+Each row carries a checksum of what it says, which is compared whenever it is read, and SQLite's
+own structure is checked when the file is opened.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +29,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 
 from eip.errors import InputError
+from eip.files import replacing, to_json, warn_unchecked
 
 CandidateState = Literal["proposed", "selected", "submitted", "labelled", "rejected", "used"]
 
@@ -76,14 +82,51 @@ def content_key(atoms: Atoms) -> str:
     return "c" + digest.hexdigest()[:20]
 
 
+#: What the columns of a candidate's row say of it, beside the structure and its labels.
+_SAID = ("candidate", "state", "generation", "origin", "sigma", "used_in")
+
+
+def _checksum(atoms: Atoms, said: Mapping[str, Any], reason: str) -> str:
+    """Of all that a row says."""
+    digest = hashlib.sha256()
+    results = {} if atoms.calc is None else atoms.calc.results
+    for name in ("energy", "forces", "stress"):
+        value = results.get(name)
+        digest.update(name.encode() if value is not None else b"none")
+        if value is not None:
+            digest.update(np.asarray(value, dtype=np.float64).tobytes())
+    for array, dtype in (
+        (atoms.numbers, np.int64),
+        (atoms.positions, np.float64),
+        (atoms.cell.array, np.float64),
+        (atoms.pbc, np.bool_),
+    ):
+        digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
+    digest.update(json.dumps([*(to_json(said.get(name)) for name in _SAID), reason]).encode())
+    return "c" + digest.hexdigest()[:32]  # see content_key
+
+
 class Ledger:
-    """The candidates of a learning run; see the module."""
+    """The candidates of a learning run; see the module.
+
+    Raises:
+        InputError: in every method, if the file is damaged.
+
+    Warns:
+        UncheckedFile: if rows have no checksum.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # SQLite locks by itself, and its locks die with the process; a lock file would not.
-        self._database = connect(str(self.path), type="db", use_lock_file=False)
+        with self._readable():
+            if not self.path.exists() or _is_half_made(self.path):
+                # Its tables are made one by one: under its name there is a ledger when all are.
+                with replacing(self.path) as temporary:
+                    _connect(temporary).count()
+            self._database = _connect(self.path)
+            unchecked = any("checksum" not in row for row in self._rows())
+        if unchecked:
+            warn_unchecked(self.path)
 
     def propose(self, frames: Iterable[tuple[Atoms, str, float]], generation: int) -> list[str]:
         """Adds structures that are not there yet; returns the keys of those that were added.
@@ -94,7 +137,7 @@ class Ledger:
         """
         known = {row.candidate for row in self._rows()}
         added = []
-        with self._database:
+        with self._writable(), self._database:
             for atoms, origin, sigma in frames:
                 key = content_key(atoms)
                 if key in known:
@@ -106,16 +149,17 @@ class Ledger:
                     cell=atoms.cell,
                     pbc=atoms.pbc,
                 )
-                self._database.write(
-                    bare,
-                    candidate=key,
-                    state="proposed",
-                    generation=generation,
-                    origin=f"{origin} ",  # see content_key
-                    sigma=float(sigma),
-                    used_in=-1,
-                    proposed_at=time.time(),
-                )
+                said = {
+                    "candidate": key,
+                    "state": "proposed",
+                    "generation": generation,
+                    "origin": f"{origin} ",  # see content_key
+                    "sigma": float(sigma),
+                    "used_in": -1,
+                }
+                checksum = _checksum(bare, said, "")
+                now = time.time()
+                self._database.write(bare, **said, proposed_at=now, checksum=checksum)
                 added.append(key)
         return added
 
@@ -138,19 +182,32 @@ class Ledger:
         }
         atoms = row.toatoms()
         atoms.calc = SinglePointCalculator(atoms, **results)
-        self._database.update(row.id, atoms=atoms, state="labelled", labelled_at=time.time())
+        self._update(row, "labelled", atoms=atoms)
 
     def reject(self, key: str, reason: str) -> None:
         """Not a label, and why."""
         row = self._row(key)
         self._check(row, "rejected")
-        self._database.update(
-            row.id, state="rejected", rejected_at=time.time(), data={"reason": reason}
-        )
+        self._update(row, "rejected", reason=reason)
 
-    def use(self, keys: Sequence[str], generation: int) -> None:
-        """Part of the training set from a generation on."""
-        self._move(keys, "used", used_in=generation)
+    def use(
+        self, keys: Sequence[str], generation: int, rejected: Mapping[str, str] | None = None
+    ) -> None:
+        """Part of the training set from a generation on; others are rejected with it, and why.
+
+        All in one transaction: what is rejected has a say in what is believed.
+        """
+        rejected = rejected or {}
+        used, others = [self._row(k) for k in keys], [self._row(k) for k in rejected]
+        for row in used:
+            self._check(row, "used")
+        for row in others:
+            self._check(row, "rejected")
+        with self._writable(), self._database:
+            for row in used:
+                self._update(row, "used", used_in=generation)
+            for row in others:
+                self._update(row, "rejected", reason=rejected[row.candidate])
 
     def candidates(
         self,
@@ -158,7 +215,6 @@ class Ledger:
         generation: int | None = None,
     ) -> list[Candidate]:
         """In the order in which they were proposed; all states where none is named."""
-        selection = {} if generation is None else {"generation": generation}
         return [
             Candidate(
                 key=row.candidate,
@@ -170,23 +226,38 @@ class Ledger:
                 reason=row.data.get("reason", ""),
                 used_in=row.used_in,
             )
-            for row in self._rows(**selection)
-            if not states or row.state in states
+            for row in self._rows()
+            if generation in (None, row.generation) and (not states or row.state in states)
         ]
 
     def counts(self, generation: int | None = None) -> dict[str, int]:
         """How many are in each state."""
-        selection = {} if generation is None else {"generation": generation}
-        states = [row.state for row in self._rows(**selection)]
+        states = [row.state for row in self._rows() if generation in (None, row.generation)]
         return {state: states.count(state) for state in get_args(CandidateState)}
 
-    def _move(self, keys: Sequence[str], state: str, **values: Any) -> None:
+    def _move(self, keys: Sequence[str], state: str) -> None:
         rows = [self._row(key) for key in keys]
         for row in rows:
             self._check(row, state)
-        with self._database:
+        with self._writable(), self._database:
             for row in rows:
-                self._database.update(row.id, state=state, **{f"{state}_at": time.time()}, **values)
+                self._update(row, state)
+
+    def _update(
+        self, row: Any, state: str, atoms: Atoms | None = None, reason: str = "", **values: Any
+    ) -> None:
+        said = {**{name: row.get(name) for name in _SAID}, "state": state, **values}
+        checksum = _checksum(atoms or row.toatoms(), said, reason or row.data.get("reason", ""))
+        with self._writable():
+            self._database.update(
+                row.id,
+                atoms=atoms,
+                state=state,
+                checksum=checksum,
+                data={"reason": reason} if reason else {},
+                **{f"{state}_at": time.time()},
+                **values,
+            )
 
     def _check(self, row: Any, state: str) -> None:
         if row.state not in _FOLLOWS[state]:
@@ -201,7 +272,60 @@ class Ledger:
         return found[0]
 
     def _rows(self, **selection: Any) -> Iterator[Any]:
-        return iter(self._database.select(**selection))
+        with self._readable():
+            for row in self._database.select(**selection):
+                said = {name: row.get(name) for name in _SAID}
+                if "checksum" in row and row.checksum != _checksum(
+                    row.toatoms(), said, row.data.get("reason", "")
+                ):
+                    raise _Damaged(f"candidate {row.id} is not what was written")
+                yield row
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """What SQLite and ASE say of a file that is damaged, as an `InputError`."""
+        try:
+            yield
+        except _DAMAGE as error:
+            raise InputError(f"{self.path} cannot be read as a ledger: {error}") from error
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise InputError(f"{self.path} cannot be written: {error}") from error
+
+
+class _Damaged(Exception):
+    pass
+
+
+#: What reading a damaged file comes to: values are packed, and numbers and JSON in text.
+_DAMAGE = (_Damaged, sqlite3.Error, OSError, LookupError, TypeError, ValueError, AttributeError)
+
+
+def _connect(path: Path) -> Any:
+    # SQLite locks by itself, and its locks die with the process; a lock file would not.
+    return connect(str(path), type="db", use_lock_file=False)
+
+
+def _is_half_made(path: Path) -> bool:
+    """Whether it is one whose making was cut short, which holds nothing yet.
+
+    Raises:
+        sqlite3.Error, _Damaged: if it is damaged.
+    """
+    with closing(sqlite3.connect(path)) as connection:
+        (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if said != "ok":
+            raise _Damaged(said)
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        if "information" in tables and connection.execute("SELECT * FROM information").fetchone():
+            return False
+        if "systems" in tables and connection.execute("SELECT * FROM systems").fetchone():
+            raise _Damaged("tables are missing")
+        return True
 
 
 def summary_text(counts: Mapping[str, int]) -> str:

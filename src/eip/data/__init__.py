@@ -16,12 +16,14 @@ from eip.data.labels import Labels
 from eip.data.readers import read_frames
 from eip.data.statistics import (
     DataSummary,
+    energy_scale,
     fit_element_energies,
     force_rms,
     force_scale,
     summarize,
 )
 from eip.data.store import FrameStore, open_frames, write_store
+from eip.data.structures import read_structures
 
 __all__ = [
     "Batch",
@@ -35,12 +37,14 @@ __all__ = [
     "LeakageWarning",
     "check_elements",
     "collate",
+    "energy_scale",
     "fit_element_energies",
     "force_rms",
     "force_scale",
     "make_loader",
     "open_frames",
     "read_frames",
+    "read_structures",
     "split_indices",
     "subset",
     "summarize",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from eip.data.frame import LABELS, Frame, LabelWarning
-from eip.errors import InputError, did_you_mean
+from eip.errors import InputError, MissingLabel, did_you_mean
 from eip.neighbors import find_edges
 
 #: Two atoms closer than this are one atom written twice, Å.
@@ -157,9 +157,10 @@ class LabelTally:
         """Raises an InputError if this frame lacks what it must have."""
         for label in self._require:
             if not has[label]:
-                raise InputError(
+                raise MissingLabel(
                     f"{source} has no {label}, and {label} must be there; if the file holds them "
-                    "under another name, give its key"
+                    "under another name, give its key",
+                    label,
                 )
         self._first.setdefault(has["forces"], source)
         if len(self._first) == 2:

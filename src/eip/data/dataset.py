@@ -20,6 +20,9 @@ from eip.errors import InputError, unknown_elements
 from eip.graph import AtomGraph, batch_graphs
 from eip.neighbors import graph_from_arrays
 
+#: Frames, evenly spaced, whose neighbors are counted where a mean will do.
+_FRAMES_FOR_A_MEAN = 200
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -43,14 +46,14 @@ class Batch:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Batch:
-        """The same batch elsewhere; ``dtype`` applies to all but the energies."""
+        """The same batch elsewhere; ``dtype`` is that of the labels of forces and stress."""
 
         def move(value: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
             return None if value is None else value.to(device=device, dtype=dtype)
 
         return replace(
             self,
-            graph=self.graph.to(device, dtype),
+            graph=self.graph.to(device),
             energy=move(self.energy, None),
             forces=move(self.forces, dtype),
             stress=move(self.stress, dtype),
@@ -66,7 +69,7 @@ class GraphDataset(Dataset[Batch]):
     Args:
         indices: which frames of the store, and in which order; all where None.
         cutoff: Å.
-        dtype: of graph, forces and stress.
+        dtype: of forces and stress.
         elements: atomic numbers that the potential is made for; any where None.
 
     Raises:
@@ -112,6 +115,12 @@ class GraphDataset(Dataset[Batch]):
             self._edges = np.array([self[i].graph.n_edges for i in range(len(self))])
         return self._edges
 
+    def mean_neighbors(self) -> float:
+        """Neighbors of an atom within the cutoff, on average over some frames; at least 1."""
+        some = np.unique(np.linspace(0, len(self) - 1, _FRAMES_FOR_A_MEAN).round().astype(int))
+        graphs = [self[int(i)].graph for i in some]
+        return max(1.0, sum(g.n_edges for g in graphs) / sum(g.n_atoms for g in graphs))
+
     def __getitem__(self, index: int) -> Batch:
         frame = self.store[self.indices[index]]
         try:
@@ -121,7 +130,6 @@ class GraphDataset(Dataset[Batch]):
                 frame.cell,
                 frame.pbc.tolist(),
                 self.cutoff,
-                self.dtype,
             )
         except ValueError as error:
             raise InputError(f"{frame.source}: {error}") from error

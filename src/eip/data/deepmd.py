@@ -9,7 +9,7 @@ import numpy as np
 
 from eip.data.frame import Frame
 from eip.data.labels import Labels, scales
-from eip.data.raw import atomic_numbers, make_frame
+from eip.data.raw import atomic_numbers, demand_real, make_frame
 from eip.errors import InputError
 
 
@@ -62,7 +62,10 @@ def read_deepmd(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
 def _deepmd_numbers(path: Path) -> np.ndarray:
     if not (path / "type_map.raw").exists():
         raise InputError(f"{path} has no type_map.raw, so its elements are not known")
-    symbols = (path / "type_map.raw").read_text().split()
+    try:
+        symbols = (path / "type_map.raw").read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}/type_map.raw: expected chemical symbols, {error}") from error
     elements = atomic_numbers(np.array(symbols, dtype=str), f"{path}/type_map.raw")
     try:
         types = np.array((path / "type.raw").read_text().split(), dtype=np.int64)
@@ -77,6 +80,11 @@ def _deepmd_numbers(path: Path) -> np.ndarray:
 
 def _load(file: Path) -> np.ndarray:
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # Mapped, so that a shape that the file is too short for is an error, not memory.
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a header is a Python literal, and its parsers raise anything
         raise InputError(f"{file} cannot be read: {error}") from error
+    if not isinstance(array, np.ndarray) or array.ndim == 0:
+        raise InputError(f"{file} should hold an array with a row for each frame")
+    demand_real(array.dtype, str(file))
+    return array

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 
 from eip.data.frame import Frame
 from eip.data.labels import BY_FILE, Labels, declared_units, scales
-from eip.data.raw import atomic_numbers, make_frame
+from eip.data.raw import atomic_numbers, demand_real, make_frame
 from eip.errors import InputError
 from eip.units import ENERGY_IN_EV
 
@@ -34,28 +36,37 @@ _MD17_UNIT = (
 #: Total energies of free atoms, Hartree, to the digits on which density functionals agree.
 _FREE_ATOMS = {1: -0.5, 6: -37.8, 7: -54.6, 8: -75.0}
 _UNIT_TOLERANCE = 0.03
+#: What reading a damaged or hostile archive raises (an encrypted one a RuntimeError).
+_DAMAGE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
+#: Deflate makes a byte of at most so many.
+_MOST_INFLATED = 1032
+_MOST_NAMED = 10
 
 
 def read_npz(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except _DAMAGE as error:
         raise InputError(f"{path} is not an npz file: {error}") from error
     with archive:
-        arrays = {
-            name.removesuffix(".npy"): _NpzArray(path, archive, name)
-            for name in archive.namelist()
-            if name.endswith(".npy")
-        }
+        arrays: dict[str, _NpzArray] = {}
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name == member.filename:
+                continue
+            if name in arrays:
+                raise InputError(f"{path} holds two arrays named {name}")
+            arrays[name] = _NpzArray(path, archive, member)
         columns: dict[str, _NpzArray] = {}
         for what, names in _NPZ_GEOMETRY.items():
             found = next((name for name in names if name in arrays), None)
             if found is not None:
                 columns[what] = arrays[found]
             elif what in ("numbers", "positions"):
+                there = ", ".join(sorted(arrays)[:_MOST_NAMED]) or "nothing"
                 raise InputError(
                     f"{path} holds no {what}: expected one of the arrays {', '.join(names)}, got "
-                    f"{', '.join(sorted(arrays))}"
+                    f"{there}{', …' if len(arrays) > _MOST_NAMED else ''}"
                 )
         labels.demand(arrays, str(path))
         shapes = {name: array.shape for name, array in arrays.items()}
@@ -80,13 +91,16 @@ def read_npz(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
             energy = next(columns["energy"].rows(first))
             numbers = atomic_numbers(next(columns["numbers"].rows(first)), f"{path}#0")
             declared |= _all_electron_unit(np.ravel(numbers), energy)
-        scale = scales(labels, declared, str(path), forbid_default=_MD17_UNIT if md17 else "")
+        unsure = md17 and not keys.keys().isdisjoint(("energy", "forces"))
+        scale = scales(labels, declared, str(path), forbid_default=_MD17_UNIT if unsure else "")
         streams = {name: column.rows(rows) for name, column in columns.items()}
         for row in rows:
             source = f"{path}#{row}"
             values = {name: next(stream) for name, stream in streams.items()}
             cell = values.get("cell", np.zeros((3, 3)))
             pbc = values.get("pbc", np.full(3, "cell" in values))
+            if not np.isin(pbc, (0, 1)).all():
+                raise InputError(f"{source}: pbc should be true and false, got {pbc.tolist()}")
             yield make_frame(
                 numbers=atomic_numbers(values["numbers"], source),
                 positions=values["positions"],
@@ -113,10 +127,21 @@ def _all_electron_unit(numbers: np.ndarray, energy: np.ndarray) -> dict[str, str
 
 
 def _npz_frames(path: Path, columns: Mapping[str, _NpzArray]) -> int:
-    """The number of frames; marks the arrays that all frames share. Checks that shapes agree."""
-    shape = columns["positions"].shape
+    """The number of frames; marks the arrays that all frames share. Checks types and shapes.
+
+    Nothing but the headers is read, so that what a file declares is believed or refused before it
+    is asked for.
+    """
+    for column in columns.values():
+        column.demand_whole()
+    positions = columns["positions"]
+    shape = positions.shape
     if len(shape) != 3 or shape[2] != 3:
-        raise InputError(f"{path}: positions have shape {shape}, expected (frames, atoms, 3)")
+        raise InputError(f"{positions} has shape {shape}, expected (frames, atoms, 3)")
+    if shape[1] == 0:
+        raise InputError(f"{positions} has shape {shape}: its frames have no atoms")
+    if columns["numbers"].dtype.kind not in "US":
+        demand_real(columns["numbers"].dtype, str(columns["numbers"]), "symbols or atomic numbers")
     columns["numbers"].shared = len(columns["numbers"].shape) == 1
     if "cell" in columns:
         columns["cell"].shared = columns["cell"].shape in ((3, 3), (3,)) and (
@@ -129,25 +154,71 @@ def _npz_frames(path: Path, columns: Mapping[str, _NpzArray]) -> int:
             )
     if "pbc" in columns:
         columns["pbc"].shared = columns["pbc"].shape == (3,)
+        if columns["pbc"].dtype.kind not in "biu":
+            raise InputError(f"{columns['pbc']} should hold true and false, or 0 and 1")
     for name, column in columns.items():
+        if name not in ("numbers", "pbc", "group"):
+            demand_real(column.dtype, str(column))
         if not column.shared and column.shape[:1] != shape[:1]:
             raise InputError(
-                f"{path}: {name} has shape {column.shape}, expected {shape[0]} frames as positions"
+                f"{column} has shape {column.shape}, expected {shape[0]} frames as "
+                f"{positions.name} has"
+            )
+        rows = [tuple(shape[1] if n is None else n for n in row) for row in _ROWS[name]]
+        if (column.shape if column.shared else column.shape[1:]) not in rows:
+            allowed = rows if column.shared else [(shape[0], *row) for row in rows]
+            raise InputError(
+                f"{column} has shape {column.shape}, expected {' or '.join(map(str, allowed))}"
             )
     return int(shape[0])
+
+
+#: Shapes of what a frame has of each, None being the number of its atoms.
+_ROWS: dict[str, tuple[tuple[int | None, ...], ...]] = {
+    "numbers": ((None,),),
+    "positions": ((None, 3),),
+    "cell": ((3, 3), (3,)),
+    "pbc": ((3,),),
+    "energy": ((), (1,)),
+    "forces": ((None, 3),),
+    "stress": ((3, 3), (6,), (9,)),
+    "group": ((), (1,)),
+}
 
 
 class _NpzArray:
     """An array inside an npz file, read row by row, so that memory holds one row."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile, member: str) -> None:
+    def __init__(self, path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
         self._path, self._archive, self._member = path, archive, member
+        self.name = member.filename.removesuffix(".npy")
         self.shared = False
         try:
             with archive.open(member) as file:
-                self.shape, self._fortran, self._dtype = self._header(file)
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: array {member} cannot be read: {error}") from error
+                self.shape, self._fortran, self.dtype = self._header(file)
+                self._begin = file.tell()
+        except Exception as error:  # a header is a Python literal, and its parsers raise anything
+            raise InputError(f"{self} cannot be read: {error}") from error
+
+    def __str__(self) -> str:
+        return f"{self._path}: array {self.name}"
+
+    def demand_whole(self) -> None:
+        """Raises an InputError if it holds objects, or not what its header says."""
+        if self.dtype.hasobject:
+            raise InputError(f"{self} holds Python objects; refused")
+        member = self._member
+        declared = math.prod(self.shape) * self.dtype.itemsize
+        if min(self.shape, default=0) < 0 or declared != member.file_size - self._begin:
+            raise InputError(
+                f"{self} is damaged: its shape {self.shape} of {self.dtype} says {declared:,} "
+                f"bytes, and there are {member.file_size - self._begin:,}"
+            )
+        if member.file_size > _MOST_INFLATED * (member.compress_size + 1):
+            raise InputError(
+                f"{self} is damaged: {member.compress_size:,} compressed bytes cannot be "
+                f"{member.file_size:,}"
+            )
 
     @staticmethod
     def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -161,13 +232,18 @@ class _NpzArray:
         return read(file)
 
     def text(self) -> str:
-        value = next(self._whole())
-        return value.decode() if isinstance(value, bytes) else str(value)
+        """The word that it holds."""
+        self.demand_whole()
+        if self.dtype.kind not in "US":
+            raise InputError(f"{self} should be a word, got {self.dtype}")
+        try:
+            value = next(self._whole())
+            return value.decode() if isinstance(value, bytes) else str(value)
+        except _DAMAGE as error:
+            raise InputError(f"{self} is damaged: {error}") from error
 
     def rows(self, rows: range) -> Iterator[np.ndarray]:
         """The rows asked for; the array as a whole for each where all frames share it."""
-        if self._dtype.hasobject:
-            raise InputError(f"{self._path}: array {self._member} holds Python objects; refused")
         try:
             if self.shared:
                 yield from itertools.repeat(np.asarray(next(self._whole())), len(rows))
@@ -176,8 +252,8 @@ class _NpzArray:
                 yield from (array[row] for row in rows)
             else:
                 yield from self._stream(rows)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{self._path}: array {self._member} is damaged: {error}") from error
+        except _DAMAGE as error:
+            raise InputError(f"{self} is damaged: {error}") from error
 
     def _whole(self) -> Iterator[Any]:
         with self._archive.open(self._member) as file:
@@ -186,7 +262,7 @@ class _NpzArray:
 
     def _stream(self, rows: range) -> Iterator[np.ndarray]:
         shape = self.shape[1:]
-        size = int(np.prod(shape, dtype=np.int64)) * self._dtype.itemsize
+        size = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
         with self._archive.open(self._member) as file:
             self._header(file)
             start, last = file.tell(), -1
@@ -197,4 +273,4 @@ class _NpzArray:
                 if len(data) < size:
                     raise ValueError(f"it ends inside row {row}")
                 last = row
-                yield np.frombuffer(data, dtype=self._dtype).reshape(shape)
+                yield np.frombuffer(data, dtype=self.dtype).reshape(shape)

@@ -128,11 +128,27 @@ def _shaped(value: Any, shape: tuple[int, ...], key: str, source: str) -> np.nda
     return array.astype(np.float64, copy=False).reshape(shape)
 
 
+def demand_real(dtype: np.dtype, what: str, expected: str = "real numbers") -> None:
+    """Raises an InputError unless an array of this type holds real numbers.
+
+    Complex ones would lose a part of themselves, text be read as numbers where it can.
+    """
+    if dtype.kind not in "fiu":
+        found = {"c": "complex numbers", "b": "true and false", "U": "text", "S": "text"}
+        raise InputError(
+            f"{what} holds {found.get(dtype.kind, f'values of type {dtype}')}, expected {expected}"
+        )
+
+
 def atomic_numbers(values: np.ndarray, source: str) -> np.ndarray:
     """Atomic numbers of symbols, or the numbers themselves."""
     if values.dtype.kind not in "US":
+        if values.dtype.kind == "f" and not (values == np.floor(values)).all():
+            raise InputError(f"{source}: atomic numbers should be whole, got {values.tolist()[:5]}")
         return values
-    symbols = [v.decode() if isinstance(v, bytes) else str(v) for v in values.ravel()]
+    symbols = [
+        v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values.ravel()
+    ]
     for position, symbol in enumerate(symbols):
         if symbol not in number_of_symbol:
             raise InputError(f"{source}: atom {position} is '{symbol}', which is no element")

@@ -64,10 +64,10 @@ def stream_frames(
     path: str | Path, labels: Labels | None = None, *, index: str | int | slice = ":"
 ) -> Iterator[Frame]:
     """`read_frames` without its check that frames are labelled alike."""
-    path, labels, wanted = Path(path), labels or Labels(), _slice(index)
-    read = _reader(path)
+    path, labels, wanted = Path(path), labels or Labels(), slice_of(index)
+    read = reader_of(path)
     none = True
-    for chunk, _ in _checked(read(path, labels, wanted)):
+    for chunk, _ in checked(read(path, labels, wanted)):
         none = False
         yield from chunk
     if none:
@@ -83,10 +83,10 @@ def stream_chunks(
         start: a position that came with a run of the same file; its first frame where None.
     """
     start = start or Position()
-    read = _reader(path)
+    read = reader_of(path)
     if read is read_extxyz:
         reader = ExtxyzReader(path, labels, start=start)
-        for chunk, whole in _checked(iter(reader)):
+        for chunk, whole in checked(iter(reader)):
             if whole:  # else an error comes next, and the position is past where it is
                 yield chunk, reader.position
         return
@@ -96,12 +96,12 @@ def stream_chunks(
     if named:
         frames = itertools.islice(frames, start.frame, None)
     number = start.frame
-    for chunk, _ in _checked(frames):
+    for chunk, _ in checked(frames):
         number += len(chunk)
         yield chunk, Position(number)
 
 
-def _checked(frames: Iterator[Frame]) -> Iterator[tuple[list[Frame], bool]]:
+def checked(frames: Iterator[Frame]) -> Iterator[tuple[list[Frame], bool]]:
     """Runs of frames that passed `check_frame`, and whether it is all that was read.
 
     An error comes after the frames before it.
@@ -132,7 +132,7 @@ def _checked(frames: Iterator[Frame]) -> Iterator[tuple[list[Frame], bool]]:
     raise failure
 
 
-def _slice(index: str | int | slice) -> slice:
+def slice_of(index: str | int | slice) -> slice:
     given = index
     if isinstance(index, str):
         try:
@@ -146,7 +146,7 @@ def _slice(index: str | int | slice) -> slice:
     return index
 
 
-def _reader(path: Path) -> Callable[[Path, Labels, slice], Iterator[Frame]]:
+def reader_of(path: Path) -> Callable[[Path, Labels, slice], Iterator[Frame]]:
     """The function that reads this path; an InputError if there is none."""
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -28,7 +28,7 @@ def fit_element_energies(
     *,
     given: Mapping[int, float] | None = None,
 ) -> dict[int, float]:
-    """E0 of each element, eV: E ≈ Σ_i E0(Z_i) by ridge regression on energies per atom (SPEC §1).
+    """E0 of each element, eV: E ≈ Σ_i E0(Z_i) by ridge regression on energies per atom (theory §1).
 
     Elements are drawn towards the mean energy of an atom, as strongly as the evidence of the data
     asks for (D. J. C. MacKay, Neural Comput. 4 (1992) 415): an element of one frame among 89
@@ -86,6 +86,32 @@ def _ridge(
             break
         strength = max(least, noise / (count - determined) * determined / size)
     return mean + right.T @ (values * reduced / (values**2 + strength))
+
+
+def energy_scale(
+    store: FrameStore,
+    indices: Int[np.ndarray, "frames"] | None,
+    element_energies: Mapping[int, float],
+) -> float:
+    """RMS of what the elements' energies leave of the energies per atom, eV, from its mean.
+
+    What takes the place of `force_scale` where there are no forces.
+
+    Raises:
+        InputError: if a frame has no energy.
+    """
+    chosen = _chosen(store, indices)
+    _demand(store, chosen, "energy")
+    elements = _elements(store, chosen)
+    fixed = np.array([element_energies[z] for z in elements])
+    left = np.concatenate(
+        [
+            (store.energies[block] - _composition(store, block, elements) @ fixed)
+            / store.n_atoms[block]
+            for block in store.blocks(chosen)
+        ]
+    )
+    return float(left.std()) or 1.0
 
 
 def force_scale(

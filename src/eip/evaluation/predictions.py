@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from eip.errors import InputError
 from eip.graph import AtomGraph
-from eip.potential import Potential
+from eip.potential import Potential, check_finite, prepared
 from eip.uncertainty.calibration import CalibratedPotential, Calibration, fit_calibration
 
 
@@ -96,7 +97,7 @@ class Evaluation:
 
     @property
     def atom_error(self) -> Float[np.ndarray, "atoms"]:
-        """An atom's error, mean_a |f_true − f_pred|, eV/Å (SPEC §5)."""
+        """An atom's error, mean_a |f_true − f_pred|, eV/Å (theory §4)."""
         return np.abs(self.force_error).mean(axis=1)
 
     @property
@@ -132,18 +133,18 @@ def evaluate(
         InputError: if there is no frame, or a prediction is not finite (the frame is named).
     """
     was_training = potential.training
-    potential.eval()
+    snapshot = prepared(potential.eval())
     columns: dict[str, list[np.ndarray | None]] = {}
     sources: list[str] = []
     n_frames = 0
     try:
         for batch in _with_progress(batches) if progress else batches:
-            graph = batch.graph.to(device=potential.device, dtype=potential.dtype)
-            prediction = potential(graph, forces=True).detach()
+            graph = batch.graph.to(potential.device)
+            prediction = snapshot(graph, forces=True).detach()
+            check_finite(prediction, graph, partial(_source, batch.sources))
             found: dict[str, np.ndarray | None] = {
                 "numbers": _numpy(graph.numbers),
                 "frame": _numpy(graph.frame) + n_frames,
-                # From the batch, which may hold them to more digits than the network uses.
                 "positions": _float64(batch.graph.positions),
                 "cell": _float64(batch.graph.cell),
                 "pbc": _numpy(graph.pbc),
@@ -155,7 +156,6 @@ def evaluate(
             for name in _KEPT:
                 value = getattr(prediction, name)
                 found[name] = None if value is None else _float64(value)
-            _check_finite(found, batch.sources)
             for name, array in found.items():
                 columns.setdefault(name, []).append(array)
             sources += batch.sources
@@ -210,22 +210,8 @@ def _with_progress(batches: Iterable[LabelledBatch]) -> Iterable[LabelledBatch]:
     return track(batches, "Evaluating", total=total, console=Console(stderr=True), transient=True)
 
 
-def _check_finite(found: Mapping[str, np.ndarray | None], sources: Sequence[str]) -> None:
-    # Labels may be NaN (missing); a prediction that is not finite would drop out of every mean.
-    for name in ("energy_pred", "forces_pred", *_KEPT):
-        array = found[name]
-        if array is None or np.isfinite(array).all():
-            continue
-        row = int(np.argwhere(~np.isfinite(array))[0, 0])
-        frames = found["frame"]
-        assert frames is not None
-        is_by_frame = name in ("energy_pred", "uncertainty", "energy_uncertainty")
-        index = row if is_by_frame else int(frames[row] - frames[0])
-        where = sources[index] if index < len(sources) else f"frame {index} of the batch"
-        raise InputError(
-            f"the potential's {name.removesuffix('_pred')} is not finite for {where}; "
-            f"the model is damaged or the structure is far outside what it knows"
-        )
+def _source(sources: Sequence[str], index: int) -> str:
+    return sources[index] if index < len(sources) else f"frame {index} of the batch"
 
 
 def _label(label: Tensor | None, shape: tuple[int, ...]) -> np.ndarray:

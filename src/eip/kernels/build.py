@@ -1,9 +1,11 @@
 """Compiles the C++ kernels once for this machine and loads them.
 
-The binary is made for the very processor it runs on and kept in the user's cache; its name holds a
-digest of source, compiler, flags and processor, so that a home directory shared by a cluster's
-different nodes holds one for each. Where there is no compiler, the plain PyTorch path does the
-work, and a warning says so once.
+The binary is made for the very processor it runs on and kept in the user's cache (`cache`); its
+name holds a digest of source, compiler, flags and processor, so that a home directory shared by a
+cluster's different nodes holds one for each. Where there is no compiler, the plain PyTorch path
+does the work, and a warning says so once.
+
+``EIP_KERNELS`` asks for the kernels of lesser processors, or for none: see `VARIANTS`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,11 +28,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from eip.errors import InputError
+from eip.kernels import cache
+
 _FLAGS = (
-    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared"),
+    *("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-shared"),
     # Neither sets errno nor traps; NaN and infinity keep their meaning, unlike under -ffast-math.
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
 )
+#: Values of EIP_KERNELS: how the compiler is told of the processor, and what that processor must
+#: have (as Linux names it). None: no kernels, plain PyTorch.
+VARIANTS: dict[str, tuple[str | None, tuple[str, ...]]] = {
+    "native": ("-march=native", ()),
+    # By the names of processors: those of the levels (x86-64-v4) are unknown to older compilers.
+    "avx512": (
+        "-march=skylake-avx512",
+        tuple(f"avx512{part}" for part in ("f", "bw", "cd", "dq", "vl")),
+    ),
+    "avx2": ("-march=haswell", ("avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")),
+    "reference": (None, ()),
+}
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 
 
@@ -80,18 +96,56 @@ def kernels_for(array: Tensor) -> Library | None:
     return library()
 
 
+def variant() -> str:
+    """Which kernels are wanted: ``EIP_KERNELS``, by default "native".
+
+    Raises:
+        InputError: if it is none of `VARIANTS`, or this processor cannot run it.
+    """
+    chosen = os.environ.get("EIP_KERNELS") or "native"
+    if chosen not in VARIANTS:
+        raise InputError(f"EIP_KERNELS is '{chosen}'; expected one of {', '.join(VARIANTS)}")
+    needed = VARIANTS[chosen][1]
+    if needed:
+        has = set(_processor().split())
+        missing = [feature for feature in needed if feature not in has]
+        if missing:
+            raise InputError(
+                f"EIP_KERNELS is '{chosen}', but this processor lacks {', '.join(missing)}; leave "
+                "it unset, or take 'reference'"
+            )
+    return chosen
+
+
+def runnable() -> tuple[str, ...]:
+    """The variants that this processor can run."""
+    has = set(_processor().split())
+    return tuple(name for name, (_, needed) in VARIANTS.items() if has.issuperset(needed))
+
+
 @functools.cache
 def library() -> Library | None:
-    """The kernels, compiled if need be; None, with a warning, where that cannot be done."""
+    """The kernels, compiled if need be; None, with a warning, where that cannot be done.
+
+    Raises:
+        InputError: as `variant`.
+    """
+    march = VARIANTS[variant()][0]
+    if march is None:
+        return None
     try:
-        return Library(_compiled())
+        return _load(march)
     except _CannotCompile as error:
         warnings.warn(
             f"eIP runs without its compiled kernels, many times slower: {error}",
-            RuntimeWarning,
+            KernelWarning,
             stacklevel=2,
         )
         return None
+
+
+class KernelWarning(RuntimeWarning):
+    """The kernels are missing, or not where they should be."""
 
 
 class _CannotCompile(Exception):
@@ -119,33 +173,76 @@ def _c_library() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
-def _compiled() -> Path:
-    folder = Path(__file__).parent
-    sources = sorted(folder.glob("*.h")) + sorted(folder.glob("*.cpp"))
-    compiler = _compiler()
+def _load(march: str) -> Library:
+    """The library of the first folder that has it whole; compiled anew where none has."""
+    source = Path(__file__).parent
+    compiler, flags = _compiler(), (march, *_FLAGS)
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     digest = hashlib.sha256()
-    for part in (version, " ".join(_FLAGS), _processor(), *(s.read_text() for s in sources)):
+    sources = sorted(source.glob("*.h")) + sorted(source.glob("*.cpp"))
+    for part in (version, " ".join(flags), _processor(), *(s.read_text() for s in sources)):
         digest.update(part.encode())
-    target = _cache() / f"eip-{digest.hexdigest()[:16]}.so"
-    if target.exists():
-        return target
+    key = f"eip-{digest.hexdigest()[:16]}"
+    trouble: list[str] = []
+    for folder in cache.folders():
+        try:
+            path = cache.find(folder, key)
+            if path is not None:
+                found = Library(path)
+                _say(f"eIP's kernels are those in {folder}", trouble)
+                return found
+        except (cache.NotTrusted, OSError) as error:
+            trouble.append(str(error))
+    content = _compile([compiler, *flags, *(str(s) for s in source.glob("*.cpp"))], trouble)
+    for folder in cache.folders():
+        try:
+            made = Library(cache.keep(folder, key, content))
+            _say(f"eIP compiled its kernels anew and keeps them in {folder}", trouble)
+            return made
+        except (cache.NotTrusted, OSError) as error:
+            trouble.append(str(error))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".so")
+        with tempfile.TemporaryDirectory(prefix="eip-kernels-") as private:
+            path = Path(private) / f"{key}.so"
+            path.write_bytes(content)
+            made = Library(path)  # mapped into memory: the file is not needed any more
     except OSError as error:
-        raise _CannotCompile(f"{target.parent} cannot be written to ({error})") from error
-    os.close(handle)
-    try:
-        command = [compiler, *_FLAGS, "-o", temporary, *(str(s) for s in folder.glob("*.cpp"))]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise _CannotCompile(f"{' '.join(command)}\nended with\n{done.stderr[-2000:]}")
-        # Renamed, not written in place: another process may be compiling or loading it too.
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return target
+        raise _CannotCompile("; ".join(dict.fromkeys([*trouble, str(error)]))) from error
+    _say("eIP compiled its kernels for this process alone", trouble)
+    return made
+
+
+def _say(what: str, trouble: list[str]) -> None:
+    if trouble:
+        warnings.warn(f"{what}: {'; '.join(dict.fromkeys(trouble))}", KernelWarning, stacklevel=4)
+
+
+def _compile(command: list[str], trouble: list[str]) -> bytes:
+    """What the compiler makes; tried a second time, elsewhere, where it fails or is killed."""
+    failure = ""
+    for place in (None, *cache.folders()):
+        try:
+            if place is not None:
+                cache.make(place)
+            with tempfile.TemporaryDirectory(prefix="compile-", dir=place) as work:
+                out = Path(work) / "kernels.so"
+                done = subprocess.run(
+                    [*command, "-o", str(out)],
+                    capture_output=True,
+                    text=True,
+                    env={**os.environ, "TMPDIR": work},
+                )
+                if done.returncode == 0:
+                    if failure:
+                        trouble.append(failure)
+                    return out.read_bytes()
+        except (cache.NotTrusted, OSError) as error:
+            failure = failure or str(error)
+            continue
+        if failure:
+            break
+        failure = f"{' '.join(command)}\nended with {done.returncode}\n{done.stderr[-2000:]}"
+    raise _CannotCompile(failure)
 
 
 def _compiler() -> str:
@@ -157,15 +254,6 @@ def _compiler() -> str:
     raise _CannotCompile(
         f"no C++ compiler was found ({f'CXX is {chosen}' if chosen else 'looked for g++, clang++'})"
     )
-
-
-def _cache() -> Path:
-    chosen = os.environ.get("EIP_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "eip"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eip"
 
 
 def _processor() -> str:

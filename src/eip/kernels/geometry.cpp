@@ -1,22 +1,27 @@
 // Vectors along the edges, and the way back to positions and cells.
+//
+// Positions and cells are double whatever the network computes in: a difference of two floats that
+// lie 1,000 Å from the origin has lost the digits that forces are made of.
 #include "simd.h"
 
 namespace {
 
 // vectors[e] = x[neighbor] − x[center] + shift · cell[frame of center]
 template <class T>
-void edge_vectors(int64_t edges, const T* x, const T* cell, const int64_t* frame,
-                  const int64_t* centers, const int64_t* neighbors, const T* shifts, T* vectors,
+void edge_vectors(int64_t edges, const double* x, const double* cell, const int64_t* frame,
+                  const int64_t* centers, const int64_t* neighbors, const float* shifts, T* vectors,
                   int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t e = 0; e < edges; e++) {
-        const T *from = x + 3 * centers[e], *to = x + 3 * neighbors[e], *s = shifts + 3 * e;
-        T* out = vectors + 3 * e;
-        for (int k = 0; k < 3; k++) out[k] = to[k] - from[k];
-        if (cell && (s[0] != 0 || s[1] != 0 || s[2] != 0)) {
-            const T* c = cell + 9 * frame[centers[e]];
-            for (int k = 0; k < 3; k++) out[k] += s[0] * c[k] + s[1] * c[3 + k] + s[2] * c[6 + k];
+        const double *from = x + 3 * centers[e], *to = x + 3 * neighbors[e];
+        const float* s = shifts + 3 * e;
+        double d[3];
+        for (int k = 0; k < 3; k++) d[k] = to[k] - from[k];
+        if (s[0] != 0 || s[1] != 0 || s[2] != 0) {
+            const double* c = cell + 9 * frame[centers[e]];
+            for (int k = 0; k < 3; k++) d[k] += s[0] * c[k] + s[1] * c[3 + k] + s[2] * c[6 + k];
         }
+        for (int k = 0; k < 3; k++) vectors[3 * e + k] = static_cast<T>(d[k]);
     }
 }
 
@@ -24,19 +29,20 @@ void edge_vectors(int64_t edges, const T* x, const T* cell, const int64_t* frame
 // last bit, does not depend on how many there are, and a step spends under 1 % here.
 template <class T>
 void edge_vectors_transposed(int64_t edges, const T* g, const int64_t* frame,
-                             const int64_t* centers, const int64_t* neighbors, const T* shifts,
-                             T* g_x, T* g_cell) {
+                             const int64_t* centers, const int64_t* neighbors,
+                             const float* shifts, double* g_x, double* g_cell) {
     for (int64_t e = 0; e < edges; e++) {
-        const T *in = g + 3 * e, *s = shifts + 3 * e;
-        T *from = g_x + 3 * centers[e], *to = g_x + 3 * neighbors[e];
+        const T* in = g + 3 * e;
+        const float* s = shifts + 3 * e;
+        double *from = g_x + 3 * centers[e], *to = g_x + 3 * neighbors[e];
         for (int k = 0; k < 3; k++) {
             from[k] -= in[k];
             to[k] += in[k];
         }
         if (g_cell && (s[0] != 0 || s[1] != 0 || s[2] != 0)) {
-            T* c = g_cell + 9 * frame[centers[e]];
+            double* c = g_cell + 9 * frame[centers[e]];
             for (int a = 0; a < 3; a++)
-                for (int k = 0; k < 3; k++) c[3 * a + k] += s[a] * in[k];
+                for (int k = 0; k < 3; k++) c[3 * a + k] += double(s[a]) * in[k];
         }
     }
 }
@@ -45,14 +51,15 @@ void edge_vectors_transposed(int64_t edges, const T* g, const int64_t* frame,
 
 #define EXPORT(T, SUFFIX)                                                                          \
     extern "C" void eip_edge_vectors_##SUFFIX(                                                     \
-        int64_t edges, const T* x, const T* cell, const int64_t* frame, const int64_t* centers,    \
-        const int64_t* neighbors, const T* shifts, T* vectors, int64_t threads) {                  \
+        int64_t edges, const double* x, const double* cell, const int64_t* frame,                  \
+        const int64_t* centers, const int64_t* neighbors, const float* shifts, T* vectors,         \
+        int64_t threads) {                                                                         \
         edge_vectors<T>(edges, x, cell, frame, centers, neighbors, shifts, vectors,                \
                         static_cast<int>(threads));                                                \
     }                                                                                              \
     extern "C" void eip_edge_vectors_transposed_##SUFFIX(                                          \
         int64_t edges, const T* g, const int64_t* frame, const int64_t* centers,                   \
-        const int64_t* neighbors, const T* shifts, T* g_x, T* g_cell) {                            \
+        const int64_t* neighbors, const float* shifts, double* g_x, double* g_cell) {              \
         edge_vectors_transposed<T>(edges, g, frame, centers, neighbors, shifts, g_x, g_cell);      \
     }
 

@@ -21,13 +21,17 @@ def edge_vectors(
     centers: Int[Tensor, "edges"],
     neighbors: Int[Tensor, "edges"],
     shifts: Float[Tensor, "edges 3"],
+    dtype: torch.dtype,
 ) -> Float[Tensor, "edges 3"]:
-    """R_neighbor − R_center + shift · cell, Å; differentiable any number of times."""
+    """R_neighbor − R_center + shift · cell, Å; differentiable any number of times.
+
+    The differences are taken in float64 and rounded to ``dtype`` afterwards.
+    """
     edges = _Edges(
         *(lib, len(cell), frame.contiguous(), centers.contiguous()),
-        *(neighbors.contiguous(), shifts.contiguous()),
+        *(neighbors.contiguous(), shifts.float().contiguous(), dtype),
     )
-    return _EdgeVectors.apply(positions, cell, edges)
+    return _EdgeVectors.apply(positions.double(), cell.double(), edges)
 
 
 def first_edges(lib: Library, centers: Int[Tensor, "edges"], atoms: int) -> Int[Tensor, "_"]:
@@ -47,11 +51,12 @@ class _Edges:
     centers: Tensor
     neighbors: Tensor
     shifts: Tensor
+    dtype: torch.dtype
 
     def vectors(self, x: Tensor, cell: Tensor) -> Tensor:
         x, cell = x.contiguous(), cell.contiguous()
-        out = torch.empty_like(self.shifts)
-        self.lib.function("edge_vectors", x.dtype)(
+        out = x.new_empty(len(self.shifts), 3, dtype=self.dtype)
+        self.lib.function("edge_vectors", self.dtype)(
             ctypes.c_int64(len(out)),
             *map(pointer, (x, cell, self.frame, self.centers, self.neighbors, self.shifts, out)),
             ctypes.c_int64(torch.get_num_threads()),
@@ -60,8 +65,8 @@ class _Edges:
 
     def transposed(self, g: Tensor, with_cell: bool) -> tuple[Tensor, Tensor | None]:
         g = g.contiguous()
-        g_x = g.new_zeros(len(self.frame), 3)
-        g_cell = g.new_zeros(self.frames, 3, 3) if with_cell else None
+        g_x = g.new_zeros(len(self.frame), 3, dtype=torch.float64)
+        g_cell = g.new_zeros(self.frames, 3, 3, dtype=torch.float64) if with_cell else None
         self.lib.function("edge_vectors_transposed", g.dtype)(
             ctypes.c_int64(len(g)),
             *map(pointer, (g, self.frame, self.centers, self.neighbors, self.shifts, g_x, g_cell)),

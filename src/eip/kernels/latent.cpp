@@ -75,29 +75,31 @@ void squared_distance(int64_t atoms, int width, int64_t species_count, const T* 
 // around[i] = (own[i] + Σ_e w_e own[j]) / (1 + Σ_e w_e), w = (1 − r²/rc²)² inside the cutoff; edges
 // are sorted by centre.
 template <class T>
-void neighborhood(int64_t atoms, int64_t edges, const T* positions, const T* cell,
+void neighborhood(int64_t atoms, int64_t edges, const double* positions, const double* cell,
                   const int64_t* frame, const int64_t* centers, const int64_t* neighbors,
-                  const T* shifts, T cutoff, const T* own, T* around, int64_t* first, int threads) {
+                  const float* shifts, double cutoff, const T* own, T* around, int64_t* first,
+                  int threads) {
     int64_t at = 0;
     for (int64_t i = 0; i < atoms; i++) {
         while (at < edges && centers[at] < i) at++;
         first[i] = at;
     }
     first[atoms] = edges;
-    const T inverse = T(1) / (cutoff * cutoff);
+    const double inverse = 1 / (cutoff * cutoff);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < atoms; i++) {
         T total = own[i], weight = 1;
-        const T* from = positions + 3 * i;
-        const T* c = cell + 9 * frame[i];
+        const double* from = positions + 3 * i;
+        const double* c = cell + 9 * frame[i];
         for (int64_t e = first[i]; e < first[i + 1]; e++) {
-            const T *to = positions + 3 * neighbors[e], *s = shifts + 3 * e;
-            T square = 0;
+            const double* to = positions + 3 * neighbors[e];
+            const float* s = shifts + 3 * e;
+            double square = 0;
             for (int k = 0; k < 3; k++) {
-                const T d = to[k] - from[k] + s[0] * c[k] + s[1] * c[3 + k] + s[2] * c[6 + k];
+                const double d = to[k] - from[k] + s[0] * c[k] + s[1] * c[3 + k] + s[2] * c[6 + k];
                 square += d * d;
             }
-            const T left = std::max(T(0), T(1) - square * inverse);
+            const T left = static_cast<T>(std::max(0.0, 1.0 - square * inverse));
             total += left * left * own[neighbors[e]];
             weight += left * left;
         }
@@ -119,11 +121,12 @@ void neighborhood(int64_t atoms, int64_t edges, const T* positions, const T* cel
                             static_cast<T>(epsilon), own, static_cast<int>(threads));              \
     }                                                                                              \
     extern "C" void eip_neighborhood_##SUFFIX(                                                     \
-        int64_t atoms, int64_t edges, const T* positions, const T* cell, const int64_t* frame,     \
-        const int64_t* centers, const int64_t* neighbors, const T* shifts, double cutoff,          \
-        const T* own, T* around, int64_t* first, int64_t threads) {                                \
-        neighborhood<T>(atoms, edges, positions, cell, frame, centers, neighbors, shifts,          \
-                        static_cast<T>(cutoff), own, around, first, static_cast<int>(threads));    \
+        int64_t atoms, int64_t edges, const double* positions, const double* cell,                 \
+        const int64_t* frame, const int64_t* centers, const int64_t* neighbors,                    \
+        const float* shifts, double cutoff, const T* own, T* around, int64_t* first,               \
+        int64_t threads) {                                                                         \
+        neighborhood<T>(atoms, edges, positions, cell, frame, centers, neighbors, shifts, cutoff,  \
+                        own, around, first, static_cast<int>(threads));                            \
     }
 
 EXPORT(float, f32)

@@ -9,7 +9,7 @@
 //     table [chunks, knots, 3, chunk]     φ [atoms, chunks, 3, chunk]     v [atoms, 3, F]
 #pragma once
 
-#include "edges.h"
+#include "tangent.h"
 
 // One chunk of the messages to one atom. s [chunk] and v_out [3, F] of this atom are added to.
 // `row`: where in φ each atom's row is, or null where atom and row are the same.
@@ -112,13 +112,4 @@ static inline void message_gradients(const Edge<T>* edges, int count, const T* g
         store(to_phi + C + u * L, to_b[u]);
         store(to_phi + 2 * C + u * L, to_c);
     }
-}
-
-// ∂/∂r and ∂/∂û of an edge as the gradient of its vector.
-template <class T>
-static inline void add_to_vector(const Edge<T>& e, const T* g, T* out) {
-    const T* u = e.direction;
-    const T inverse = T(1) / e.distance;
-    const T radial = g[0] - inverse * (u[0] * g[1] + u[1] * g[2] + u[2] * g[3]);
-    for (int k = 0; k < 3; k++) out[k] += radial * u[k] + inverse * g[1 + k];
 }

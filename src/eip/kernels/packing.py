@@ -1,17 +1,16 @@
-"""Weights in the order in which the kernels read them, kept until the weights change."""
+"""Weights in the order in which the kernels read them."""
 
 from __future__ import annotations
 
 import ctypes
-import weakref
-from collections.abc import Callable, Mapping
-from typing import Generic, TypeVar
+from abc import abstractmethod
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eip.kernels.build import Library, pointer
+from eip.kernels.build import Library, kernels_for, pointer
 
 T = TypeVar("T")
 
@@ -29,40 +28,40 @@ def panels(lib: Library, matrix: Float[Tensor, "depth columns"]) -> Float[Tensor
     return out
 
 
-class PackedWeights(Generic[T]):
-    """What was made of a module's weights, made anew when they have changed.
+class Packable(nn.Module, Generic[T]):
+    """A module whose kernels read its weights in an order of their own.
 
-    It is kept beside the module, not in it: addresses must not be copied or saved with it.
+    Whether weights have changed cannot be seen (writing through ``.data`` leaves no trace, and
+    averages of weights are written so), so they are packed anew for each call. A module that
+    nobody can reach any more, inside a `eip.potential.PreparedPotential`, keeps what it packed.
     """
 
-    def __init__(self) -> None:
-        self._made: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[float, ...], T]] = (
-            weakref.WeakKeyDictionary()
-        )
-        # Walking the submodules of a small network takes as long as a layer of it. Their tables of
-        # parameters stay the same objects when a parameter is exchanged.
-        self._tables: weakref.WeakKeyDictionary[nn.Module, list[Mapping[str, Tensor | None]]] = (
-            weakref.WeakKeyDictionary()
-        )
+    channels: int
+    _kept: T | None = None
 
-    def of(self, module: nn.Module, make: Callable[[], T]) -> T:
-        """The packed weights of a module, or what ``make`` makes of them now."""
-        tables = self._tables.get(module)
-        if tables is None:
-            tables = self._tables[module] = [one._parameters for one in module.modules()]
-        weights = [p for table in tables for p in table.values() if p is not None]
-        version = (
-            # Averaging of weights writes through .data, which versions do not tell.
-            float(weights[0].detach().sum()),
-            *(
-                part
-                for p in weights
-                for part in (p.data_ptr(), 0 if p.is_inference() else p._version)
-            ),
-        )
-        known = self._made.get(module)
-        if known is None or known[0] != version:
-            with torch.no_grad():
-                known = version, make()
-            self._made[module] = known
-        return known[1]
+    def kernels(self, array: Tensor) -> Library | None:
+        """The kernels, if they can work on this array and take this width."""
+        lib = kernels_for(array)
+        return lib if lib is not None and lib.chunk(self.channels, array.dtype) > 0 else None
+
+    @abstractmethod
+    def pack(self, lib: Library) -> T:
+        """A copy of the weights as they are now, as the kernels read them."""
+
+    def packed(self, lib: Library) -> T:
+        """What the kernels read at this call."""
+        if self._kept is not None:
+            return self._kept
+        with torch.no_grad():
+            return self.pack(lib)
+
+    def keep_packed(self) -> None:
+        """Packs once and for all; whoever calls this sees to it that no weight changes any more."""
+        floating = (t for t in self.state_dict().values() if t.is_floating_point())
+        lib = self.kernels(next(floating))
+        with torch.no_grad():
+            self._kept = None if lib is None else self.pack(lib)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Addresses mean nothing in a copy, whose weights may change.
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}

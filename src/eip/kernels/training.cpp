@@ -8,33 +8,10 @@
 // the derivative of S in (g_s, g_v) is the tangent of the message (`tangent`), and the one in (φ, v, W)
 // the tangent of its gradient (`tangent_gradient`). As for the gradient, every atom gathers, and the
 // list's symmetry is used: d and ḋ change sign from an edge to its reverse.
-#include <omp.h>
-
-#include <algorithm>
-
 #include "message.h"
+#include "tangent.h"
 
 namespace {
-
-constexpr int64_t BLOCK = 24;  // atoms that share what lies in cache
-
-// How fast an edge's filter and direction change along ḋ.
-template <class T>
-struct Tangent {
-    T weight[4];     // Ẇ = Σ weight · row
-    T direction[3];  // of the unit vector
-};
-
-template <class T>
-Tangent<T> tangent_of(const Edge<T>& e, const T* dot) {
-    const T* d = dot + 3 * e.slot;
-    const T* u = e.direction;
-    const T along = u[0] * d[0] + u[1] * d[1] + u[2] * d[2];
-    Tangent<T> out;
-    for (int q = 0; q < 4; q++) out.weight[q] = along * e.slope[q];
-    for (int k = 0; k < 3; k++) out.direction[k] = (d[k] - along * u[k]) / e.distance;
-    return out;
-}
 
 template <class T>
 vec<T> combine(const T* weight, const T* row, int C) {
@@ -161,22 +138,6 @@ void table_gradients(const Edge<T>* edges, const Tangent<T>* dots, int count, co
     }
 }
 
-// The edges of all atoms within the cutoff, once for all layers and passes.
-template <class T>
-struct List {
-    int64_t atoms;
-    const int64_t* begin;
-    const Edge<T>* edges;
-};
-
-template <class T, class Work>
-void for_blocks(const List<T>& list, int threads, const Work& work) {
-    const int64_t blocks = (list.atoms + BLOCK - 1) / BLOCK;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (int64_t block = 0; block < blocks; block++)
-        work(block * BLOCK, std::min(list.atoms, (block + 1) * BLOCK));
-}
-
 template <class T, int V>
 void message(const List<T>& list, int F, int64_t knots, const T* phi, const T* v, const T* table,
              T* s_out, T* v_out, int threads) {
@@ -209,15 +170,6 @@ void gradient(const List<T>& list, int F, int64_t knots, const T* g_s, const T* 
         for (int64_t e = list.begin[start]; e < list.begin[stop]; e++)
             add_to_vector(list.edges[e], g_edges[e], to_vectors + 3 * list.edges[e].slot);
     });
-}
-
-template <class T>
-std::vector<Tangent<T>> all_tangents(const List<T>& list, const T* dot, int threads) {
-    std::vector<Tangent<T>> out(list.begin[list.atoms]);
-    const int64_t count = list.begin[list.atoms];
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t e = 0; e < count; e++) out[e] = tangent_of(list.edges[e], dot);
-    return out;
 }
 
 template <class T, int V>

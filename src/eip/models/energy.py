@@ -25,7 +25,7 @@ class EnergyOutput:
 
 
 class EnergyModel(nn.Module):
-    """E = Σ_i E_i + Σ_i E0(Z_i) (SPEC §1).
+    """E = Σ_i E_i + Σ_i E0(Z_i) (theory §1).
 
     The network works in units of the training forces' RMS; totals are summed in float64, because
     a molecule's −17,617 eV leave no meV in float32.
@@ -100,7 +100,8 @@ class EnergyModel(nn.Module):
     def forward(self, graph: AtomGraph, *, frozen: bool = False) -> EnergyOutput:
         """``frozen``: see `eip.models.backbone.Backbone.forward`."""
         species = self.species(graph)
-        vectors = graph.edge_vectors()
+        # In the network's precision; the graph's geometry is float64.
+        vectors = graph.edge_vectors(next(self.readout.parameters()).dtype)
         features = self.backbone(graph, species, vectors, frozen=frozen)
         atom_energy = self.force_scale * self.readout(features.scalars)[:, 0].double()
         if self.zbl is not None:

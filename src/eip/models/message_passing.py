@@ -42,6 +42,8 @@ class EdgeList:
         self.cutoff, self.intervals = cutoff, intervals
         self.centers, self.neighbors = graph.centers, graph.neighbors.contiguous()
         self.threads = torch.get_num_threads()
+        #: Copies of a table's gradient that are summed.
+        self.groups = min(_MOST_GROUPS, max(1, self.atoms // _ATOMS_PER_GROUP))
         first = first_edges(lib, graph.centers, graph.n_atoms)
         size = lib.function("edge_bytes", self.dtype, result=True)()
         self.begin = torch.empty_like(first)
@@ -74,7 +76,7 @@ class EdgeList:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients in φ, v and table; with ``dots`` = (φ̇, v̇, ḋ), those of the derivative."""
         phi_dot, v_dot, dot = (None, None, None) if dots is None else dots
-        groups = min(_MOST_GROUPS, max(1, self.atoms // _ATOMS_PER_GROUP))
+        groups = self.groups
         to_phi, to_v = torch.empty_like(phi), torch.empty_like(v)
         to_table = table.new_empty(groups, *table.shape)
         self.call(
@@ -120,7 +122,7 @@ class Message(torch.autograd.Function):
         v, phi, table, edge_vectors = ctx.saved_tensors
         g_v_in, g_phi, g_table, g_vectors = _Gradient.apply(
             *(g_s, g_v, phi, v, table, edge_vectors, ctx.edges),
-            *(_wanted(ctx, 3), _wanted(ctx, 4)),
+            *(wanted(ctx, 3), wanted(ctx, 4)),
         )
         return g_s, g_v_in, g_phi, g_table, g_vectors, None
 
@@ -174,7 +176,7 @@ class _Gradient(torch.autograd.Function):
         phi_dot = torch.zeros_like(phi) if phi_dot is None else phi_dot.contiguous()
         dot = torch.zeros_like(edge_vectors) if dot is None else dot.contiguous()
         vectors = None
-        if _wanted(ctx, 5):
+        if wanted(ctx, 5):
             vectors = _curvature(g_s, g_v, phi, v, table, edge_vectors, edges, phi_dot, v_dot, dot)
         if torch.is_grad_enabled():
             raise NotImplementedError(
@@ -189,7 +191,7 @@ class _Gradient(torch.autograd.Function):
         return to_s, to_v, to_phi, to_v_in, to_table, vectors, None, None, None
 
 
-def _wanted(ctx: Any, index: int) -> bool:
+def wanted(ctx: Any, index: int) -> bool:
     """Whether the gradient being taken goes on to an input; ``needs_input_grad`` says only if
     one could. Forces want no gradient of weights, and training none of positions."""
     if not ctx.needs_input_grad[index]:

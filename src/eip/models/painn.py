@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from eip.graph import AtomGraph
-from eip.kernels import Library, kernels_for
+from eip.kernels import Library, packing
+from eip.kernels.packing import Packable
 from eip.models import fused
 from eip.models.backbone import AtomFeatures, Backbone, norm
 from eip.models.message_passing import EdgeList
@@ -15,7 +19,7 @@ from eip.models.message_passing import Message as MessageSum
 from eip.models.radial import cosine_cutoff, sine_basis
 
 
-class PaiNN(Backbone):
+class PaiNN(Backbone, Packable[fused.Packed]):
     """Scalars and vectors of each atom, exactly invariant and equivariant.
 
     On a CPU compiled kernels do the work (`eip.models.fused`); on other devices, for a width that
@@ -56,18 +60,57 @@ class PaiNN(Backbone):
         *,
         frozen: bool = False,
     ) -> AtomFeatures:
-        kernels = self._kernels(edge_vectors)
+        kernels = self.kernels(edge_vectors)
         if kernels is None:
             return self._reference(graph, species, edge_vectors)
         if frozen:
             return fused.frozen(self, kernels, graph, species, edge_vectors)
         return self._compiled(kernels, graph, species, edge_vectors)
 
-    def _kernels(self, edge_vectors: Tensor) -> Library | None:
+    def pack(self, lib: Library) -> fused.Packed:
+        """Tables of filters, and matrices as panels, of both ways, in the order of network.cpp."""
+        weight = self.embedding.weight
+        dtype, channels = weight.dtype, self.channels
+        chunk = lib.chunk(channels, dtype)
+        coefficients = fused.spline_coefficients(self.cutoff, self.radial_functions)
+        order = fused.chunk_order(channels, chunk)
+        keep: list[Tensor] = []
+
+        def panels(matrix: Tensor) -> Tensor:
+            return packing.panels(lib, matrix)
+
+        modules: Any = list(zip(self.messages, self.updates, strict=True))
+        phi0 = modules[0][0].context(weight)[:, order].contiguous()
+        for message, update in modules:
+            one, two = message.context[0], message.context[2]
+            left, right = update.mix.weight.chunk(2)
+            up_one, up_two = update.context[0], update.context[2]
+            filters = torch.cat([message.filter.weight, message.filter.bias[:, None]], dim=1)
+            table = fused.by_chunks((coefficients @ filters.double().T).to(dtype), chunk)
+            keep += [
+                *(panels(one.weight.T), one.bias.clone(), panels(one.weight)),
+                *(panels(two.weight[order].T), two.bias[order], panels(two.weight[order])),
+                table,
+                *(panels(left.T), panels(left), panels(right.T), panels(right)),
+                *(panels(up_one.weight.T), up_one.bias.clone(), panels(up_one.weight)),
+                *(panels(up_two.weight.T), up_two.bias.clone(), panels(up_two.weight)),
+            ]
+        embedding = weight.clone()
+        addresses = (ctypes.c_void_p * len(keep))(*(t.data_ptr() for t in keep))
+        return fused.Packed(
+            channels=channels,
+            layers=len(self.messages),
+            intervals=fused.intervals(self.radial_functions),
+            cutoff=self.cutoff,
+            embedding=embedding,
+            phi0=phi0,
+            pointers=addresses,
+            keep=keep,
+        )
+
+    def kernels(self, array: Tensor) -> Library | None:
         # A subclass may do other sums than the kernels know.
-        kernels = kernels_for(edge_vectors) if type(self) is PaiNN else None
-        usable = kernels is not None and kernels.chunk(self.channels, edge_vectors.dtype) > 0
-        return kernels if usable else None
+        return super().kernels(array) if type(self) is PaiNN else None
 
     def _compiled(
         self, kernels: Library, graph: AtomGraph, species: Tensor, edge_vectors: Tensor

@@ -5,7 +5,7 @@ A                       eV       depth of the bias: E_bias falls from 0 to −A 
 B                       eV/Å     width: the push fades once σ passes B √N
 C                       eV/Å     bias force that the limiter lets through best
 D                       eV/Å     height of the limiter; the largest limited force is 0.242 D
-σ                       eV/Å     uncertainty of a structure, mean of its σ_i (SPEC eq. 7)
+σ                       eV/Å     uncertainty of a structure, mean of its σ_i (theory, eq. 7)
 ======================  =======  ===============================================================
 """
 
@@ -338,7 +338,7 @@ def propose_udd(
 
 def _look(potential: Potential, atoms: Atoms) -> tuple[float, float, float]:
     """σ, largest ‖∂σ²/∂R_i‖ and mean ‖F_i‖² of a structure."""
-    graph = build_graph(atoms, potential.cutoff, dtype=potential.dtype, device=potential.device)
+    graph = build_graph(atoms, potential.cutoff, device=potential.device)
     graph = graph.with_positions(graph.positions.requires_grad_())
     with torch.enable_grad():
         prediction = potential(graph, differentiable="uncertainty")
@@ -374,6 +374,6 @@ def _thermal_force(
 
 
 def _forces(potential: Potential, atoms: Atoms) -> Float[np.ndarray, "atoms 3"]:
-    graph = build_graph(atoms, potential.cutoff, dtype=potential.dtype, device=potential.device)
+    graph = build_graph(atoms, potential.cutoff, device=potential.device)
     forces = potential(graph).forces
     return forces.detach().cpu().numpy().astype(np.float64)

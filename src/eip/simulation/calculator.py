@@ -18,7 +18,7 @@ from jaxtyping import Float
 from eip.errors import unknown_elements
 from eip.graph import AtomGraph
 from eip.neighbors import VerletList
-from eip.potential import Potential, Prediction
+from eip.potential import Potential, Prediction, check_finite, prepared
 
 #: Fields of a prediction that are one number for a structure, and those that are arrays by atom.
 _BY_STRUCTURE = ("energy", "energy_uncertainty", "uncertainty", "energy_bias")
@@ -73,15 +73,19 @@ class Calculator(AseCalculator):
     An integrator that is to feel the bias takes a `BiasedCalculator`.
 
     Args:
-        model: path of a model.eip, or a potential (put into evaluation mode).
+        model: path of a model.eip, or a potential (put into evaluation mode), of which a snapshot
+            is taken: weights that change later change nothing here.
         stress: True: always computed for a structure periodic in all directions (NPT asks for it
             at every step); None: when asked for; False: never.
         skin: Å beyond the cutoff; the neighbor list is rebuilt when an atom has moved by half.
         device, dtype: where and in what precision to predict; None: as the model is.
+        allow_non_finite: hand on what is NaN or infinite, for a caller that looks for it; else it
+            is an error.
 
     Raises:
         InputError: at the first structure with an element that the potential was not made for.
         PropertyNotImplementedError: for the stress of a structure that is not fully periodic.
+        NonFinitePrediction: where something predicted is NaN or infinite.
     """
 
     implemented_properties = [*_BY_STRUCTURE, *_BY_ATOM, "free_energy", "stress"]  # noqa: RUF012
@@ -94,13 +98,13 @@ class Calculator(AseCalculator):
         skin: float = 0.5,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        allow_non_finite: bool = False,
     ) -> None:
         super().__init__()
-        self.potential = as_potential(model, device=device, dtype=dtype)
+        self._allow_non_finite = allow_non_finite
+        self.potential = prepared(as_potential(model, device=device, dtype=dtype))
         self._stress = stress
-        self._neighbors = VerletList(
-            self.potential.cutoff, skin, dtype=self.potential.dtype, device=self.potential.device
-        )
+        self._neighbors = VerletList(self.potential.cutoff, skin, device=self.potential.device)
         self._listed_at: np.ndarray | None = None
         self._graph: AtomGraph | None = None
 
@@ -172,6 +176,8 @@ class Calculator(AseCalculator):
         prediction = self.potential(
             self._graph, stress=periodic and ("stress" in properties or bool(self._stress))
         )
+        if not self._allow_non_finite:
+            check_finite(prediction, self._graph, lambda _: atoms.get_chemical_formula())
         self.results = _results(prediction)
 
 

@@ -101,7 +101,7 @@ def as_subject(subject: Potential | Subject) -> Subject:
     potential = in_float64(subject)
 
     def observe(graph: AtomGraph) -> Observables:
-        graph = graph.to(device=potential.device)
+        graph = graph.to(potential.device)
         stress = bool(graph.pbc.all(dim=1).any())
         return of_prediction(potential(graph, forces=True, stress=stress))
 
@@ -146,7 +146,7 @@ def subject_of_backbone(backbone: Backbone, elements: tuple[int, ...]) -> Subjec
     device = next(backbone.parameters()).device
 
     def observe(graph: AtomGraph) -> Observables:
-        graph = graph.to(device=device)
+        graph = graph.to(device)
         positions = graph.positions.detach().requires_grad_()
         graph = graph.with_positions(positions)
         features = backbone(graph, index.to(device)[graph.numbers], graph.edge_vectors())
@@ -169,7 +169,7 @@ def subject_of_backbone(backbone: Backbone, elements: tuple[int, ...]) -> Subjec
 
 def observe(subject: Subject, atoms: Atoms) -> Observables:
     """What is said of one structure."""
-    return subject.observe(build_graph(atoms, subject.cutoff, dtype=torch.float64))
+    return subject.observe(build_graph(atoms, subject.cutoff))
 
 
 def turn(observables: Observables, matrix: Float[Tensor, "3 3"]) -> Observables:

@@ -236,4 +236,4 @@ def _unit_vector(rng: np.random.Generator) -> Tensor:
 
 def _margin_graph(potential: Potential, atoms: Atoms) -> AtomGraph:
     """With the pairs that a small displacement could bring inside the cutoff."""
-    return build_graph(atoms, potential.cutoff + 0.1, dtype=torch.float64, device=potential.device)
+    return build_graph(atoms, potential.cutoff + 0.1, device=potential.device)

@@ -72,7 +72,7 @@ def check_isolated_atoms(
 
 def _check_finite_gradient(potential: Potential, atoms: Atoms, where: str) -> None:
     double = in_float64(potential)
-    graph = build_graph(atoms, double.cutoff, dtype=torch.float64, device=double.device)
+    graph = build_graph(atoms, double.cutoff, device=double.device)
     positions = graph.positions.requires_grad_()
     prediction = double(graph.with_positions(positions), forces=False, differentiable="uncertainty")
     for name in ("energy", "uncertainty", "energy_uncertainty"):

@@ -19,7 +19,6 @@ from eip.testing.contract import (
     ContractViolation,
     compare,
     in_float64,
-    moved_copy,
     name_of,
     of_prediction,
 )
@@ -30,7 +29,7 @@ def check_prediction(potential: Potential, structures: Sequence[Atoms]) -> None:
     law = "prediction"
     for index, atoms in enumerate(structures):
         where = name_of(index, atoms)
-        graph = build_graph(atoms, potential.cutoff, dtype=potential.dtype, device=potential.device)
+        graph = build_graph(atoms, potential.cutoff, device=potential.device)
         with torch.no_grad():
             prediction = potential(graph, forces=True, stress=bool(atoms.pbc.all()))
         n = len(atoms)
@@ -138,13 +137,9 @@ def check_precision(
     double = in_float64(potential)
     single = copy.deepcopy(double).to(torch.float32)
     for index, atoms in enumerate(structures):
-        # Wrapped, or float32 positions far from the origin would be to blame.
-        atoms = moved_copy(atoms, atoms.positions - atoms.positions.mean(axis=0))
-        graph = build_graph(atoms, double.cutoff, dtype=torch.float64, device=double.device)
-        # The same geometry to the last bit.
-        graph = graph.to(dtype=torch.float32).to(dtype=torch.float64)
+        graph = build_graph(atoms, double.cutoff, device=double.device)
         expected = of_prediction(double(graph))
-        found = of_prediction(single(graph.to(dtype=torch.float32)))
+        found = of_prediction(single(graph))
         if "energy" in expected:
             force = float(expected["forces"].values.abs().max()) if "forces" in expected else 0.0
             scale = max(1.0, force) * math.sqrt(len(atoms)) / 200

@@ -140,9 +140,7 @@ def check_batching(
     """Structures of any sizes, predicted together, are what they are one by one."""
     subject, rng = as_subject(subject), np.random.default_rng(seed)
     order = [int(i) for i in rng.permutation(len(structures))]
-    together = subject.observe(
-        build_graph([structures[i] for i in order], subject.cutoff, dtype=torch.float64)
-    )
+    together = subject.observe(build_graph([structures[i] for i in order], subject.cutoff))
     atom = 0
     for frame, index in enumerate(order):
         atoms = structures[index]
@@ -169,7 +167,7 @@ def check_beyond_cutoff(
     """Edges longer than the cutoff, which a Verlet list brings, change nothing."""
     subject = as_subject(subject)
     for index, atoms in enumerate(structures):
-        longer = build_graph(atoms, subject.cutoff + 1.0, dtype=torch.float64)
+        longer = build_graph(atoms, subject.cutoff + 1.0)
         compare(
             "beyond_cutoff",
             observe(subject, atoms),

@@ -1,9 +1,10 @@
-"""The training loss (SPEC eq. 10), made independent of the unit of force."""
+"""The training loss (theory, eq. 10), made independent of the unit of force."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -48,8 +49,9 @@ class Loss:
     """Weights and hyperparameters of eq. 10.
 
     Attributes:
-        energy_weight: of |E_true − E|, per atom or per structure, in units of force scale · 1 Å.
-        force_weight: w, of NLL + λ R.
+        energy_weight: of |E_true − E|, per atom or per structure, in units of force scale · 1 Å;
+            with 0, frames need no energy.
+        force_weight: w, of NLL + λ R; with 0, frames need no forces.
         stress_weight: of the mean absolute error of the virial per atom, in the same unit.
         quantile: q, or None for the model without quantiles.
         regularization: λ.
@@ -78,22 +80,24 @@ class Loss:
         """
         evidence, graph = prediction.evidence, batch.graph
         assert isinstance(evidence, Evidence)
-        assert prediction.forces is not None
-        energy = required(batch.energy, "energy", batch)
-        forces = required(batch.forces, "forces", batch)
         counts = graph.atoms_per_frame.to(prediction.energy.dtype)
-        energy_error = energy - prediction.energy
-        sizes = counts if self.energy_per_atom else counts.new_ones(())
-        energy_term = (energy_error.abs() / sizes).mean() / evidence.scale
-        errors = Errors(
-            energy_error,
-            forces - prediction.forces,
-            self.quantile,
-            self.regularization,
-            self.variance_weight,
-        )
-        evidence_term = evidence.loss(errors)
-        stress_term = energy_term.new_zeros(())
+        energy_term = evidence_term = stress_term = counts.new_zeros(())
+        energy_error = torch.zeros_like(prediction.energy)
+        if self.energy_weight:
+            energy_error = required(batch.energy, "energy", batch) - prediction.energy
+            sizes = counts if self.energy_per_atom else counts.new_ones(())
+            energy_term = (energy_error.abs() / sizes).mean() / evidence.scale
+        if self.force_weight:
+            forces = required(batch.forces, "forces", batch)
+            assert prediction.forces is not None
+            errors = Errors(
+                energy_error,
+                forces - prediction.forces,
+                self.quantile,
+                self.regularization,
+                self.variance_weight,
+            )
+            evidence_term = evidence.loss(errors)
         if self.stress_weight and prediction.stress is not None:
             stress = required(batch.stress, "stress", batch)
             volume = graph.cell.det().abs()[:, None, None]

@@ -17,12 +17,18 @@ class TrainingSettings:
             sizes; or
         max_edges: edges of the graphs, which time and memory follow more closely.
         learning_rate: AdamW's, after the warm-up.
+        schedule: "cosine" or "constant", of the rate after the warm-up.
         minimum_learning_rate: where the cosine decay ends.
+        amsgrad: AdamW's second moments never shrink (Reddi et al. 2018).
         weight_decay: AdamW's.
+        decayed: "all" weights, or "matrices" alone: no biases and no embeddings.
         warmup_epochs: epochs over which the rate rises from zero; may be a fraction.
         ema_decay: of the running average of the weights, which is what is validated and kept.
         gradient_clip: largest norm of the gradient.
-        patience: epochs without a better validation loss before training stops; 0 never.
+        selection: the best epoch is that of the least validation "loss", or "force_rmse": a
+            likelihood overfits long before forces do.
+        patience: epochs without a better one before training stops; 0 never.
+        final_energy_weight: of the last fifth of the epochs; None: ``energy_weight``.
         energy_weight, force_weight, stress_weight, energy_per_atom, quantile, regularization,
             variance_weight: see `eip.training.loss.Loss`.
         seed: of the order of the frames. (Initial weights are seeded where they are made.)
@@ -36,13 +42,18 @@ class TrainingSettings:
     max_atoms: int | None = None
     max_edges: int | None = None
     learning_rate: float = 2e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
     minimum_learning_rate: float = 1e-6
+    amsgrad: bool = False
     weight_decay: float = 0.01
+    decayed: Literal["all", "matrices"] = "all"
     warmup_epochs: float = 1.0
     ema_decay: float = 0.99
     gradient_clip: float = 10.0
+    selection: Literal["loss", "force_rmse"] = "loss"
     patience: int = 0
     energy_weight: float = 1.0
+    final_energy_weight: float | None = None
     force_weight: float = 1.0
     stress_weight: float = 0.0
     energy_per_atom: bool = True

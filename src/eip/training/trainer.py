@@ -10,8 +10,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,6 @@ import torch
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
-    ModelCheckpoint,
     RichProgressBar,
     WeightAveraging,
 )
@@ -32,16 +32,25 @@ from eip.data.dataset import Batch, GraphDataset, make_loader
 from eip.errors import InputError
 from eip.files import replacing
 from eip.potential import Potential
+from eip.training.checkpoints import (
+    KeepCheckpoints,
+    SealedCheckpoints,
+    newest_checkpoint,
+    read_checkpoint,
+)
 from eip.training.loss import WHOLE, Loss, Shares
 from eip.training.processes import Launch, launched
 from eip.training.settings import TrainingSettings
 
 T = TypeVar("T")
 
+#: Of the epochs, those at the end in which energies may count more.
+FINAL_PART = 0.2
+
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training came to; the potential holds the best averaged weights.
+    """What training came to; the potential holds the averaged weights of the best epoch.
 
     ``ending`` is "finished", "early" (patience) or "interrupted" (by the user; can be resumed).
     """
@@ -78,28 +87,29 @@ def train(
 ) -> TrainingResult:
     """Trains a potential in place and leaves a log of it.
 
-    The run folder gets ``checkpoints/last.ckpt`` and ``best.ckpt`` (weights, optimizer, averages:
-    what an exact resume needs), ``train.csv`` (a line an epoch, eV and Å) and ``tensorboard/``.
+    The run folder gets ``checkpoints/last.ckpt``, ``previous.ckpt`` and ``best.ckpt`` (weights,
+    optimizer, averages: what an exact resume needs), ``train.csv`` (a line an epoch, eV and Å) and
+    ``tensorboard/``.
 
     Args:
         potential: with weights initialized; ends with the best averaged ones.
-        training_set, validation_set: with energies and forces.
+        training_set, validation_set: with the labels whose weights are not 0.
         settings: see there.
         run_dir: made if need be.
-        resume: go on from ``last.ckpt`` if there is one; a run that was killed and resumed ends as
-            one that was not.
+        resume: go on from the newest checkpoint that can be read, if there is any; a run that was
+            killed and resumed ends as one that was not.
         progress: shows a progress bar.
 
     Raises:
-        InputError: if a needed label is missing or settings contradict each other.
+        InputError: if a needed label is missing, settings contradict each other, or none of the
+            checkpoints can be read.
         NonFiniteLoss: if the loss or its gradient is NaN or infinite.
     """
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    last = run_dir / "checkpoints" / "last.ckpt"
-    resume = resume and last.exists()
+    checkpoints = run_dir / "checkpoints"
     # After a resume, Lightning draws the first batches before it says which epoch it is.
-    epoch = torch.load(last, map_location="cpu", weights_only=True)["epoch"] + 1 if resume else 0
+    resumed, epoch = (newest_checkpoint(checkpoints) if resume else None) or (None, 0)
     launch = launched()
     world = launch.world if launch else settings.devices
     by_size = bool(settings.max_atoms or settings.max_edges)
@@ -120,17 +130,14 @@ def train(
     potential.train().requires_grad_(True)
     module = TrainingModule(potential, settings, steps_per_epoch=len(train_loader))
     history = History(run_dir / "train.csv")
-    best = ModelCheckpoint(
-        run_dir / "checkpoints",
-        "best",
-        monitor="val_loss",
-        save_last=True,
-        save_top_k=1,
-        enable_version_counter=False,
-    )
-    callbacks: list[Callback] = [best, history, Averaging(settings.ema_decay)]
+    monitor = f"val_{settings.selection}"
+    callbacks: list[Callback] = [
+        KeepCheckpoints(checkpoints, history, resumed, monitor),
+        history,
+        Averaging(settings.ema_decay),
+    ]
     if settings.patience:
-        callbacks.append(EarlyStopping("val_loss", patience=settings.patience, check_finite=False))
+        callbacks.append(EarlyStopping(monitor, patience=settings.patience, check_finite=False))
     if progress:
         callbacks.append(RichProgressBar())
     trainer = quiet(
@@ -139,7 +146,7 @@ def train(
             devices=launch.world // launch.nodes if launch else settings.devices,
             num_nodes=launch.nodes if launch else 1,
             strategy=_strategy(launch, settings.devices),
-            plugins=[launch.environment] if launch else None,
+            plugins=[SealedCheckpoints(), *([launch.environment] if launch else [])],
             max_epochs=settings.epochs,
             callbacks=callbacks,
             logger=TensorBoardLogger(run_dir, name="tensorboard", version=""),
@@ -152,6 +159,7 @@ def train(
         )
     )
     started = time.monotonic()
+    others = set(active_children())
     try:
         with _shared_by_name():
             quiet(
@@ -159,24 +167,30 @@ def train(
                     module,
                     train_loader,
                     validation_loader,
-                    ckpt_path=last if resume else None,
+                    ckpt_path=resumed,
                     weights_only=True,
                 )
             )
     except ProcessRaisedException as error:
         raise _as_raised(error) from error
+    except SystemExit:  # so Lightning ends after Ctrl-C
+        if not trainer.interrupted:
+            raise
+        for child in set(active_children()) - others:  # of other devices
+            child.terminate()
     if world > 1 and launch is None:
         history.rows = read_history(history.path)  # the processes that kept it are gone
-    if best.best_model_path:
-        saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-        module.load_state_dict(saved["state_dict"])
+    best = checkpoints / "best.ckpt"
+    if best.exists():
+        module.load_state_dict(read_checkpoint(best)["state_dict"])
     potential.eval().requires_grad_(False)
     losses = [row["val_loss"] for row in history.rows]
+    chosen_by = [row[monitor] for row in history.rows]
     if trainer.interrupted:
         ending = "interrupted"
     else:
         ending = "finished" if len(losses) >= settings.epochs else "early"
-    best_epoch = min(range(len(losses)), key=losses.__getitem__) if losses else -1
+    best_epoch = min(range(len(losses)), key=chosen_by.__getitem__) if losses else -1
     return TrainingResult(
         ending=ending,
         epochs=len(losses),
@@ -195,7 +209,8 @@ class TrainingModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.potential, self.settings = potential, settings
-        self.loss = Loss.of(settings)
+        # Validation's stays the same, whatever that of training is in an epoch.
+        self.loss = self.training_loss = Loss.of(settings)
         self.steps_per_epoch = steps_per_epoch
         self._errors: list[dict[str, Tensor]] = []
         self._frames: tuple[str, ...] = ()
@@ -216,6 +231,9 @@ class TrainingModule(pl.LightningModule):
         loader: Any = self.trainer.train_dataloader
         loader.batch_sampler.set_epoch(self.current_epoch)
         self._epoch_began, self._atoms_seen = time.monotonic(), 0
+        final = self.settings.final_energy_weight
+        if final is not None and self.current_epoch >= (1.0 - FINAL_PART) * self.settings.epochs:
+            self.training_loss = replace(self.loss, energy_weight=final)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         self._frames = batch.sources
@@ -282,17 +300,18 @@ class TrainingModule(pl.LightningModule):
         """Loss and summed errors of a batch."""
         graph = batch.graph
         training = self.training
+        criterion = self.training_loss if training else self.loss
         prediction = self.potential(
             graph,
+            forces=bool(self.loss.force_weight),
             stress=bool(self.loss.stress_weight),
             differentiable="everything" if training else "uncertainty",
         )
-        loss = self.loss(prediction, batch, shares).total
+        loss = criterion(prediction, batch, shares).total
         if training:
             return loss, {}
-        assert batch.forces is not None and batch.energy is not None
-        force_error = (batch.forces - prediction.forces).detach()
-        energy_error = (batch.energy - prediction.energy).detach()
+        force_error = _error(batch.forces, prediction.forces)
+        energy_error = _error(batch.energy, prediction.energy)
         sigma = prediction.force_uncertainty
         return loss, {
             "frames": torch.tensor(float(graph.n_frames)),
@@ -317,20 +336,48 @@ class TrainingModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         s = self.settings
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay, fused=True
+            decay_groups(self, s.weight_decay, s.decayed == "matrices"),
+            lr=s.learning_rate,
+            amsgrad=s.amsgrad,
+            fused=True,
         )
+        floor = min(1.0, s.minimum_learning_rate / s.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             warmup_cosine(
                 round(s.warmup_epochs * self.steps_per_epoch),
                 s.epochs * self.steps_per_epoch,
-                min(1.0, s.minimum_learning_rate / s.learning_rate),
+                1.0 if s.schedule == "constant" else floor,
             ),
         )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def _error(label: Tensor | None, predicted: Tensor | None) -> Tensor:
+    """NaN where a training does without the one or the other."""
+    if label is None or predicted is None:
+        return torch.tensor(math.nan)
+    return (label - predicted).detach()
+
+
+def decay_groups(module: torch.nn.Module, decay: float, matrices: bool) -> list[dict[str, Any]]:
+    """Weights of a module as an optimizer takes them; with ``matrices`` others do not decay."""
+    if not matrices:
+        return [{"params": list(module.parameters()), "weight_decay": decay}]
+    embeddings = {
+        id(p) for m in module.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()
+    }
+    groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+    for parameter in module.parameters():
+        groups[parameter.ndim > 1 and id(parameter) not in embeddings].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay if decays else 0.0}
+        for decays, parameters in groups.items()
+        if parameters
+    ]
 
 
 def warmup_cosine(warmup: int, total: int, floor: float) -> Callable[[int], float]:

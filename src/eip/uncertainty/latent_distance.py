@@ -34,7 +34,7 @@ from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.kernels import Library, kernels_for
 from eip.kernels.build import pointer
-from eip.kernels.packing import panels
+from eip.kernels.packing import Packable, panels
 from eip.potential import Differentiable, Potential, Prediction, WrappedPotential
 from eip.uncertainty.registry import build_potential, describe_potential, register
 
@@ -50,7 +50,7 @@ _EPSILON = 1e-6
 
 
 @register
-class LatentDistancePotential(WrappedPotential):
+class LatentDistancePotential(WrappedPotential, Packable[Tensor]):
     """A potential whose σ is multiplied by a power of the latent distance d.
 
     Energy and forces are those of the potential inside; d is invariant under rotation and
@@ -83,8 +83,6 @@ class LatentDistancePotential(WrappedPotential):
         self.distance_exponent = distance_exponent
         self.neighborhood_exponent = neighborhood_exponent
         self.reference = reference
-        # What the kernel reads of the whitening, and of which version of it.
-        self._panels: tuple[object, Tensor] | None = None
         elements = self.elements
         index = torch.full((119,), -1)
         index[list(elements)] = torch.arange(len(elements))
@@ -97,8 +95,8 @@ class LatentDistancePotential(WrappedPotential):
     ) -> Float[Tensor, "atoms"]:
         """d² of each atom, dimensionless."""
         species: Tensor = self._species[numbers]  # type: ignore[index]
-        kernels = None if torch.is_grad_enabled() else kernels_for(features)
-        if kernels is not None and kernels.chunk(self.channels, features.dtype):
+        kernels = None if torch.is_grad_enabled() else self.kernels(features)
+        if kernels is not None:
             return self._compiled(kernels, features.contiguous(), species)
         squared = features.new_zeros(len(features))
         # Element by element: a matrix for each atom would not fit into memory.
@@ -109,16 +107,16 @@ class LatentDistancePotential(WrappedPotential):
                 squared = squared.index_add(0, of_element, white.square().mean(dim=1))
         return squared + _EPSILON
 
+    def pack(self, lib: Library) -> Tensor:
+        return torch.stack([panels(lib, w) for w in self.whitening])
+
     def _compiled(self, kernels: Library, features: Tensor, species: Tensor) -> Tensor:
-        means, whitening = self.means, self.whitening
-        version = (whitening.data_ptr(), None if whitening.is_inference() else whitening._version)
-        if self._panels is None or self._panels[0] != version:
-            self._panels = version, torch.stack([panels(kernels, w) for w in whitening])
+        means, whitening = self.means, self.packed(kernels)
         out = features.new_empty(len(features))
         sizes = (len(features), self.channels, len(means))
         kernels.function("squared_distance", features.dtype)(
             *(ctypes.c_int64(size) for size in sizes),
-            *map(pointer, (features, species, means, self._panels[1])),
+            *map(pointer, (features, species, means, whitening)),
             ctypes.c_double(_EPSILON),
             pointer(out),
             ctypes.c_int64(torch.get_num_threads()),
@@ -180,8 +178,8 @@ def neighborhood_mean(
     if kernels is not None:
         per_atom, out = per_atom.contiguous(), torch.empty_like(per_atom)
         first = torch.empty(graph.n_atoms + 1, dtype=torch.int64)
-        arrays = (graph.positions, graph.cell, graph.frame, graph.centers, graph.neighbors)
-        kept = [array.contiguous() for array in (*arrays, graph.shifts)]
+        arrays = (graph.positions.double(), graph.cell.double(), graph.frame, graph.centers)
+        kept = [a.contiguous() for a in (*arrays, graph.neighbors, graph.shifts.float())]
         kernels.function("neighborhood", per_atom.dtype)(
             *(ctypes.c_int64(graph.n_atoms), ctypes.c_int64(graph.n_edges)),
             *map(pointer, kept),
@@ -190,7 +188,7 @@ def neighborhood_mean(
             ctypes.c_int64(torch.get_num_threads()),
         )
         return out
-    square = graph.edge_vectors().square().sum(dim=1)
+    square = graph.edge_vectors(per_atom.dtype).square().sum(dim=1)
     weight = (1.0 - square / cutoff**2).clamp(min=0.0).square()
     passed = weight * per_atom.index_select(0, graph.neighbors)
     total = per_atom.index_add(0, graph.centers, passed)

@@ -14,7 +14,7 @@ from torch import Tensor
 from eip.graph import AtomGraph
 from eip.models.derivatives import forces_and_stress, strained
 from eip.models.energy import EnergyModel, EnergyOutput
-from eip.models.painn import PaiNN
+from eip.models.registry import new_backbone
 from eip.potential import Differentiable, Potential
 
 N = TypeVar("N", bound="NetworkPotential")
@@ -36,8 +36,8 @@ class Pass:
         retain_graph: bool,
         create_graph: bool = False,
     ) -> tuple[Float[Tensor, "atoms 3"], Float[Tensor, "frames 3 3"] | None]:
-        """Of an energy that this pass gave."""
-        return forces_and_stress(
+        """Of an energy that this pass gave, in the network's precision."""
+        forces, stress = forces_and_stress(
             energy,
             self.positions,
             self.strain,
@@ -45,16 +45,20 @@ class Pass:
             retain_graph=retain_graph,
             create_graph=create_graph,
         )
+        dtype = self.output.features.scalars.dtype
+        return forces.to(dtype), None if stress is None else stress.to(dtype)
 
 
 class NetworkPotential(Potential):
-    """A PaiNN and its readout.
+    """A backbone and its readout.
 
     Args:
         elements: atomic numbers the potential is for.
         element_energies: E0 of each, eV.
         force_scale: RMS of the training forces, eV/Å.
-        channels, interactions, radial_functions, cutoff: see `eip.models.painn.PaiNN`.
+        backbone: one of `eip.models.registry.BACKBONES`.
+        channels, interactions, radial_functions, cutoff: see the backbone; None is its default.
+        mean_neighbors: see `eip.models.cartesian_ace.CartesianACE`; of that backbone alone.
         zbl: adds the ZBL repulsion at short range.
         dropout: see `eip.models.energy.EnergyModel`.
     """
@@ -67,22 +71,31 @@ class NetworkPotential(Potential):
         force_scale: float,
         channels: int = 128,
         interactions: int = 3,
-        radial_functions: int = 20,
+        radial_functions: int | None = None,
         cutoff: float = 5.0,
         zbl: bool = False,
         dropout: float = 0.0,
+        backbone: str = "painn",
+        mean_neighbors: float | None = None,
     ) -> None:
         super().__init__()
         elements = tuple(sorted(int(z) for z in elements))
-        backbone = PaiNN(len(elements), channels, interactions, radial_functions, cutoff)
-        self.energy_model = EnergyModel(
-            backbone, elements, element_energies, force_scale, zbl, dropout
-        )
-        self._network = {
+        options = {
             "channels": channels,
             "interactions": interactions,
             "radial_functions": radial_functions,
             "cutoff": cutoff,
+            "mean_neighbors": mean_neighbors,
+        }
+        options = {key: value for key, value in options.items() if value is not None}
+        network = new_backbone(backbone, len(elements), **options)
+        self.energy_model = EnergyModel(
+            network, elements, element_energies, force_scale, zbl, dropout
+        )
+        self._network = {
+            "backbone": backbone,
+            **options,
+            "radial_functions": network.radial_functions,
             "zbl": zbl,
         }
 

@@ -1,0 +1,93 @@
+"""Reference pages made from the code: the command line, the configuration, the public names."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+os.environ["COLUMNS"] = "100"
+
+
+def write_reference(folder: Path) -> None:
+    """Writes the pages; one that has not changed keeps its time, so that it is not built anew."""
+    folder.mkdir(exist_ok=True)
+    for name, text in (("cli", _command_line()), ("config", _configuration()), ("api", _api())):
+        page = folder / f"{name}.md"
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+
+
+def _command_line() -> str:
+    from typer.main import get_command
+    from typer.testing import CliRunner
+
+    from eip.cli import app
+
+    pages = ["# Command line", "What `eip COMMAND --help` says."]
+    for name in get_command(app).commands:  # type: ignore[attr-defined]
+        said = CliRunner().invoke(app, [name, "--help"], env={"NO_COLOR": "1", "TERM": "dumb"})
+        text = "\n".join(line.rstrip() for line in said.output.strip("\n").splitlines())
+        pages += [f"## eip {name}", f"```text\n{text}\n```"]
+    return "\n\n".join(pages) + "\n"
+
+
+def _configuration() -> str:
+    from eip.config import LearningConfig, default_config_yaml
+
+    return (
+        "\n\n".join(
+            [
+                "# Configuration",
+                "Every key with its meaning and its default. A key on the command line: "
+                "`--set training.epochs=50`. A path is relative to the file that names it.",
+                "## eip train, eip compare",
+                f"What `eip init config.yaml` writes.\n\n```yaml\n{default_config_yaml()}```",
+                "## eip learn",
+                "What `eip init learn.yaml --learn` writes.\n\n"
+                f"```yaml\n{default_config_yaml(root=LearningConfig)}```",
+            ]
+        )
+        + "\n"
+    )
+
+
+#: Modules whose public names are the library's interface, by what one does with them.
+_MODULES = {
+    "Predict": ["eip.potential", "eip.graph", "eip.neighbors", "eip.model_file"],
+    "Simulate": [
+        "eip.simulation.calculator",
+        "eip.simulation.bias",
+        "eip.simulation.dynamics",
+        "eip.simulation.settings",
+    ],
+    "Read and keep frames": ["eip.data.readers", "eip.data.labels", "eip.data.store"],
+    "Train and evaluate": [
+        "eip.training.trainer",
+        "eip.training.settings",
+        "eip.training.loss",
+        "eip.evaluation.predictions",
+        "eip.evaluation.metrics",
+    ],
+    "Uncertainty": [
+        "eip.uncertainty.evidential",
+        "eip.uncertainty.distributions",
+        "eip.uncertainty.latent_distance",
+        "eip.uncertainty.calibration",
+        "eip.uncertainty.ensemble",
+    ],
+    "Check a network or a potential of your own": ["eip.models.backbone", "eip.testing"],
+    "Errors": ["eip.errors"],
+}
+
+
+def _api() -> str:
+    import eip
+
+    names = ", ".join(f"`{name}`" for name in eip.__all__ if not re.match("_", name))
+    pages = ["# Python", f"From `import eip`: {names}; each is described below, where it lives."]
+    for title, modules in _MODULES.items():
+        pages.append(f"## {title}")
+        for module in modules:
+            pages += [f"### {module}", f"```{{eval-rst}}\n.. automodule:: {module}\n```"]
+    return "\n\n".join(pages) + "\n"
