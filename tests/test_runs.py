@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import json
@@ -450,7 +451,6 @@ def test_a_signal_ends_a_run_that_goes_on(
         (2_000, "train config.yaml --set run_dir=full", "--resume"),
         (30_000, "train config.yaml --set run_dir=full", "--resume"),
         (2_000, "md run/model.eip start.xyz --out full --steps 60 --every 1", "--resume"),
-        (100_000, "learn learn.yaml --set run_dir=full", "--resume"),
         (500, "label start.xyz --out full --labeler ase --option calculator=calc.py:make "
               "--executor serial", ""),
         (2_000, "convert data/train.xyz full", ""),
@@ -477,4 +477,25 @@ def test_no_room_and_then_room(
     assert "should not" not in said and "Traceback" not in said
     begun = resume and "and --resume" in said
     code, said = eip(folder, f"{command} {resume}" if begun else command)
+    assert code == 0, said
+
+
+def test_no_room_while_learning(trained: Path, tmp_path: Path) -> None:
+    """When the labels are there and the frames of a training are written."""
+    folder = tmp_path / "project"
+    shutil.copytree(trained, folder)
+    (folder / "learn.yaml").write_text(LEARN.replace("CALC", "calc.py:make"))
+
+    def full() -> None:
+        import eip.active_learning.loop as loop
+
+        def write_frames(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        loop.write_frames = write_frames
+
+    command = "learn learn.yaml --set run_dir=full --no-progress"
+    code, said = eip(folder, command, full)
+    assert code == 2 and "no room left on the disk of full" in " ".join(said.split()), said
+    code, said = eip(folder, f"{command} --resume")
     assert code == 0, said
