@@ -86,6 +86,24 @@ def test_evidence_comes_with_latent_distance(folder: Path, run: Run) -> None:
     assert described["settings"]["potential"]["kind"] == "evidential"
 
 
+def test_another_backbone_trains_goes_on_and_evaluates(folder: Path, run: Run) -> None:
+    arguments = ["--set", "model.backbone=cartesian_ace", "--set", "run_dir=ace", "--no-progress"]
+    code, _, err = run("train", folder / "config.yaml", *arguments)
+    assert code == 0, err
+    model = folder / "ace" / "model.eip"
+    described = read_model_info(model)["potential"]
+    while "potential" in described["settings"]:
+        described = described["settings"]["potential"]
+    settings = described["settings"]
+    assert settings["backbone"] == "cartesian_ace"
+    # Ethanol has nine atoms; within 3 Å an atom has most of the others beside it.
+    assert 4.0 < settings["mean_neighbors"] < 8.0
+    code, _, err = run("evaluate", model, folder / "test.xyz", "--out", folder / "ace_measured")
+    assert code == 0, err
+    code, _, err = run("train", folder / "config.yaml", "--set", "run_dir=ace", "--resume")
+    assert code == 2 and "backbone" in err
+
+
 def test_an_ensemble_trains_in_parallel_resumes_and_is_one_file(folder: Path, run: Run) -> None:
     changes = [
         *("--set", "run_dir=four", "--set", "model.uncertainty=ensemble"),
@@ -304,7 +322,7 @@ def test_given_udd_parameters_are_taken(run: Run, folder: Path) -> None:
         (["md", "{}/run/model.eip", "{}/test.xyz", "--frame", "99"], "6 frames, so none with"),
         (["md", "{}/run/model.eip", "{}/test.xyz", "--udd-a", "3"], "but not --udd itself"),
         (["md", "{}/run/model.eip", "{}/test.xyz", "--udd", "--udd-limiter", "globl"], "'global'?"),
-        (["md", "{}/run/model.eip", "{}/config.yaml"], "ASE cannot read it"),
+        (["md", "{}/run/model.eip", "{}/config.yaml"], "is of no format that eIP or ASE reads"),
         (["info", "{}/no.xyz"], "no.xyz does not exist"),
     ],
 )

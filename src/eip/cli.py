@@ -677,7 +677,7 @@ def label(
     from eip.active_learning.labelers import LabelLimits
     from eip.active_learning.labelling import label_frames
     from eip.config import override
-    from eip.data.readers import stream_frames
+    from eip.data.structures import read_structures
 
     if every < 1:
         raise InputError(f"--every must be at least 1, got {every}")
@@ -685,9 +685,9 @@ def label(
     for given in option or ():
         override(options, given, "--option")
     structures = {
-        frame.source: frame.to_atoms()
+        name: atoms
         for path in files
-        for frame in stream_frames(path, index=slice(None, None, every))
+        for name, atoms in read_structures(path, index=slice(None, None, every))
     }
     with _resumable(f"finished labels are kept in {out_}.labels, and the same command goes on"):
         done = label_frames(

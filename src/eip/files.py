@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
 import tempfile
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +67,28 @@ def unsealed(content: bytes) -> tuple[bytes, bool]:
     if found.encode() != content[-64:]:
         raise ValueError("its checksum is not that of what was written: it is damaged")
     return content[:start], True
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """A .npz with a checksum, written whole."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_whole(path, sealed(content.getvalue()))
+
+
+def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], bool]:
+    """All arrays of a .npz, and whether they were compared with a checksum.
+
+    Raises:
+        ValueError: if it is damaged.
+        OSError: if it cannot be read.
+    """
+    content, checked = unsealed(Path(path).read_bytes())
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}, checked
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
+        raise ValueError(str(error)) from error
 
 
 class UncheckedFile(UserWarning):

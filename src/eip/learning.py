@@ -22,13 +22,13 @@ from eip.config import (
     build_learning,
     config_yaml,
 )
-from eip.data import FrameStore, open_frames, split_indices
+from eip.data import FrameStore, open_frames, read_structures, split_indices
 from eip.data.kept import kept_frames
 from eip.data.store import write_store
 from eip.errors import InputError
 from eip.files import write_whole
 from eip.run_folder import RunFolder
-from eip.workflow import Say, nobody, plot_dynamics, run_of, structures, train_model
+from eip.workflow import Say, nobody, plot_dynamics, run_of, train_model
 
 #: What a run that goes on may be told anew: bounds and where it runs, not what it does.
 _FREE_KEYS = frozenset(
@@ -106,8 +106,8 @@ def _starts(config: LearningConfig) -> dict[str, Atoms]:
     """Every frame of the start files, by a name that stays the same."""
     out: dict[str, Atoms] = {}
     for path in config.learn.starts:
-        frames = structures(path)
-        for index, atoms in enumerate(frames):
+        frames = list(read_structures(path))
+        for index, (_, atoms) in enumerate(frames):
             name = path.stem if len(frames) == 1 else f"{path.stem}{index}"
             if name in out:
                 raise InputError(f"two starts are named {name}: rename {path}")

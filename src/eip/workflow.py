@@ -48,6 +48,7 @@ from eip.data import (
     force_scale,
     make_loader,
     open_frames,
+    read_structures,
     split_indices,
     summarize,
 )
@@ -816,7 +817,7 @@ def run_md(
         InputError: if model, file or settings are wrong, or the run folder is in use.
     """
     potential = load_model(model, device=device)
-    frames = structures(start)
+    frames = [atoms for _, atoms in read_structures(start)]
     try:
         atoms = frames[frame]
     except IndexError:
@@ -941,18 +942,6 @@ def _bias(
 
 def _udd_text(p: UDDParameters) -> str:
     return f"A {p.A:.4g} eV, B {p.B:.4g}, C {p.C:.4g}, D {p.D:.4g} eV/Å, limiter {p.limiter}"
-
-
-def structures(path: str | Path) -> list[Atoms]:
-    """All structures of a file, labels dropped."""
-    from ase.io import read
-
-    if not Path(path).exists():
-        raise InputError(f"{path}: no such file")
-    try:
-        return list(read(path, index=":"))
-    except Exception as error:  # ASE's readers raise whatever they stumble over
-        raise InputError(f"{path}: ASE cannot read it ({error})") from error
 
 
 # --- information ---------------------------------------------------------------------------------

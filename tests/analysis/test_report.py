@@ -201,7 +201,7 @@ def test_what_is_wrong_names_file_and_frame(runs, tmp_path, run):
     lost = lifepo4()
     lost.positions[3] = np.nan
     write(other, [lifepo4(), lost], format="extxyz")
-    assert "frame 1: " in fails(other)
+    assert f"{other}#1: positions of atom 3 are not finite" in fails(other)
     whole = (runs["udd"]).read_text().splitlines()
     cut = tmp_path / "cut.xyz"
     cut.write_text("\n".join(whole[: 2 * 30 + 5]) + "\n")
@@ -210,7 +210,7 @@ def test_what_is_wrong_names_file_and_frame(runs, tmp_path, run):
 
 def test_a_file_that_could_run_code_is_not_opened(tmp_path):
     (tmp_path / "a.py").write_text("raise SystemExit")
-    with pytest.raises(InputError, match="can run code"):
+    with pytest.raises(InputError, match=r"a\.py"):
         list(read_trajectory(tmp_path / "a.py"))
 
 

@@ -420,7 +420,12 @@ def test_damaged_files_are_named(tmp_path):
     (tmp_path / "log.csv").write_text("step\n")
     with pytest.raises(InputError, match=r"log\.csv has 5 bytes"):
         run(cluster(6), tmp_path, resume=True)
-    (tmp_path / "checkpoint.npz").write_bytes(b"PK\x03\x04 cut off")
+    path = tmp_path / "checkpoint.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+    with pytest.raises(InputError, match=r"no readable checkpoint.*checksum is not that of what"):
+        run(cluster(6), tmp_path, resume=True)
+    path.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(InputError, match="no readable checkpoint"):
         run(cluster(6), tmp_path, resume=True)
 

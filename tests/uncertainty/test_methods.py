@@ -139,7 +139,9 @@ def test_the_posterior_is_that_of_the_last_layer() -> None:
     """Many draws have the covariance J (Σ JᵀJ + ς²)⁻¹ Jᵀ, worked out by finite differences."""
     inside = network("none")
     training = training_graphs()[:5]
-    made = fit_llpr(inside, training, members=4000)
+    # Many draws for their covariance, few for what becomes of them: each costs a gradient.
+    drawn = fit_llpr(inside, training, members=4000).member_deviations().numpy()
+    made = fit_llpr(inside, training, members=12)
     graph = graph_of("CH3CH2OH", 0.1, 7)
     hidden = inside.energy_model.readout[0].out_features
 
@@ -159,11 +161,16 @@ def test_the_posterior_is_that_of_the_last_layer() -> None:
     precision += 1e-4 * np.diag(precision).mean() * np.eye(hidden)
     rows = jacobian(graph).reshape(graph.n_atoms, 3, hidden)
     exact = rows @ np.linalg.solve(precision, np.swapaxes(rows, 1, 2))
-    said = made(graph).force_covariance.numpy()
+    said = rows @ np.cov(drawn.T) @ np.swapaxes(rows, 1, 2)
     scale = np.trace(said, axis1=1, axis2=2).sum() / np.trace(exact, axis1=1, axis2=2).sum()
     np.testing.assert_allclose(said, scale * exact, atol=0.1 * np.abs(said).max())
     share = np.trace(said, axis1=1, axis2=2) / np.trace(exact, axis1=1, axis2=2)
     np.testing.assert_allclose(share / scale, 1.0, rtol=0.1)
+    # And the potential says just what its members come to: forces are linear in a last layer.
+    few = rows @ np.cov(made.member_deviations().numpy().T) @ np.swapaxes(rows, 1, 2)
+    np.testing.assert_allclose(
+        made(graph).force_covariance.numpy(), few, rtol=1e-8, atol=1e-8 * few.max()
+    )
 
 
 def test_members_of_a_readout_ensemble_are_potentials() -> None:

@@ -27,7 +27,7 @@ from eip.active_learning.labelers import (
 )
 from eip.active_learning.ledger import content_key
 from eip.errors import InputError, full_disk
-from eip.files import replacing, write_whole
+from eip.files import load_arrays, replacing, save_arrays, warn_unchecked, write_whole
 from eip.locks import existing
 from eip.run_folder import RECORD, with_files, working_in
 
@@ -49,8 +49,7 @@ def label_one(labeler: Labeler, atoms: Atoms, folder: Path) -> None:
         labelled = labeler.label(atoms, folder)
         results = {k: v for k, v in labelled.calc.results.items() if k in _RESULTS}
         arrays: dict[str, Any] = {k: np.asarray(v, dtype=np.float64) for k, v in results.items()}
-        with replacing(kept) as temporary, temporary.open("wb") as file:
-            np.savez(file, key=np.array(content_key(atoms)), **arrays)
+        save_arrays(kept, {"key": np.array(content_key(atoms)), **arrays})
     except Exception as error:
         # A program that finds no room fails by whatever comes of it: that says nothing of the
         # structure.
@@ -67,14 +66,27 @@ def read_label(atoms: Atoms, folder: Path) -> Atoms:
     """The structure with what `label_one` kept of it.
 
     Raises:
-        InputError: if the label is another structure's.
+        InputError: if the label is damaged, or another structure's.
+
+    Warns:
+        UncheckedFile: if it was kept without a checksum.
     """
-    with np.load(folder / _LABEL, allow_pickle=False) as stored:
-        if str(stored["key"]) != content_key(atoms):
-            raise InputError(f"{folder / _LABEL} is the label of another structure")
-        results = {name: stored[name] for name in stored.files if name in _RESULTS}
+    kept = folder / _LABEL
+    try:
+        stored, checked = load_arrays(kept)
+        key, energy, _ = str(stored["key"]), float(stored["energy"]), stored["forces"]
+        if unknown := stored.keys() - {"key", *_RESULTS}:
+            raise ValueError(f"it holds {', '.join(sorted(unknown))}")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{kept} cannot be read ({error}): delete it, and it will be computed again"
+        ) from error
+    if key != content_key(atoms):
+        raise InputError(f"{kept} is the label of another structure")
+    if not checked:
+        warn_unchecked(f"labels in {folder.parent}")
+    results = {name: stored[name] for name in _RESULTS if name in stored and name != "energy"}
     out = atoms.copy()
-    energy = float(results.pop("energy"))
     out.calc = SinglePointCalculator(out, energy=energy, **results)
     return out
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
-from ase.io import iread
-from ase.io.formats import UnknownFileTypeError, filetype
 from jaxtyping import Float
 
 from eip.analysis.diffusion import Displacements
@@ -28,10 +25,11 @@ from eip.analysis.entropy import (
 )
 from eip.analysis.kinds import Kind, Measure, kind_named, measure_of
 from eip.analysis.order_parameters import coordination_numbers, pairs_within, torsions
+from eip.data.labels import Labels
+from eip.data.store import is_store
+from eip.data.structures import read_structures
 from eip.errors import InputError
 
-# These formats of ASE unpickle or run what the file holds.
-_UNSAFE = ("trj", "bundletrajectory", "py")
 #: Neighbors count fully up to, and no more from so many times the sum of covalent radii.
 _FULL, _NONE = 1.2, 1.5
 
@@ -99,36 +97,29 @@ def read_trajectory(path: Path, *, every: int = 1, skip_fs: float = 0.0) -> Iter
     """
     if every < 1:
         raise InputError(f"every expects a number of frames from 1, got {every}")
-    file = path / "trajectory.xyz" if path.is_dir() else path
-    if not file.is_file():
-        raise InputError(f"{file}: no such file")
-    try:
-        unsafe = filetype(str(file)) in _UNSAFE
-    except (UnknownFileTypeError, OSError, ValueError) as error:
-        raise InputError(f"{file}: no format that ASE knows ({error})") from error
-    if unsafe:
-        raise InputError(f"{file}: this format can run code when it is read; convert it first")
-    frames, given = islice(_guarded(file), 0, None, every), 0
-    for atoms in frames:
-        if skip_fs and float(atoms.info.get("time_fs", np.inf)) < skip_fs:
+    # A folder that a run has not begun to fill is told by the file that it lacks.
+    file = path / "trajectory.xyz" if path.is_dir() and not _holds_frames(path) else path
+    given = 0
+    for name, atoms in read_structures(file, index=slice(None, None, every), labels=Labels()):
+        if skip_fs and _number(atoms, "time_fs", np.inf, name) < skip_fs:
             continue
         given += 1
         yield atoms
     if not given:
-        raise InputError(f"{file}: there are no frames" + (" that late" if skip_fs else ""))
+        raise InputError(f"{file}: there are no frames that late")
 
 
-def _guarded(file: Path) -> Iterator[Atoms]:
-    frames, count = iread(file), 0
-    while True:
-        try:
-            atoms = next(frames)
-        except StopIteration:
-            return
-        except Exception as error:  # ASE's readers raise whatever they stumble over
-            raise InputError(f"{file}: frame {count} cannot be read: {error}") from error
-        count += 1
-        yield atoms
+def _holds_frames(folder: Path) -> bool:
+    """Whether a folder is itself frames: a store, or a DeePMD system."""
+    return is_store(folder) or (folder / "type.raw").exists()
+
+
+def _number(atoms: Atoms, key: str, default: float, where: str) -> float:
+    value = atoms.info.get(key, default)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: '{key}' should be a number, got {value}") from None
 
 
 def analyze_trajectory(
@@ -183,9 +174,10 @@ def analyze_trajectory(
         except ValueError as error:  # InputError is one; so is what positions of NaN raise
             raise InputError(f"{path}: frame {index * every}: {error}") from error
         timed = timed and "time_fs" in atoms.info
-        times.append(float(atoms.info.get("time_fs", index)))
+        where = f"{path}: frame {index * every}"
+        times.append(_number(atoms, "time_fs", float(index), where))
         energies.append(_energy(atoms))
-        uncertainties.append(float(atoms.info.get("uncertainty", np.nan)))
+        uncertainties.append(_number(atoms, "uncertainty", np.nan, where))
     return Trajectory(
         np.array(times),
         timed,
@@ -202,7 +194,7 @@ def analyze_trajectory(
 
 def _energy(atoms: Atoms) -> float:
     results: Mapping[str, Any] = getattr(atoms.calc, "results", {})
-    return float(results.get("energy", atoms.info.get("energy", np.nan)))
+    return float(results.get("energy", np.nan))
 
 
 class _Coordination:

@@ -23,6 +23,7 @@ from eip.data.statistics import (
     summarize,
 )
 from eip.data.store import FrameStore, open_frames, write_store
+from eip.data.structures import read_structures
 
 __all__ = [
     "Batch",
@@ -43,6 +44,7 @@ __all__ = [
     "make_loader",
     "open_frames",
     "read_frames",
+    "read_structures",
     "split_indices",
     "subset",
     "summarize",

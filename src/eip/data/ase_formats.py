@@ -22,12 +22,22 @@ from eip.errors import InputError
 
 
 def read_ase(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
+    selected, declared = ase_structures(path, labels, wanted)
+    failed = unconverged_steps(path, filetype(str(path)))
+    if failed:
+        selected = _converged(selected, path, failed, labels.skip_unconverged)
+    return frames_from_ase(path, labels, selected, declared)
+
+
+def ase_structures(
+    path: Path, labels: Labels, wanted: slice
+) -> tuple[Iterator[tuple[int, Atoms]], dict[str, str] | None]:
+    """Structures with their numbers in the file, and the units that it declares as a whole."""
     kind = filetype(str(path))
     options: dict[str, Any] = {}
     declared: dict[str, str] = {}
     if kind in (*lammps.DUMPS, lammps.DATA):
         options, declared = lammps.reading_options(path, kind, labels)
-    failed = unconverged_steps(path, kind)
 
     def atoms() -> Iterator[Atoms]:
         stream = ase.io.iread(
@@ -45,11 +55,9 @@ def read_ase(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
     if any(bound is not None and bound < 0 for bound in (wanted.start, wanted.stop)):
         wanted = slice(*wanted.indices(sum(1 for _ in atoms())))
     selected = itertools.islice(numbered, wanted.start, wanted.stop, wanted.step)
-    if failed:
-        selected = _converged(selected, path, failed, labels.skip_unconverged)
     if kind in lammps.DUMPS:
         selected = ((number, _without_energy(image)) for number, image in selected)
-    yield from frames_from_ase(path, labels, selected, declared or None)
+    return selected, declared or None
 
 
 def _converged(
@@ -105,18 +113,25 @@ def _guarded(stream: Iterator[Any], path: Path, numbers: Iterator[int] | range) 
 
 
 def read_database(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
+    return frames_from_ase(path, labels, *database_structures(path, labels, wanted))
+
+
+def database_structures(
+    path: Path, labels: Labels, wanted: slice
+) -> tuple[Iterator[tuple[int, Atoms]], dict[str, str]]:
+    """Structures with their numbers from 0, and the units that the metadata declare."""
     try:
         database = connect(str(path))
         count, metadata = database.count(), dict(database.metadata)
     except Exception as error:
         raise InputError(f"{path} cannot be read as an ASE database: {error}") from error
     numbers = range(*wanted.indices(count))
-    if len(numbers) == 0:
-        return
     units = metadata.get("_property_unit_dict") or {}
     declared = {"length": str(metadata["_distance_unit"])} if metadata.get("_distance_unit") else {}
     named = {name: str(unit) for name, unit in units.items() if unit}
     declared |= {label: named[keys[0]] for label, keys in labels.candidates(named).items()}
+    if len(numbers) == 0:
+        return iter(()), declared
     rows = database.select(offset=numbers.start, limit=numbers[-1] + 1 - numbers.start)
     rows = itertools.islice(
         _guarded(rows, path, itertools.count(numbers.start)), 0, None, numbers.step
@@ -130,7 +145,7 @@ def read_database(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
             atoms.info = {**row.key_value_pairs, **row.data}
             yield number, atoms
 
-    yield from frames_from_ase(path, labels, with_labels(), declared)
+    return with_labels(), declared
 
 
 def frames_from_ase(

@@ -325,6 +325,7 @@ def _chunks(
         yield from stream_chunks(source, labels, start)
         return
     store = FrameStore(source)
+    store.verify_once()
     if start.frame == 0 and store.isolated_atoms:
         yield list(itertools.islice(store.with_isolated(), len(store.isolated_atoms))), start
     for block in store.blocks(np.arange(start.frame, len(store)), atoms=8192):

@@ -6,6 +6,7 @@ line; only the columns that are asked for are converted.
 
 from __future__ import annotations
 
+import io
 import itertools
 import lzma
 import re
@@ -16,7 +17,9 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
 
+import ase.io
 import numpy as np
+from ase import Atoms
 from ase.data import atomic_numbers
 from ase.io.formats import open_with_compression
 
@@ -133,11 +136,7 @@ class ExtxyzReader:
         self._demanded = False
 
     def __iter__(self) -> Iterator[Frame]:
-        wanted = self._wanted
-        if any(bound is not None and bound < 0 for bound in (wanted.start, wanted.stop)):
-            with self._opened() as file:
-                wanted = slice(*wanted.indices(sum(1 for _ in self._blocks(file, Position()))))
-        start, stop, step = wanted.start or 0, wanted.stop, wanted.step or 1
+        start, stop, step = self._bounds()
         with self._opened() as file:
             if self.position.frame:
                 # Keys that the user named must be in the file's first frame.
@@ -154,6 +153,25 @@ class ExtxyzReader:
                 self.position = after
                 if frame is not None:
                     yield frame
+
+    def structures(self) -> Iterator[tuple[Frame, Atoms]]:
+        """The frames, each with what ASE makes of it: what there is beside geometry and labels."""
+        start, stop, step = self._bounds()
+        with self._opened() as file:
+            for block, after in self._blocks(file, Position()):
+                number = after.frame - 1
+                if stop is not None and number >= stop:
+                    return
+                if number >= start and (number - start) % step == 0:
+                    yield self._frame(number, block), _by_ase(block, f"{self._path}#{number}")
+
+    def _bounds(self) -> tuple[int, int | None, int]:
+        """The first frame that is wanted, the one after the last, and the step."""
+        wanted = self._wanted
+        if any(bound is not None and bound < 0 for bound in (wanted.start, wanted.stop)):
+            with self._opened() as file:
+                wanted = slice(*wanted.indices(sum(1 for _ in self._blocks(file, Position()))))
+        return wanted.start or 0, wanted.stop, wanted.step or 1
 
     def _opened(self) -> BufferedIOBase:
         return cast(BufferedIOBase, open_with_compression(str(self._path), "rb"))
@@ -316,6 +334,24 @@ class ExtxyzReader:
             ):
                 raise InputError(f"{where} has '{key}' twice, '{seen[key]}' and '{value}'")
             seen[key] = value
+
+
+def _by_ase(block: Sequence[bytes], where: str) -> Atoms:
+    """A frame that was read here without a complaint, by ASE's reader."""
+    header, comment, *lines = (line.decode() for line in block)
+    # What is read here beyond ASE: other cases of keys, numbers as Fortran writes them.
+    for key in ("Properties", "Lattice"):
+        comment = re.sub(rf"(?i)(^|\s){key}=", rf"\g<1>{key}=", comment)
+    body = re.sub(r"(?<=[0-9.])[dD](?=[+-]?[0-9])", "E", "".join(lines))
+    text = (header.removeprefix(_BOM.decode()) + comment + body).replace("\r\n", "\n")
+    try:
+        atoms = ase.io.read(io.StringIO(text), 0, format="extxyz", parallel=False)
+    except Exception as error:  # whatever the line that it stumbles over makes ASE raise
+        raise InputError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
+    assert isinstance(atoms, Atoms)
+    if comment.startswith("#"):  # i-PI's, whose words are no keys
+        atoms.info = {}
+    return atoms
 
 
 def _offsets(wanted: Mapping[str, tuple[int, int]]) -> list[int]:

@@ -18,6 +18,7 @@ from ase.utils import string2index
 from eip.data.ase_formats import read_ase, read_database
 from eip.data.bulk_checks import doubtful
 from eip.data.checks import check_frame, check_labels
+from eip.data.convergence import output_of_cp2k
 from eip.data.deepmd import read_deepmd
 from eip.data.extxyz import ExtxyzReader, Position, read_extxyz
 from eip.data.frame import LABELS, Frame
@@ -26,6 +27,7 @@ from eip.data.npz import read_npz
 from eip.errors import InputError, did_you_mean
 
 _DATABASES = ("db", "json", "aselmdb")
+_CP2K, _SNIFFED = b"CP2K|", 2**14
 # These formats unpickle or run what the file holds.
 _UNSAFE = ("trj", "bundletrajectory", "py")
 # Frames are checked so many at a time, or so many atoms.
@@ -62,10 +64,10 @@ def stream_frames(
     path: str | Path, labels: Labels | None = None, *, index: str | int | slice = ":"
 ) -> Iterator[Frame]:
     """`read_frames` without its check that frames are labelled alike."""
-    path, labels, wanted = Path(path), labels or Labels(), _slice(index)
-    read = _reader(path)
+    path, labels, wanted = Path(path), labels or Labels(), slice_of(index)
+    read = reader_of(path)
     none = True
-    for chunk, _ in _checked(read(path, labels, wanted)):
+    for chunk, _ in checked(read(path, labels, wanted)):
         none = False
         yield from chunk
     if none:
@@ -81,10 +83,10 @@ def stream_chunks(
         start: a position that came with a run of the same file; its first frame where None.
     """
     start = start or Position()
-    read = _reader(path)
+    read = reader_of(path)
     if read is read_extxyz:
         reader = ExtxyzReader(path, labels, start=start)
-        for chunk, whole in _checked(iter(reader)):
+        for chunk, whole in checked(iter(reader)):
             if whole:  # else an error comes next, and the position is past where it is
                 yield chunk, reader.position
         return
@@ -94,12 +96,12 @@ def stream_chunks(
     if named:
         frames = itertools.islice(frames, start.frame, None)
     number = start.frame
-    for chunk, _ in _checked(frames):
+    for chunk, _ in checked(frames):
         number += len(chunk)
         yield chunk, Position(number)
 
 
-def _checked(frames: Iterator[Frame]) -> Iterator[tuple[list[Frame], bool]]:
+def checked(frames: Iterator[Frame]) -> Iterator[tuple[list[Frame], bool]]:
     """Runs of frames that passed `check_frame`, and whether it is all that was read.
 
     An error comes after the frames before it.
@@ -130,7 +132,7 @@ def _checked(frames: Iterator[Frame]) -> Iterator[tuple[list[Frame], bool]]:
     raise failure
 
 
-def _slice(index: str | int | slice) -> slice:
+def slice_of(index: str | int | slice) -> slice:
     given = index
     if isinstance(index, str):
         try:
@@ -144,7 +146,7 @@ def _slice(index: str | int | slice) -> slice:
     return index
 
 
-def _reader(path: Path) -> Callable[[Path, Labels, slice], Iterator[Frame]]:
+def reader_of(path: Path) -> Callable[[Path, Labels, slice], Iterator[Frame]]:
     """The function that reads this path; an InputError if there is none."""
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -167,6 +169,9 @@ def _reader(path: Path) -> Callable[[Path, Labels, slice], Iterator[Frame]]:
 
         if is_mptrj(path):
             return read_mptrj
+    with path.open("rb") as file:
+        if _CP2K in file.read(_SNIFFED):  # by its suffix ASE may take it for another program's
+            raise InputError(output_of_cp2k(path))
     try:
         kind = filetype(str(path))
         readable = get_ioformat(kind).can_read  # a guess by suffix is looked up only here

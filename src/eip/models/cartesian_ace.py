@@ -1,6 +1,6 @@
 """A message-passing atomic cluster expansion in Cartesian tensors: scalars, vectors, matrices.
 
-Drautz (2019) and Batatia et al. (2022) in the form of SPEC §10: where they have spherical
+Drautz (2019) and Batatia et al. (2022) in the form of theory §7: where they have spherical
 harmonics up to l = 2 and Clebsch-Gordan coefficients, here are vectors, symmetric traceless
 matrices and their products.
 """
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from eip.graph import AtomGraph
 from eip.kernels import Library
 from eip.kernels.packing import Packable
+from eip.models import fused_cartesian
 from eip.models.backbone import AtomFeatures, Backbone
 from eip.models.coupling import (
     FIRST_PATHS,
@@ -40,7 +41,7 @@ SILU_GAIN = 1.68
 BASIS_GAIN = 3.0
 
 
-class CartesianACE(Backbone, Packable[list[Tensor]]):
+class CartesianACE(Backbone, Packable[fused_cartesian.Packed]):
     """Exactly invariant and equivariant, with two continuous derivatives at the cutoff.
 
     On a CPU compiled kernels do the sums and products; elsewhere, for a width that is no multiple
@@ -94,9 +95,28 @@ class CartesianACE(Backbone, Packable[list[Tensor]]):
         kernels = self.kernels(edge_vectors)
         if kernels is None:
             return self._reference(graph, species, edge_vectors)
+        if frozen:
+            return fused_cartesian.frozen(self, kernels, graph, species, edge_vectors)
+        return self._compiled(kernels, graph, species, edge_vectors)
+
+    def kernels(self, array: Tensor) -> Library | None:
+        # A subclass may do other sums than the kernels know.
+        return super().kernels(array) if type(self) is CartesianACE else None
+
+    def pack(self, lib: Library) -> fused_cartesian.Packed:
+        return fused_cartesian.pack_weights(self, lib)
+
+    def tables(self, lib: Library) -> list[Tensor]:
+        """The filters of each layer as the kernels read them."""
+        return [self._table(message, lib) for message in self.messages]  # type: ignore[arg-type]
+
+    def _compiled(
+        self, kernels: Library, graph: AtomGraph, species: Tensor, edge_vectors: Tensor
+    ) -> AtomFeatures:
+        """Differentiable twice, in weights too."""
         count = intervals(self.radial_functions)
         edges = EdgeList(kernels, graph, edge_vectors, self.cutoff, count)
-        tables = self.packed(kernels) if frozen else self.pack(kernels)
+        tables = self.tables(kernels)
         scalars, vectors, matrices = self._of_atoms(species)
         for message, update, table in zip(self.messages, self.updates, tables, strict=True):
             assert isinstance(message, Message)
@@ -106,14 +126,6 @@ class CartesianACE(Backbone, Packable[list[Tensor]]):
                 species, scalars + s_sum, vectors + v_sum, matrices + t_sum, kernels
             )
         return AtomFeatures(scalars, vectors.transpose(0, 1))
-
-    def kernels(self, array: Tensor) -> Library | None:
-        # A subclass may do other sums than the kernels know.
-        return super().kernels(array) if type(self) is CartesianACE else None
-
-    def pack(self, lib: Library) -> list[Tensor]:
-        """The filters of each layer as the kernels read them."""
-        return [self._table(message, lib) for message in self.messages]  # type: ignore[arg-type]
 
     def _coefficients(self, message: Message) -> Float[Tensor, "knots hidden"]:
         """Of a layer's radial functions, as B-splines; divided by the root of n̄, see above."""

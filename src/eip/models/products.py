@@ -1,6 +1,6 @@
 """All products of up to three factors of a scalar, a vector and a symmetric traceless matrix.
 
-What is symmetric under rotation and reflection can be made of x, u and M in 27 ways (SPEC §10; by
+What is symmetric under rotation and reflection can be made of x, u and M in 27 ways (theory §7; by
 the theorem of Cayley and Hamilton M³ is none of its own). They are the atomic cluster expansion's
 products up to body order four, in Cartesian form.
 
