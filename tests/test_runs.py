@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import importlib
 import json
 import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -230,12 +231,12 @@ def test_frames_are_known_by_what_they_hold(tmp_path: Path, demo_data: Path) -> 
     (tmp_path / "a").mkdir()
     file, kept = tmp_path / "a" / "train.xyz", tmp_path / "run" / "train"
     write(file, frames)
-    first = kept_frames([file], Labels(), kept, begun=False)
+    energies = np.array(kept_frames([file], Labels(), kept, begun=False).energies)
     (kept / ".train-x.0123").mkdir()  # of a conversion that was killed
     other = tmp_path / "b.xyz"
     shutil.copy(file, other)
     moved = kept_frames([other], Labels(), kept, begun=True)
-    assert np.array_equal(first.energies, moved.energies)
+    assert np.array_equal(energies, moved.energies)
     assert [p.name.split("-")[0] for p in kept.iterdir()] == ["b"]
     file.unlink()
     other.rename(file)
@@ -321,61 +322,104 @@ def test_a_second_process_is_refused(trained: Path, tmp_path: Path, run: Run) ->
 
 # --- Ctrl-C and SIGTERM --------------------------------------------------------------------------
 
-INTERRUPTS = """
-import os, signal, sys
-from eip.cli import main
-number, where = int(sys.argv[1]), sys.argv[2]
 
-def now(*arguments, **options):
-    os.kill(os.getpid(), number)
-    return original(*arguments, **options)
+def eip(folder: Path, command: str, prepare: Callable[[], None] = lambda: None) -> tuple[int, str]:
+    """Runs a command in a folder, in a fork of this process; its exit code and what it said."""
+    log = folder / "said.log"
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status), log.read_text()
+    code = 1
+    try:
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w") for number in (1, 2))
+        os.chdir(folder)
+        from rich.console import Console
 
-module, _, name = where.rpartition(".")
-owner = __import__(module.partition(":")[0], fromlist=["x"])
-if ":" in module:
-    owner = getattr(owner, module.partition(":")[2])
-original = getattr(owner, name)
-setattr(owner, name, now)
-main(sys.argv[3:])
-"""
+        import eip.cli
+
+        eip.cli.out, eip.cli.err = Console(file=sys.stdout), Console(file=sys.stderr)
+        # In a background job it is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        prepare()
+        try:
+            eip.cli.main(command.split())
+        except SystemExit as error:
+            code = int(error.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def signals_at(where: str, number: int) -> Callable[[], None]:
+    """Sends this process a signal when a function (``module:Class.method``) is called."""
+
+    def prepare() -> None:
+        module, _, names = where.partition(":")
+        *path, name = names.split(".")
+        owner = importlib.import_module(module)
+        for part in path:
+            owner = getattr(owner, part)
+        original = getattr(owner, name)
+
+        def now(*arguments: object, **options: object) -> object:
+            os.kill(os.getpid(), number)
+            return original(*arguments, **options)
+
+        setattr(owner, name, now)
+
+    return prepare
+
+
+TERM, INT = int(signal.SIGTERM), int(signal.SIGINT)
+TRAIN = "train config.yaml --set run_dir=stopped"
+EPOCH = "eip.training.trainer:TrainingModule.validation_step"
+
+
 @pytest.mark.parametrize(
-    ("where", "command", "said"),
+    ("number", "where", "command", "said"),
     [
+        (TERM, EPOCH, TRAIN, "go on with: eip train config.yaml --resume"),
+        (INT, EPOCH, TRAIN, "go on with: eip train config.yaml --resume"),
+        (TERM, "eip.data.kept:cache_names", TRAIN, "go on with: eip train config.yaml --resume"),
         (
-            "eip.training.trainer:TrainingModule.validation_step",
-            "train config.yaml --set run_dir=stopped",
-            "go on with: eip train config.yaml --resume",
-        ),
-        (
-            "eip.data.kept.cache_names",
-            "train config.yaml --set run_dir=stopped",
-            "go on with: eip train config.yaml --resume",
-        ),
-        (
-            "eip.training.trainer:TrainingModule.validation_step",
+            TERM,
+            EPOCH,
             "compare config.yaml --methods mve --set run_dir=stopped",
             "the same command goes on: eip compare config.yaml",
         ),
         (
+            TERM,
             "eip.simulation.integrators:Integrator.step",
             "md run/model.eip start.xyz --out stopped --steps 50",
             "Interrupted at step 1 of 50; the same command with --resume goes on in stopped",
         ),
         (
-            "eip.active_learning.loop.explore",
+            INT,
+            "eip.simulation.integrators:Integrator.step",
+            "md run/model.eip start.xyz --out stopped --steps 50",
+            "Interrupted at step 1 of 50; the same command with --resume goes on in stopped",
+        ),
+        (
+            TERM,
+            "eip.active_learning.loop:explore",
             "learn learn.yaml --set run_dir=stopped",
             "go on with: eip learn learn.yaml --resume",
         ),
         (
-            "eip.active_learning.labelling.read_label",
+            TERM,
+            "eip.active_learning.labelling:read_label",
             "label start.xyz --out stopped --labeler ase --option calculator=calc.py:make "
             "--executor serial",
             "finished labels are kept in stopped.labels, and the same command goes on",
         ),
         (
+            TERM,
             "eip.data.convert:StoreWriter.append",
             "convert data/train.xyz stopped",
             "what was converted is kept in stopped.partial, and the same command goes on",
@@ -388,20 +432,14 @@ def test_a_signal_ends_a_run_that_goes_on(
     folder = tmp_path / "project"
     shutil.copytree(trained, folder)
     (folder / "learn.yaml").write_text(LEARN.replace("CALC", "calc.py:make"))
-    words = [*command.split(), "--no-progress"]
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTS, str(int(number)), where, *words],
-        cwd=folder, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
-    assert done.returncode == 128 + number, done.stderr
-    assert said in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
-    if words[0] in ("md", "convert", "label"):  # the others are gone on with in other tests
-        more = ["--resume"] if words[0] == "md" else []
-        again = subprocess.run(
-            [sys.executable, "-m", "eip", *words, *more],
-            cwd=folder, capture_output=True, text=True, timeout=400,
-        )  # fmt: skip
-        assert again.returncode == 0, again.stderr
+    command += " --no-progress"
+    code, text = eip(folder, command, signals_at(where, number))
+    assert code == 128 + number, text
+    assert said in " ".join(text.split()) and "Traceback" not in text
+    if not command.startswith("compare"):  # whose costs are measured in processes of their own
+        resume = " --resume" if command.split()[0] in ("train", "md", "learn") else ""
+        code, text = eip(folder, command + resume)
+        assert code == 0, text
 
 
 # --- a full disk ---------------------------------------------------------------------------------
@@ -413,7 +451,6 @@ def test_a_signal_ends_a_run_that_goes_on(
         (2_000, "train config.yaml --set run_dir=full", "--resume"),
         (30_000, "train config.yaml --set run_dir=full", "--resume"),
         (2_000, "md run/model.eip start.xyz --out full --steps 60 --every 1", "--resume"),
-        (20_000, "learn learn.yaml --set run_dir=full", "--resume"),
         (500, "label start.xyz --out full --labeler ase --option calculator=calc.py:make "
               "--executor serial", ""),
         (2_000, "convert data/train.xyz full", ""),
@@ -429,22 +466,36 @@ def test_no_room_and_then_room(
     shutil.copytree(trained, folder)
     (folder / "learn.yaml").write_text(LEARN.replace("CALC", "calc.py:make"))
 
-    def eip(arguments: list[str], bytes_: int) -> subprocess.CompletedProcess[str]:
-        def limit() -> None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, resource.RLIM_INFINITY))
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
 
-        quiet = [] if arguments[0] == "init" else ["--no-progress"]
-        return subprocess.run(
-            [sys.executable, "-B", "-m", "eip", *arguments, *quiet],
-            cwd=folder, capture_output=True, text=True, timeout=400, preexec_fn=limit,
-        )  # fmt: skip
+    command += "" if command.startswith("init") else " --no-progress"
+    code, said = eip(folder, command, limit)
+    said = " ".join(said.split())
+    assert code == 2, said
+    assert "no room left on the disk" in said and "make room" in said
+    assert "should not" not in said and "Traceback" not in said
+    begun = resume and "and --resume" in said
+    code, said = eip(folder, f"{command} {resume}" if begun else command)
+    assert code == 0, said
 
-    words = command.split()
-    full = eip(words, room)
-    assert full.returncode == 2, full.stdout + full.stderr
-    assert "no room left on the disk" in full.stderr and "make room" in full.stderr
-    assert "should not" not in full.stderr and "Traceback" not in full.stderr
-    begun = json.loads((folder / "full" / RECORD).read_text()) if resume and (
-        folder / "full" / RECORD).exists() else None  # fmt: skip
-    again = eip([*words, *([resume] if begun else [])], resource.RLIM_INFINITY)
-    assert again.returncode == 0, again.stderr
+
+def test_no_room_while_learning(trained: Path, tmp_path: Path) -> None:
+    """When the labels are there and the frames of a training are written."""
+    folder = tmp_path / "project"
+    shutil.copytree(trained, folder)
+    (folder / "learn.yaml").write_text(LEARN.replace("CALC", "calc.py:make"))
+
+    def full() -> None:
+        import eip.active_learning.loop as loop
+
+        def write_frames(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        loop.write_frames = write_frames
+
+    command = "learn learn.yaml --set run_dir=full --no-progress"
+    code, said = eip(folder, command, full)
+    assert code == 2 and "no room left on the disk of full" in " ".join(said.split()), said
+    code, said = eip(folder, f"{command} --resume")
+    assert code == 0, said
