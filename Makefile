@@ -11,7 +11,7 @@ DEMO_EPOCHS ?=
 DEMO_STEPS ?=
 RUN ?= 1
 
-.PHONY: help env demo docs test test-all lint types imports format clean bench bench-quick bench-env
+.PHONY: help env demo docs test test-kernels test-all lint types imports format clean bench bench-quick bench-env
 
 # What is behind ## is what `make help` says.
 help: ## this list
@@ -48,6 +48,16 @@ demo: env ## train to dynamics to active learning, in runs/demo
 test: env ## the tests, without the slow ones
 	@echo "Tests marked slow are left out (make test-all runs them); skipped ones say why below."
 	$(BIN)/python -m pytest -q -rs -m "not slow"
+
+# All tests run with this processor's own kernels; those that have to do with kernels, with the
+# others and with plain PyTorch too.
+KERNEL_TESTS := tests/kernels tests/models tests/uncertainty tests/test_contracts.py tests/test_prepared.py tests/test_graph.py tests/simulation/test_calculator.py
+test-kernels: env ## the tests of kernels under every EIP_KERNELS that this processor can run
+	@variants=$$($(BIN)/python -c 'from eip.kernels.build import runnable; print(*[v for v in runnable() if v != "native"])') && \
+	for variant in $$variants; do \
+	  echo "Kernels: EIP_KERNELS=$$variant"; \
+	  EIP_KERNELS=$$variant $(BIN)/python -m pytest -q -m "not slow" $(KERNEL_TESTS) || exit 1; \
+	done && echo "Kernels tested: native (all tests), $$variants"
 
 test-all: env ## all tests
 	$(BIN)/python -m pytest -q -rs

@@ -22,6 +22,16 @@ import torch  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    from eip.kernels import variant
+
+    if variant() == "reference":
+        skipped = pytest.mark.skip(reason="EIP_KERNELS=reference: there are no kernels")
+        for item in items:
+            if item.get_closest_marker("kernels"):
+                item.add_marker(skipped)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """Small tensors: threads would cost more than they bring, and sums would change with them."""

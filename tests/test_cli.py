@@ -48,6 +48,15 @@ def test_help_and_version_answer_at_once() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_kernels_that_are_none_are_refused_before_anything_is_begun(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EIP_KERNELS", "avx3")
+    code, _, said = run("train", folder / "config.yaml", "--set", f"run_dir={folder}/never")
+    assert code == 2 and "EIP_KERNELS is 'avx3'; expected one of native, avx512" in said
+    assert not (folder / "never").exists()
+
+
 def test_names_of_the_package() -> None:
     import eip
 

@@ -6,6 +6,7 @@ Heavy imports are inside the verbs, so that ``eip --help`` answers at once.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -1039,6 +1040,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with warnings.catch_warnings(), heeding_termination():
         warnings.showwarning = _show_warning
         try:
+            if os.environ.get("EIP_KERNELS"):  # a wrong one is told before anything is begun
+                from eip.kernels import variant
+
+                variant()
             code = app(args=given, prog_name="eip", standalone_mode=False)
         except (Exception, KeyboardInterrupt) as error:
             if debug:

@@ -9,6 +9,8 @@ from torch import Tensor
 from eip.kernels import library
 from eip.models.products import PRODUCTS, plain_products, products
 
+pytestmark = pytest.mark.kernels
+
 ELEMENTS = 3
 
 
