@@ -196,6 +196,9 @@ def run(
     return measures
 
 
+NETWORK = ("backbone", "channels", "interactions", "feature_limit")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", choices=[*SPLITS, "all"])
@@ -205,6 +208,7 @@ def main() -> None:
     parser.add_argument("--backbone", choices=BACKBONES, default="painn")
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--interactions", type=int, default=3)
+    parser.add_argument("--feature-limit", type=float)
     parser.add_argument("--latent-distance", action="store_true", help="as eip train has it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--frames", type=int, help="train on so many frames only")
@@ -224,6 +228,7 @@ def main() -> None:
     of_network = ["" if arguments.backbone == "painn" else arguments.backbone, arguments.head]
     of_network += [f"F{arguments.channels}"]
     of_network += [f"L{arguments.interactions}"] * (arguments.interactions != 3)
+    of_network += [f"limit={arguments.feature_limit}"] * (arguments.feature_limit is not None)
     setting = "-".join(
         [*filter(None, of_network), *(f"{k}={v}" for k, v in changed.items())]
         + ([f"frames={arguments.frames}"] if arguments.frames else [])
@@ -238,7 +243,7 @@ def main() -> None:
                 split,
                 replace(TrainingSettings(), seed=seed, **changed),
                 arguments.head,
-                {key: getattr(arguments, key) for key in ("backbone", "channels", "interactions")},
+                {key: getattr(arguments, key) for key in NETWORK},
                 arguments.latent_distance,
                 arguments.out / name / setting / f"seed{seed}",
             )

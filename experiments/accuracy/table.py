@@ -1,6 +1,6 @@
 """Writes the tables of README.md from results.json: what each network and recipe came to.
 
-    python experiments/accuracy/table.py
+python experiments/accuracy/table.py
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from eip.models.coupling import (
     spline_values,
 )
 from eip.models.message_passing import EdgeList
-from eip.models.products import FACTORS, PRODUCTS, Triple, plain_products, products
+from eip.models.products import FACTORS, PRODUCTS, Triple, bounded, plain_products, products
 
 #: Widths of the hidden layers of a radial filter's network.
 RADIAL_HIDDEN = (64, 32)
@@ -58,6 +58,8 @@ class CartesianACE(Backbone, Packable[fused_cartesian.Packed]):
         radial_functions: size of the radial basis.
         cutoff: Å.
         mean_neighbors: of an atom of the training set; sums over neighbors are divided by its root.
+        feature_limit: of the size of what is multiplied, see `eip.models.products.bounded`; None:
+            there is none.
     """
 
     def __init__(
@@ -68,19 +70,23 @@ class CartesianACE(Backbone, Packable[fused_cartesian.Packed]):
         radial_functions: int = 8,
         cutoff: float = 5.0,
         mean_neighbors: float = 16.0,
+        feature_limit: float | None = None,
     ) -> None:
         super().__init__()
         if not mean_neighbors > 0:
             raise ValueError(f"mean_neighbors must be positive, got {mean_neighbors}")
+        if feature_limit is not None and not feature_limit > 0:
+            raise ValueError(f"feature_limit must be positive, got {feature_limit}")
         self.channels, self.cutoff, self.radial_functions = channels, cutoff, radial_functions
         self.mean_neighbors = float(mean_neighbors)
+        self.inverse_square = 0.0 if feature_limit is None else feature_limit**-2
         self.embedding = nn.Embedding(n_elements, channels)
         self.messages = nn.ModuleList(
             Message(channels, radial_functions, first=layer == 0) for layer in range(interactions)
         )
         self.updates = nn.ModuleList(
             # Nobody reads the matrices of the last layer.
-            Update(n_elements, channels, matrices=layer < interactions - 1)
+            Update(n_elements, channels, self.inverse_square, matrices=layer < interactions - 1)
             for layer in range(interactions)
         )
 
@@ -227,9 +233,11 @@ class Message(nn.Module):
 class Update(nn.Module):
     """What an atom makes of it: products, and a gate."""
 
-    def __init__(self, n_elements: int, channels: int, matrices: bool) -> None:
+    def __init__(
+        self, n_elements: int, channels: int, inverse_square: float, matrices: bool
+    ) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.inverse_square = channels, inverse_square
         self.mix_scalars, self.mix_vectors, self.mix_matrices = (mix(channels) for _ in range(3))
         sizes = torch.tensor([WEIGHT_OF_FACTORS[factors] for factors in FACTORS])
         self.weights = nn.Parameter(torch.randn(n_elements, PRODUCTS, channels) * sizes[:, None])
@@ -253,9 +261,9 @@ class Update(nn.Module):
         mixed = self.mix_scalars(scalars), self.mix_vectors(vectors), self.mix_matrices(matrices)
         if kernels is None:
             weights = self.weights.index_select(0, species).transpose(0, 1)
-            x, u, m = plain_products(*mixed, weights)
+            x, u, m = plain_products(*bounded(*mixed, self.inverse_square), weights)
         else:
-            x, u, m = products(*mixed, self.weights, species, kernels)
+            x, u, m = products(*mixed, self.weights, species, self.inverse_square, kernels)
         to_scalars, gate_u, gate_m = self.gate(torch.cat([scalars, x], dim=1)).chunk(3, dim=1)
         return (
             scalars + to_scalars + self.to_scalars(x),

@@ -31,6 +31,7 @@ class Packed:
     layers: int
     intervals: int
     cutoff: float
+    inverse_square: float
     embedding: Tensor
     said: Tensor
     pointers: Any
@@ -56,6 +57,7 @@ def pack_weights(network: CartesianACE, lib: Library) -> Packed:
         layers=len(network.messages),
         intervals=intervals(network.radial_functions),
         cutoff=network.cutoff,
+        inverse_square=network.inverse_square,
         embedding=embedding,
         said=first.context(embedding).unflatten(1, (3, -1)).transpose(0, 1).contiguous(),
         pointers=address_table([None if t is None else t.data_ptr() for t in keep]),
@@ -141,6 +143,7 @@ class _Pass:
             packed.pointers,
             address_table(self._addresses),
             ctypes.c_int64(self.threads),
+            ctypes.c_double(packed.inverse_square),
             *map(pointer, arguments),
         )
 
