@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eip.graph import AtomGraph
-from eip.kernels import Library
+from eip.kernels import Library, packing
 from eip.kernels.packing import Packable
 from eip.models import fused_cartesian
 from eip.models.backbone import AtomFeatures, Backbone
@@ -27,6 +27,7 @@ from eip.models.coupling import (
     spline_fit,
     spline_values,
 )
+from eip.models.fused import address_table
 from eip.models.message_passing import EdgeList
 from eip.models.products import FACTORS, PRODUCTS, Triple, bounded, plain_products, products
 
@@ -110,7 +111,28 @@ class CartesianACE(Backbone, Packable[fused_cartesian.Packed]):
         return super().kernels(array) if type(self) is CartesianACE else None
 
     def pack(self, lib: Library) -> fused_cartesian.Packed:
-        return fused_cartesian.pack_weights(self, lib)
+        """Tables, and matrices as panels, of both ways, in the order of cartesian.cpp."""
+        embedding = self.embedding.weight.clone()
+        keep: list[Tensor | None] = []
+        for message, update, table in zip(
+            self.messages, self.updates, self.tables(lib), strict=True
+        ):
+            assert isinstance(message, Message) and isinstance(update, Update)
+            keep += [*message.packed(lib), table, *update.packed(lib)]
+        first = self.messages[0]
+        assert isinstance(first, Message)
+        said = first.context(embedding).unflatten(1, (3, -1)).transpose(0, 1)
+        return fused_cartesian.Packed(
+            channels=self.channels,
+            layers=len(self.messages),
+            intervals=intervals(self.radial_functions),
+            cutoff=self.cutoff,
+            inverse_square=self.inverse_square,
+            embedding=embedding,
+            said=said.contiguous(),
+            pointers=address_table([None if t is None else t.data_ptr() for t in keep]),
+            keep=keep,
+        )
 
     def tables(self, lib: Library) -> list[Tensor]:
         """The filters of each layer as the kernels read them."""
@@ -225,6 +247,17 @@ class Message(nn.Module):
             return context, None, None
         return context[:3], context[3] * vectors, context[4] * matrices
 
+    def packed(self, lib: Library) -> list[Tensor | None]:
+        """What cartesian.cpp reads of it, but for the table; nothing where it is of elements."""
+        if self.first:
+            return [None] * 6
+        found: list[Tensor | None] = []
+        for linear in (self.context[0], self.context[2]):
+            assert isinstance(linear, nn.Linear)
+            forward, back = both_ways(lib, linear.weight)
+            found += [forward, linear.bias.clone(), back]
+        return found
+
     def weights(self) -> Float[Tensor, "paths_channels hidden"]:
         """Of the radial functions in each filter."""
         return torch.cat([self.filter.weight, self.filter.bias[:, None]], dim=1)
@@ -270,3 +303,27 @@ class Update(nn.Module):
             vectors + self.to_vectors(gate_u * u),
             matrices if self.to_matrices is None else matrices + self.to_matrices(gate_m * m),
         )
+
+    def packed(self, lib: Library) -> list[Tensor | None]:
+        """What cartesian.cpp reads of it."""
+        one, two = self.gate[0], self.gate[2]
+        assert isinstance(one, nn.Linear) and isinstance(two, nn.Linear)
+        of_s, of_x = one.weight.chunk(2, dim=1)
+        forward, back = both_ways(lib, two.weight)
+        last = [None, None] if self.to_matrices is None else both_ways(lib, self.to_matrices.weight)
+        return [
+            *both_ways(lib, self.mix_scalars.weight),
+            *both_ways(lib, self.mix_vectors.weight),
+            *both_ways(lib, self.mix_matrices.weight),
+            self.weights.clone(),
+            *(*both_ways(lib, of_s), *both_ways(lib, of_x), one.bias.clone()),
+            *(forward, two.bias.clone(), back),
+            *both_ways(lib, self.to_scalars.weight),
+            *both_ways(lib, self.to_vectors.weight),
+            *last,
+        ]
+
+
+def both_ways(lib: Library, weight: Tensor) -> list[Tensor]:
+    """A linear map as panels, and its transpose for the gradient."""
+    return [packing.panels(lib, weight.T), packing.panels(lib, weight)]
