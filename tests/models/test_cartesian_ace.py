@@ -24,7 +24,7 @@ from eip.testing import check_backbone
 CUTOFF = 4.0
 
 
-def network(channels: int = 16, **options: float) -> CartesianACE:
+def network(channels: int = 16, **options: float | None) -> CartesianACE:
     torch.manual_seed(0)
     return CartesianACE(2, channels, **{"cutoff": CUTOFF, "mean_neighbors": 60.0, **options})
 
@@ -59,12 +59,13 @@ def gradients(backbone: CartesianACE, graph: AtomGraph) -> list[Tensor]:
     return [found.scalars.detach(), found.vectors.detach(), force.detach(), *weights]
 
 
-def test_it_trains_as_it_would_in_plain_pytorch() -> None:
+@pytest.mark.parametrize("limit", [None, 2.0])
+def test_it_trains_as_it_would_in_plain_pytorch(limit: float | None) -> None:
     chain = Atoms("OH", [[0, 0, 0], [0.3, 0.9, 0.1]], cell=[2.1, 9, 9], pbc=[True, False, False])
     crystal = bulk("C")
     crystal.rattle(0.05, seed=0)
     graph = build_graph([methanol(), Atoms("H"), chain, crystal], CUTOFF)
-    backbone = network().double()
+    backbone = network(feature_limit=limit).double()
     found = gradients(backbone, graph)
     with reference_path():
         expected = gradients(backbone, graph)
@@ -136,14 +137,18 @@ def frozen(backbone: CartesianACE, graph: AtomGraph) -> AtomFeatures:
     return backbone(graph, species, vectors, frozen=True)
 
 
-@pytest.mark.parametrize("interactions", [1, 2, 3])
-@pytest.mark.parametrize("skin", [0.0, 0.7])
-def test_the_frozen_kernel_is_the_network_and_its_gradient(interactions: int, skin: float) -> None:
+@pytest.mark.parametrize(
+    ("interactions", "skin", "limit"), [(1, 0.7, None), (2, 0, 3.0), (3, 0, None)]
+)
+def test_the_frozen_kernel_is_the_network_and_its_gradient(
+    interactions: int, skin: float, limit: float | None
+) -> None:
     crystal = bulk("C", cubic=True) * (2, 2, 1)
     crystal.rattle(0.05, seed=0)
     # More atoms than a block has.
     graph = build_graph([methanol(), Atoms("H"), crystal], CUTOFF + skin)
-    backbone = network(16, interactions=interactions).double().requires_grad_(False)
+    backbone = network(16, interactions=interactions, feature_limit=limit).double()
+    backbone.requires_grad_(False)
     found, expected = [], []
     for forward, out in ((frozen, found), (features, expected)):
         positions = graph.positions.clone().requires_grad_()
@@ -211,3 +216,5 @@ def test_the_seam() -> None:
         new_backbone("painn", 2, mean_neighbors=5.0)
     with pytest.raises(ValueError, match="mean_neighbors must be positive, got 0"):
         CartesianACE(2, mean_neighbors=0.0)
+    with pytest.raises(ValueError, match="feature_limit must be positive, got -1"):
+        CartesianACE(2, feature_limit=-1.0)

@@ -41,12 +41,14 @@ def graph_of(name: str, size: float, seed: int) -> AtomGraph:
     return build_graph([atoms], 4.5)
 
 
-def network(method: str, seed: int = 0) -> Potential:
+def network(method: str, seed: int = 0, backbone: str = "painn") -> Potential:
     torch.manual_seed(seed)
-    made = new_network(method, **NETWORK).double()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.mul_(1.5)
+    other = {} if backbone == "painn" else {"mean_neighbors": 8.0, "feature_limit": 6.0}
+    made = new_network(method, **NETWORK, backbone=backbone, **other).double()
+    if backbone == "painn":
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.mul_(1.5)
     return made.eval().requires_grad_(False)
 
 
@@ -54,10 +56,10 @@ def training_graphs() -> list[AtomGraph]:
     return [graph_of("CH3CH2OH", 0.05, seed) for seed in range(30)]
 
 
-def finished(method: str) -> Potential:
+def finished(method: str, backbone: str = "painn") -> Potential:
     if method == "ensemble":
-        return EnsemblePotential([network("none", seed) for seed in range(3)])
-    inside = network(method)
+        return EnsemblePotential([network("none", seed, backbone) for seed in range(3)])
+    inside = network(method, backbone=backbone)
 
     def held_out() -> list[tuple[AtomGraph, torch.Tensor]]:
         graphs = [graph_of("CH3CH2OH", 0.05, seed) for seed in range(50, 60)]
@@ -83,9 +85,10 @@ def test_every_method_drives_udd(method: str) -> None:
     assert said.forces_bias is not None and bool(said.forces_bias.abs().max() > 0)
 
 
+@pytest.mark.parametrize("backbone", ["painn", "cartesian_ace"])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_comes_back_from_its_file(method: str, tmp_path: Path) -> None:
-    potential, graph = finished(method), graph_of("CH3CH2OH", 0.1, 1)
+def test_every_method_comes_back_from_its_file(method: str, backbone: str, tmp_path: Path) -> None:
+    potential, graph = finished(method, backbone), graph_of("CH3CH2OH", 0.1, 1)
     save_model(potential, tmp_path / "model.eip")
     again = load_model(tmp_path / "model.eip", device="cpu")
     for name in ("energy", "forces", "force_uncertainty", "force_covariance"):

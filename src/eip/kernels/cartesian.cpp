@@ -53,6 +53,7 @@ struct Network {
     const Weights<T>* weights;
     const Saved<T>* saved;
     int threads;
+    T inverse_square;  // of the limit of what is multiplied
 
     int64_t size() const { return graph.atoms * F; }
     int64_t knots() const { return graph.intervals + 3; }
@@ -163,7 +164,7 @@ void multiply(const Network<T>& net, int layer, int64_t start, int rows, T* out)
             products::Triple<vec<T>> one;
             products::read<T>(from, from, size, start * F + own, one);
             products::write<T>({out, out + count, out + 4 * count}, count, own,
-                               products::values_of<T>(one, weight));
+                               products::bounded_values<T>(one, weight, net.inverse_square));
         }
     }
 }
@@ -304,7 +305,7 @@ void update_back(const Network<T>& net, int layer, int64_t start, int rows, cons
             products::read<T>(mixed, mixed, size, at + own, one);
             products::read<T>(gradient, gradient, count, own, from);
             products::write<T>({to_mixed, to_mixed + count, to_mixed + 4 * count}, count, own,
-                               products::gradient_of<T>(one, weight, from, to_weight));
+                               products::bounded_gradient<T>(one, weight, from, net.inverse_square, to_weight));
         }
     }
     mix<T>(S, rows, F, to_mixed, count, w.mix_s_back, G + at, size, Start::add);
@@ -416,12 +417,13 @@ void backward(const Network<T>& net, const T* g_scalars, const T* g_vectors, T* 
         {atoms, first, neighbors, vectors, static_cast<T>(cutoff), static_cast<int>(intervals)},    \
             static_cast<int>(layers), static_cast<int>(F), species, elements, embedding, said,      \
             static_cast<const Weights<T>*>(weights), static_cast<const Saved<T>*>(saved),           \
-            static_cast<int>(threads)                                                               \
+            static_cast<int>(threads), static_cast<T>(inverse_square)                               \
     }
 #define HEAD(T)                                                                                     \
     int64_t atoms, const int64_t *first, const int64_t *neighbors, const T *vectors, double cutoff, \
         int64_t intervals, int64_t layers, int64_t F, const int64_t *species, int64_t elements,     \
-        const T *embedding, const T *said, const void *weights, const void *saved, int64_t threads
+        const T *embedding, const T *said, const void *weights, const void *saved, int64_t threads,    \
+        double inverse_square
 #define EXPORT(T, SUFFIX)                                                                           \
     extern "C" void eip_cartesian_forward_##SUFFIX(HEAD(T), T* scalars, T* features) {              \
         forward<T>(NETWORK(T), scalars, features);                                                  \

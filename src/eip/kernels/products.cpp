@@ -17,6 +17,7 @@ struct Problem {
     const int64_t* species;
     const T* weights;
     int threads;
+    T inverse_square;  // of the limit
 
     int64_t size() const { return atoms * F; }
     const T* of(int64_t i, int c) const {
@@ -37,7 +38,7 @@ void values(const Problem<T>& p, const Arrays<const T>& a, const Arrays<const T>
             for (int k = 0; k < PRODUCTS; k++) weight[k] = load(p.of(i, c) + k * p.F);
             Triple<N> one;
             read<T>(a, dots, p.size(), at, one);
-            write<T>(out, p.size(), at, values_of<T>(one, weight));
+            write<T>(out, p.size(), at, bounded_values<T>(one, weight, p.inverse_square));
         }
 }
 
@@ -67,7 +68,7 @@ void gradient(const Problem<T>& p, const Arrays<const T>& g, const Arrays<const 
             N to_c[PRODUCTS];
             read<T>(a, dots, p.size(), at, one);
             read<T>(g, g, p.size(), at, from);
-            write<T>(to, p.size(), at, gradient_of<T>(one, weight, from, to_c));
+            write<T>(to, p.size(), at, bounded_gradient<T>(one, weight, from, p.inverse_square, to_c));
             if (own)
                 for (int k = 0; k < PRODUCTS; k++) {
                     T* out = own + (p.species[i] * PRODUCTS + k) * p.F;
@@ -80,10 +81,11 @@ void gradient(const Problem<T>& p, const Arrays<const T>& g, const Arrays<const 
 }  // namespace
 
 #define PROBLEM(T) \
-    Problem<T> { atoms, static_cast<int>(F), species, weights, static_cast<int>(threads) }
+    Problem<T> { atoms, static_cast<int>(F), species, weights, static_cast<int>(threads), static_cast<T>(inverse_square) }
 #define EXPORT(T, SUFFIX)                                                                          \
     extern "C" void eip_products_##SUFFIX(                                                         \
         int64_t atoms, int64_t F, int64_t elements, int64_t threads, int64_t groups,               \
+        double inverse_square,                                                                     \
         const int64_t* species, const T* weights, const T* x, const T* x_dot, const T* u,          \
         const T* u_dot, const T* m, const T* m_dot, T* s_out, T* v_out, T* t_out) {                \
         (x_dot ? values<T, true> : values<T, false>)(PROBLEM(T), {x, u, m}, {x_dot, u_dot, m_dot}, \
@@ -91,6 +93,7 @@ void gradient(const Problem<T>& p, const Arrays<const T>& g, const Arrays<const 
     }                                                                                              \
     extern "C" void eip_products_gradient_##SUFFIX(                                                \
         int64_t atoms, int64_t F, int64_t elements, int64_t threads, int64_t groups,               \
+        double inverse_square,                                                                     \
         const int64_t* species, const T* weights, const T* g_s, const T* g_v, const T* g_t,        \
         const T* x, const T* x_dot, const T* u, const T* u_dot, const T* m, const T* m_dot,        \
         T* to_x, T* to_u, T* to_m, T* to_weights) {                                                \

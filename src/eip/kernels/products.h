@@ -185,6 +185,64 @@ static inline Triple<N> gradient_of(const Triple<N>& a, const vec<T>* c, const T
     return to;
 }
 
+// 1/√a.
+template <class T>
+static inline vec<T> inverse_root(const vec<T>& a) {
+    return T(1) / square_root<T>(a);
+}
+template <class T>
+static inline Dual<vec<T>> inverse_root(const Dual<vec<T>>& a) {
+    const vec<T> root = inverse_root<T>(a.value);
+    return {root, T(-0.5) * (root * root * root) * a.dot};
+}
+
+// Products are of what is bounded: a · factor, factor = 1/√(1 + ‖a‖²/limit²). Far from all data, powers
+// of what is large would else be larger than anything that is learned.
+template <class T, class N>
+struct Bounded {
+    Triple<N> value;
+    N factor;
+
+    Bounded(const Triple<N>& a, T inverse_square) {
+        const N sum = a.m[0] + a.m[1];
+        N size = a.x * a.x + a.u[0] * a.u[0] + a.u[1] * a.u[1] + a.u[2] * a.u[2] +
+                 a.m[0] * a.m[0] + a.m[1] * a.m[1] + sum * sum +
+                 T(2) * (a.m[2] * a.m[2] + a.m[3] * a.m[3] + a.m[4] * a.m[4]);
+        size = inverse_square * size;
+        add_plain(size, vec<T>{} + T(1));
+        factor = inverse_root<T>(size);
+        value.x = factor * a.x;
+        for (int k = 0; k < 3; k++) value.u[k] = factor * a.u[k];
+        for (int k = 0; k < 5; k++) value.m[k] = factor * a.m[k];
+    }
+
+    // The gradient in a, from g in the bounded value.
+    Triple<N> back(const Triple<N>& a, const Triple<N>& g, T inverse_square) const {
+        N inner = g.x * a.x;
+        for (int k = 0; k < 3; k++) inner += g.u[k] * a.u[k];
+        for (int k = 0; k < 5; k++) inner += g.m[k] * a.m[k];
+        const N along = -inverse_square * (factor * factor * factor * inner);
+        Triple<N> to;
+        to.x = factor * g.x + along * a.x;
+        for (int k = 0; k < 3; k++) to.u[k] = factor * g.u[k] + along * a.u[k];
+        to.m[0] = factor * g.m[0] + along * (T(2) * a.m[0] + a.m[1]);
+        to.m[1] = factor * g.m[1] + along * (T(2) * a.m[1] + a.m[0]);
+        for (int k = 2; k < 5; k++) to.m[k] = factor * g.m[k] + T(2) * (along * a.m[k]);
+        return to;
+    }
+};
+
+template <class T, class N>
+static inline Triple<N> bounded_values(const Triple<N>& a, const vec<T>* c, T inverse_square) {
+    return values_of<T>(Bounded<T, N>(a, inverse_square).value, c);
+}
+template <class T, class N>
+static inline Triple<N> bounded_gradient(const Triple<N>& a, const vec<T>* c, const Triple<vec<T>>& g,
+                                         T inverse_square, N* to_c) {
+    const Bounded<T, N> bounded(a, inverse_square);
+    return bounded.back(a, gradient_of<T>(bounded.value, c, g, to_c), inverse_square);
+}
+
 template <class T>
 struct Arrays {
     T *x, *u, *m;

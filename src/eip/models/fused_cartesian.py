@@ -5,22 +5,18 @@ from __future__ import annotations
 import ctypes
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from eip.graph import AtomGraph
-from eip.kernels import packing
 from eip.kernels.build import Library, pointer
 from eip.kernels.geometry import first_edges
+from eip.kernels.packing import Packable
 from eip.models.backbone import AtomFeatures
-from eip.models.coupling import intervals
 from eip.models.fused import Workspace, address_table, arrays
-
-if TYPE_CHECKING:
-    from eip.models.cartesian_ace import CartesianACE, Message, Update
 
 
 @dataclass(frozen=True)
@@ -31,68 +27,11 @@ class Packed:
     layers: int
     intervals: int
     cutoff: float
+    inverse_square: float
     embedding: Tensor
     said: Tensor
     pointers: Any
     keep: list[Tensor | None]
-
-
-def pack_weights(network: CartesianACE, lib: Library) -> Packed:
-    """Copies the weights of a CartesianACE: tables, transposes and panels."""
-    embedding = network.embedding.weight.clone()
-    first: Any = network.messages[0]
-    keep: list[Tensor | None] = []
-
-    def both(weight: Tensor) -> list[Tensor | None]:
-        """A linear map's panels, and those of its transpose for the gradient."""
-        return [packing.panels(lib, weight.T), packing.panels(lib, weight)]
-
-    tables = network.tables(lib)
-    layers: Any = zip(network.messages, network.updates, tables, strict=True)
-    for message, update, table in layers:
-        keep += [*_of_message(message, both), table, *_of_update(update, both)]
-    return Packed(
-        channels=network.channels,
-        layers=len(network.messages),
-        intervals=intervals(network.radial_functions),
-        cutoff=network.cutoff,
-        embedding=embedding,
-        said=first.context(embedding).unflatten(1, (3, -1)).transpose(0, 1).contiguous(),
-        pointers=address_table([None if t is None else t.data_ptr() for t in keep]),
-        keep=keep,
-    )
-
-
-def _of_message(message: Message, both: Any) -> list[Tensor | None]:
-    """In the order of Weights in cartesian.cpp, up to the table."""
-    if message.first:
-        return [None] * 6
-    one: Any = message.context[0]
-    two: Any = message.context[2]
-    found = []
-    for linear in (one, two):
-        forward, back = both(linear.weight)
-        found += [forward, linear.bias.clone(), back]
-    return found
-
-
-def _of_update(update: Update, both: Any) -> list[Tensor | None]:
-    """In the order of Weights in cartesian.cpp, behind the table."""
-    one: Any = update.gate[0]
-    two: Any = update.gate[2]
-    of_s, of_x = one.weight.chunk(2, dim=1)
-    forward, back = both(two.weight)
-    return [
-        *both(update.mix_scalars.weight),
-        *both(update.mix_vectors.weight),
-        *both(update.mix_matrices.weight),
-        update.weights.clone(),
-        *(*both(of_s), *both(of_x), one.bias.clone()),
-        *(forward, two.bias.clone(), back),
-        *both(update.to_scalars.weight),
-        *both(update.to_vectors.weight),
-        *([None, None] if update.to_matrices is None else both(update.to_matrices.weight)),
-    ]
 
 
 def _saved_widths(layers: int) -> list[dict[str, int]]:
@@ -141,6 +80,7 @@ class _Pass:
             packed.pointers,
             address_table(self._addresses),
             ctypes.c_int64(self.threads),
+            ctypes.c_double(packed.inverse_square),
             *map(pointer, arguments),
         )
 
@@ -190,11 +130,11 @@ class FrozenCartesianACE(torch.autograd.Function):
         return run.backward(g_scalars, g_vectors), None
 
 
-_WORKSPACES: weakref.WeakKeyDictionary[CartesianACE, Workspace] = weakref.WeakKeyDictionary()
+_WORKSPACES: weakref.WeakKeyDictionary[nn.Module, Workspace] = weakref.WeakKeyDictionary()
 
 
 def frozen(
-    network: CartesianACE,
+    network: Packable[Packed],
     lib: Library,
     graph: AtomGraph,
     species: Int[Tensor, "atoms"],
