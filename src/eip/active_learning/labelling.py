@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,7 @@ def label_frames(
     keys = {name: content_key(atoms) for name, atoms in structures.items()}
     names = {key: name for name, key in reversed(keys.items())}
     tasks = {key: (made, structures[name], scratch / key) for key, name in names.items()}
+    begun = scratch.exists()
     scratch.mkdir(parents=True, exist_ok=True)
     reasons: dict[str, str] = {}
     labels: dict[str, Atoms] = {}
@@ -182,6 +184,10 @@ def label_frames(
                 say(f"{names[key]}: {reasons[key]} ({scratch / key})")
     except BlockingIOError:
         raise InputError(f"another process labels to {out}") from None
+    except InputError:
+        if not begun and not any(scratch.glob("*/label.npz")):  # there is nothing to go on from
+            shutil.rmtree(scratch)
+        raise
     if not labels:
         raise InputError(
             f"no label could be made of {len(structures)} frames; the first: "

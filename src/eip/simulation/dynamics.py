@@ -18,7 +18,7 @@ from eip.errors import InputError
 from eip.files import json_text, to_json, write_whole
 from eip.potential import Potential
 from eip.simulation.bias import UDDParameters, UDDPotential, UDDProposal
-from eip.simulation.calculator import BiasedCalculator, as_potential, check_elements
+from eip.simulation.calculator import BiasedCalculator, Results, as_potential, check_elements
 from eip.simulation.integrators import Integrator, degrees_of_freedom, draw_momenta
 from eip.simulation.monitors import Ending, EndingKind, State, first_ending
 from eip.simulation.records import (
@@ -333,7 +333,9 @@ class _Run:
         atoms.get_forces(md=True)
         if self.settings.ensemble == "npt":
             atoms.get_stress()
-        results = self.calculator.results.everything()
+        computed = self.calculator.results
+        assert isinstance(computed, Results)
+        results = computed.everything()
         if before is not None and "forces_bias" in results:
             moved = atoms.positions - before.atoms.positions
             mean = 0.5 * (results["forces_bias"] + before.results["forces_bias"])
