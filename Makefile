@@ -1,10 +1,5 @@
 # Everything runs in $(VENV), made on first need with nothing but Python >= 3.11 and a C++ compiler.
-#   make env     the environment         make test      the tests, without the slow ones
-#   make demo    train to dynamics       make test-all  all of them
-#   make docs    the site → docs/_build/html (RUN=0: without running the tutorials)
-#   make lint types imports format clean
-#   make bench-quick          our own speed against the machine's floor, one line, under a minute
-#   make bench-env bench      the comparison with other packages (benchmarks/README.md)
+#   make help    what there is
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -16,9 +11,13 @@ DEMO_EPOCHS ?=
 DEMO_STEPS ?=
 RUN ?= 1
 
-.PHONY: env demo docs test test-all lint types imports format clean bench bench-quick bench-env
+.PHONY: help env demo docs test test-kernels test-all lint types imports format clean bench bench-quick bench-env
 
-env: $(STAMP)
+# What is behind ## is what `make help` says.
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(STAMP) ## .venv with the tested versions
 
 # $(call install_torch,python of an environment)
 # torch comes first and alone. Without an NVIDIA GPU its CPU build is asked for, or gigabytes of CUDA
@@ -43,32 +42,42 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: env
+demo: env ## train to dynamics to active learning, in runs/demo
 	$(BIN)/python examples/demo/run.py $(if $(DEMO_EPOCHS),--epochs $(DEMO_EPOCHS)) $(if $(DEMO_STEPS),--steps $(DEMO_STEPS))
 
-test: env
+test: env ## the tests, without the slow ones
 	@echo "Tests marked slow are left out (make test-all runs them); skipped ones say why below."
 	$(BIN)/python -m pytest -q -rs -m "not slow"
 
-test-all: env
+# All tests run with this processor's own kernels; those that have to do with kernels, with the
+# others and with plain PyTorch too.
+KERNEL_TESTS := tests/kernels tests/models tests/uncertainty tests/test_contracts.py tests/test_prepared.py tests/test_graph.py tests/simulation/test_calculator.py
+test-kernels: env ## the tests of kernels under every EIP_KERNELS that this processor can run
+	@variants=$$($(BIN)/python -c 'from eip.kernels.build import runnable; print(*[v for v in runnable() if v != "native"])') && \
+	for variant in $$variants; do \
+	  echo "Kernels: EIP_KERNELS=$$variant"; \
+	  EIP_KERNELS=$$variant $(BIN)/python -m pytest -q -m "not slow" $(KERNEL_TESTS) || exit 1; \
+	done && echo "Kernels tested: native (all tests), $$variants"
+
+test-all: env ## all tests
 	$(BIN)/python -m pytest -q -rs
 
-docs: env
+docs: env ## the site, in docs/_build/html (RUN=0: without running the tutorials)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	EIP_DOCS_RUN=$(RUN) $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "The site is in docs/_build/html/index.html"
 
-lint: env
+lint: env ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: env
+types: env ## mypy
 	$(BIN)/mypy
 
-imports: env
+imports: env ## the import contract
 	$(BIN)/lint-imports
 
-format: env
+format: env ## ruff, in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -76,7 +85,7 @@ format: env
 PEERS := schnetpack mace nequip stores
 PEER_ENVS := benchmarks/.envs
 
-bench-env: env $(PEERS:%=$(PEER_ENVS)/%/.installed)
+bench-env: env $(PEERS:%=$(PEER_ENVS)/%/.installed) ## environments of the other packages
 
 # torch as in our own environment, then the very versions in peers/*.txt (--no-deps: some peers
 # ask for older packages than this torch takes).
@@ -86,12 +95,12 @@ $(PEER_ENVS)/%/.installed: benchmarks/peers/%.txt
 	$(@D)/bin/python -m pip install --quiet --no-deps -r $<
 	@touch $@
 
-bench: env
+bench: env ## the comparison with other packages (benchmarks/README.md)
 	$(BIN)/python benchmarks/run.py
 
-bench-quick: env
+bench-quick: env ## our own speed against the machine's floor, under a minute
 	@$(BIN)/python benchmarks/quick.py
 
-clean:
+clean: ## what builds and checks left behind
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

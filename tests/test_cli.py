@@ -48,6 +48,15 @@ def test_help_and_version_answer_at_once() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_kernels_that_are_none_are_refused_before_anything_is_begun(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EIP_KERNELS", "avx3")
+    code, _, said = run("train", folder / "config.yaml", "--set", f"run_dir={folder}/never")
+    assert code == 2 and "EIP_KERNELS is 'avx3'; expected one of native, avx512" in said
+    assert not (folder / "never").exists()
+
+
 def test_names_of_the_package() -> None:
     import eip
 
@@ -84,6 +93,24 @@ def test_evidence_comes_with_latent_distance(folder: Path, run: Run) -> None:
     assert code == 0 and "distance" not in said
     described = read_model_info(folder / "near" / "model.eip")["potential"]
     assert described["settings"]["potential"]["kind"] == "evidential"
+
+
+def test_another_backbone_trains_goes_on_and_evaluates(folder: Path, run: Run) -> None:
+    arguments = ["--set", "model.backbone=cartesian_ace", "--set", "run_dir=ace", "--no-progress"]
+    code, _, err = run("train", folder / "config.yaml", *arguments)
+    assert code == 0, err
+    model = folder / "ace" / "model.eip"
+    described = read_model_info(model)["potential"]
+    while "potential" in described["settings"]:
+        described = described["settings"]["potential"]
+    settings = described["settings"]
+    assert settings["backbone"] == "cartesian_ace"
+    # Ethanol has nine atoms; within 3 Å an atom has most of the others beside it.
+    assert 4.0 < settings["mean_neighbors"] < 8.0
+    code, _, err = run("evaluate", model, folder / "test.xyz", "--out", folder / "ace_measured")
+    assert code == 0, err
+    code, _, err = run("train", folder / "config.yaml", "--set", "run_dir=ace", "--resume")
+    assert code == 2 and "backbone" in err
 
 
 def test_an_ensemble_trains_in_parallel_resumes_and_is_one_file(folder: Path, run: Run) -> None:
@@ -183,7 +210,7 @@ def test_model_predicts_with_a_calibrated_error_bar(folder: Path) -> None:
 def test_a_run_folder_is_not_written_over(run: Run, folder: Path) -> None:
     code, _, said = run("train", folder / "config.yaml")
     assert code == 2
-    assert "is not empty: go on with --resume, or choose another run_dir" in said
+    assert "go on with --resume, or choose another run_dir" in said
 
 
 def test_resume_wants_the_same_configuration(run: Run, folder: Path) -> None:
@@ -266,7 +293,7 @@ def test_md_runs_and_goes_on(run: Run, folder: Path, biased: bool) -> None:
     assert ("no atom feels more bias" in shown) == biased
     code, _, said = run(*common, "--steps", 5)
     assert code == 2
-    assert "holds a run already" in said
+    assert "is not empty (checkpoint.npz" in said
     code, _, said = run(*common, "--steps", 5, "--resume")
     assert code == 0, said
     summary = json.loads((out / "summary.json").read_text())

@@ -63,7 +63,7 @@ def test_it_leaves_model_ledger_and_report(folder: Path) -> None:
     out = folder / "run"
     outcome = json.loads((out / "learning.json").read_text())
     assert outcome["labels"] == 14 and len(outcome["generations"]) == 2
-    assert Path(outcome["model"]).is_file()
+    assert (out / outcome["model"]).is_file()
     for name in ("learning.png", "dynamics.png"):
         assert (out / name).stat().st_size > 5000
     report = (out / "learning.md").read_text()
@@ -80,7 +80,7 @@ def test_it_leaves_model_ledger_and_report(folder: Path) -> None:
 def test_a_raised_bound_is_resumed(folder: Path, run: Run) -> None:
     config = folder / "config.yaml"
     code, _, said = run("learn", config)
-    assert code == 2 and "not empty: go on with --resume" in said
+    assert code == 2 and "go on with --resume" in said
     more = ("--set", "learn.generations=3", "--resume", "--no-progress")
     code, said, _ = run("learn", config, *more)
     assert code == 0 and "the last of 3 generations" in said

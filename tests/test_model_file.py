@@ -318,3 +318,47 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path, writer: str) -> None:
     with pytest.raises(InputError, match="not a readable model file"):
         load_model(path)
     assert not target.exists()
+
+
+def test_a_model_from_before_there_were_other_backbones_is_a_painn(saved: Path) -> None:
+    before = load_model(saved, device="cpu").predict(STRUCTURES)
+
+    def change(header: dict[str, Any]) -> dict[str, Any]:
+        assert header["potential"]["settings"].pop("backbone") == "painn"
+        return header
+
+    after = load_model(rewrite(saved, change), device="cpu").predict(STRUCTURES)
+    torch.testing.assert_close(after.forces, before.forces, rtol=0, atol=0)
+
+
+def test_a_model_of_another_backbone_comes_back_and_is_none_of_a_painn(tmp_path: Path) -> None:
+    path = tmp_path / "model.eip"
+    torch.manual_seed(0)
+    written = EvidentialPotential(
+        elements=(1, 6, 8),
+        element_energies={1: -13.0, 6: -1037.0, 8: -2042.0},
+        force_scale=1.0,
+        channels=16,
+        interactions=2,
+        cutoff=4.0,
+        backbone="cartesian_ace",
+        mean_neighbors=11.25,
+    )
+    save_model(written.eval(), path)
+    found = load_model(path, device="cpu")
+    assert found.settings() == written.settings()
+    assert found.settings()["mean_neighbors"] == 11.25
+    expected = written.predict(STRUCTURES)
+    torch.testing.assert_close(found.predict(STRUCTURES).forces, expected.forces, rtol=0, atol=0)
+
+    def change(backbone: str) -> Any:
+        def changed(header: dict[str, Any]) -> dict[str, Any]:
+            header["potential"]["settings"]["backbone"] = backbone
+            return header
+
+        return changed
+
+    with pytest.raises(InputError, match="the backbone painn has no mean_neighbors"):
+        load_model(rewrite(path, change("painn")))
+    with pytest.raises(InputError, match="unknown backbone 'cartesian_acee': did you mean 'cart"):
+        load_model(rewrite(path, change("cartesian_acee")))

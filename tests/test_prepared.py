@@ -154,6 +154,7 @@ def test_a_snapshot_can_be_copied_pickled_and_cast() -> None:
     assert same(figures(snapshot), before, 0.0)
 
 
+@pytest.mark.kernels
 def test_a_snapshot_packs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = []
     pack = PaiNN.pack

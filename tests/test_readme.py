@@ -12,8 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"<!-- run -->\n```(bash|python)\n(.*?)```", re.DOTALL)
 QUICK = "--set training.epochs=1 --set model.channels=8 --set model.interactions=1"
@@ -33,7 +31,6 @@ def test_all_shown_eip_commands_are_run() -> None:
     assert len(blocks()) == len(fenced) >= 4
 
 
-@pytest.mark.timeout(500)
 def test_readme_commands(tmp_path: Path) -> None:
     (tmp_path / "examples").mkdir()
     for part in ("data", "demo"):

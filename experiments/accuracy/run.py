@@ -37,6 +37,7 @@ from eip.model_file import save_model
 from eip.models.registry import BACKBONES
 from eip.training.trainer import TrainingSettings, seeded, train
 from eip.uncertainty.evidential import EvidentialPotential
+from eip.uncertainty.latent_distance import fit_latent_distance
 
 HERE = Path(__file__).parent
 
@@ -130,10 +131,18 @@ SPLITS: dict[str, Callable[[Path, Path], Split]] = {
 
 
 def run(
-    split: Split, settings: TrainingSettings, head: str, network: dict[str, Any], run_dir: Path
+    split: Split,
+    settings: TrainingSettings,
+    head: str,
+    network: dict[str, Any],
+    latent_distance: bool,
+    run_dir: Path,
 ) -> dict:
-    """Trains, calibrates and measures once; returns the measures."""
-    done = run_dir / "measures.json"
+    """Trains, calibrates and measures once; returns the measures.
+
+    With or without latent distance it is one training, and two measurements.
+    """
+    done = run_dir / ("measures_latent.json" if latent_distance else "measures.json")
     if done.exists():
         return json.loads(done.read_text())
     energies = fit_element_energies(split.store, split.train)
@@ -154,9 +163,11 @@ def run(
     def frames(store: FrameStore, indices: np.ndarray | None) -> GraphDataset:
         return GraphDataset(store, indices, cutoff=potential.cutoff)
 
+    def loader(dataset: GraphDataset):
+        return make_loader(dataset, max_atoms=1500, shuffle=False, seed=0)
+
     def measure(model: torch.nn.Module, dataset: GraphDataset):
-        loader = make_loader(dataset, max_atoms=1500, shuffle=False, seed=0)
-        return evaluate(model, loader, progress=False)
+        return evaluate(model, loader(dataset), progress=False)
 
     validation = frames(split.store, split.validation)
     result = train(
@@ -165,6 +176,10 @@ def run(
         resume=True,
         progress=sys.stderr.isatty(),
     )
+    if latent_distance:
+        training = [batch.graph for batch in loader(frames(split.store, split.train))]
+        held_out = [(batch.graph, batch.forces) for batch in loader(validation)]
+        potential = fit_latent_distance(potential, training, held_out)
     on_validation = measure(potential, validation)
     if on_validation.force_uncertainty is not None:
         potential = calibrate(potential, on_validation)
@@ -175,9 +190,13 @@ def run(
         "training_seconds": result.seconds,
         "epochs": result.epochs,
     }
-    save_model(potential, run_dir / "model.eip", {"metrics": measures})
+    name = "model_latent.eip" if latent_distance else "model.eip"
+    save_model(potential, run_dir / name, {"metrics": measures})
     done.write_text(json.dumps(measures, indent=1))
     return measures
+
+
+NETWORK = ("backbone", "channels", "interactions", "feature_limit")
 
 
 def main() -> None:
@@ -189,6 +208,8 @@ def main() -> None:
     parser.add_argument("--backbone", choices=BACKBONES, default="painn")
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--interactions", type=int, default=3)
+    parser.add_argument("--feature-limit", type=float)
+    parser.add_argument("--latent-distance", action="store_true", help="as eip train has it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--frames", type=int, help="train on so many frames only")
     # Every setting of the training, by its own name; what is given is part of the run's.
@@ -207,6 +228,7 @@ def main() -> None:
     of_network = ["" if arguments.backbone == "painn" else arguments.backbone, arguments.head]
     of_network += [f"F{arguments.channels}"]
     of_network += [f"L{arguments.interactions}"] * (arguments.interactions != 3)
+    of_network += [f"limit={arguments.feature_limit}"] * (arguments.feature_limit is not None)
     setting = "-".join(
         [*filter(None, of_network), *(f"{k}={v}" for k, v in changed.items())]
         + ([f"frames={arguments.frames}"] if arguments.frames else [])
@@ -221,7 +243,8 @@ def main() -> None:
                 split,
                 replace(TrainingSettings(), seed=seed, **changed),
                 arguments.head,
-                {key: getattr(arguments, key) for key in ("backbone", "channels", "interactions")},
+                {key: getattr(arguments, key) for key in NETWORK},
+                arguments.latent_distance,
                 arguments.out / name / setting / f"seed{seed}",
             )
             for seed in arguments.seeds
@@ -236,9 +259,10 @@ def main() -> None:
             if len(values := [r[key] for r in runs if key in r]) == len(runs)
         }
         results = json.loads(results_file.read_text()) if results_file.exists() else {}
-        results.setdefault(name, {})[setting] = table
+        shown = f"{setting}-latent" if arguments.latent_distance else setting
+        results.setdefault(name, {})[shown] = table
         results_file.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
-        print(name, setting)
+        print(name, shown)
         for key, value in table.items():
             spread = f" ± {value['std']:.4f}" if value["std"] is not None else ""
             print(f"  {key:28s} {value['mean']:10.4f}{spread}")

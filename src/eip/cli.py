@@ -6,6 +6,7 @@ Heavy imports are inside the verbs, so that ``eip --help`` answers at once.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from eip._version import __version__
-from eip.errors import InputError
+from eip.errors import InputError, full_disk
+from eip.signals import exit_code, heeding_termination
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -113,13 +115,14 @@ def init(
 ) -> None:
     """Write a commented config.yaml with every key and its default."""
     from eip.config import Config, LearningConfig, default_config_yaml
+    from eip.files import write_whole
 
     if path.exists() and not force:
         raise InputError(f"{path} exists already; --force replaces it")
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist")
     root = LearningConfig if for_learning else Config
-    path.write_text(default_config_yaml(train or (), root), encoding="utf-8")
+    write_whole(path, default_config_yaml(train or (), root))
     then = f"eip train {path}" if train else f"set data.train in it, then: eip train {path}"
     if for_learning:
         then = f"set learn.starts in it, then: eip learn {path}"
@@ -144,13 +147,12 @@ def train(
     settings = load_config(config, set_ or ())
     from eip.workflow import train_model
 
-    run = train_model(settings, resume=resume, progress=progress, say=_say)
-    if run.model is None and run.result.ending != "interrupted":
-        return  # one of several processes: the first one reports
+    with _resumable(f"go on with: eip train {config} --resume"):
+        run = train_model(settings, resume=resume, progress=progress, say=_say)
+        if run.model is None and run.result.ending == "interrupted":
+            raise KeyboardInterrupt
     if run.model is None:
-        raise Interrupted(
-            f"Interrupted after {run.result.epochs} epochs; go on with: eip train {config} --resume"
-        )
+        return  # one of several processes: the first one reports
     _print_metrics(run.metrics, f"on the {run.measured_on} frames")
     if run.measured_on == "validation":
         _say(
@@ -189,12 +191,8 @@ def fetch(
             task = bars.add_task(file, total=None)
             return lambda there, total: bars.update(task, completed=there, total=total)
 
-        try:
+        with _resumable("what has arrived is kept, and the same command goes on"):
             folder = fetching.fetch(data_set, to, only=only, reporter=reporter, say=_say)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                "Interrupted; what has arrived is kept, and the same command goes on"
-            ) from None
     _say(f"Files: {folder}    licence: {data_set.licence}    to cite: {data_set.cite}")
     if data_set.note:
         _say(f"Note: {data_set.note}")
@@ -252,14 +250,12 @@ def convert(
         group=group_key,
     )
     selection = converting.Where(where or ())
-    try:
-        with _conversion_bar(progress) as tick:
-            done = converting.convert(sources, out_, labels, selection, tick=tick)
-    except KeyboardInterrupt:
-        kept = out_.with_name(out_.name + converting.PARTIAL)
-        raise Interrupted(
-            f"Interrupted; what was converted is kept in {kept}, and the same command goes on"
-        ) from None
+    kept = out_.with_name(out_.name + converting.PARTIAL)
+    with (
+        _resumable(f"what was converted is kept in {kept}, and the same command goes on"),
+        _conversion_bar(progress) as tick,
+    ):
+        done = converting.convert(sources, out_, labels, selection, tick=tick)
     store = done.store
     if done.was_there:
         _say(f"{out_} is there already, of the same files as they are now.")
@@ -448,7 +444,7 @@ def reproduce(
     Goes on where it was stopped."""
     from eip import reproduction
 
-    try:
+    with _resumable("the same command goes on"):
         made = reproduction.reproduce(
             reproduction.figure_named(figure),
             data,
@@ -458,8 +454,6 @@ def reproduce(
             progress=progress,
             say=_say,
         )
-    except (InterruptedError, KeyboardInterrupt):
-        raise Interrupted("Interrupted; the same command goes on") from None
     _say(f"Figure: {made.plot}    table: {made.table}")
 
 
@@ -493,7 +487,7 @@ def compare(
         chosen = None if seeds is None else [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise InputError(f"--seeds expects whole numbers by commas, got '{seeds}'") from None
-    try:
+    with _resumable(f"the same command goes on: eip compare {config}"):
         found = compare_methods(
             settings,
             DEFAULT_METHODS if methods is None else [m.strip() for m in methods.split(",")],
@@ -501,8 +495,6 @@ def compare(
             progress=progress,
             say=_say,
         )
-    except InterruptedError:
-        raise Interrupted(f"Interrupted; the same command goes on: eip compare {config}") from None
     _say(f"Table: {found.table}    plot: {found.plot}    all figures: {found.json}")
 
 
@@ -645,10 +637,8 @@ def learn(
     if dry_run:
         out.print(learning.plan(settings))
         return
-    try:
+    with _resumable(f"go on with: eip learn {config} --resume"):
         result = learning.learn(settings, resume=resume, progress=progress, say=_say)
-    except (InterruptedError, KeyboardInterrupt):
-        raise Interrupted(f"Interrupted; go on with: eip learn {config} --resume") from None
     _say(f"Model: {result.model}    report: {settings.run_dir / 'learning.md'}")
 
 
@@ -700,7 +690,7 @@ def label(
         for path in files
         for name, atoms in read_structures(path, index=slice(None, None, every))
     }
-    try:
+    with _resumable(f"finished labels are kept in {out_}.labels, and the same command goes on"):
         done = label_frames(
             structures,
             out_,
@@ -712,10 +702,6 @@ def label(
             progress=progress,
             say=lambda text: err.print(text, style="yellow", highlight=False, markup=False),
         )
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"Interrupted; finished labels are kept in {out_}.labels, and the same command goes on"
-        ) from None
     left = f", {len(done.failed)} left out" if done.failed else ""
     _say(f"{out_}: {done.labelled} labelled frames{left}; calculations in {done.scratch}")
 
@@ -785,18 +771,22 @@ def md(
         max_bond_stretch=None if break_bonds else DynamicsSettings.max_bond_stretch,
     )
     folder = out_dir or Path("udd" if udd else "md")
-    summary = run_md(
-        model,
-        start,
-        settings,
-        folder,
-        frame=frame,
-        udd=UDDChoice(**chosen, limiter=udd_limiter) if udd else None,
-        resume=resume,
-        device=device,
-        progress=progress,
-        say=_say,
-    )
+    go_on = f"the same command with --resume goes on in {folder}"
+    with _resumable(go_on):
+        summary = run_md(
+            model,
+            start,
+            settings,
+            folder,
+            frame=frame,
+            udd=UDDChoice(**chosen, limiter=udd_limiter) if udd else None,
+            resume=resume,
+            device=device,
+            progress=progress,
+            say=_say,
+        )
+    if summary.cause == "interrupted":
+        raise Interrupted(f"Interrupted at step {summary.steps:,} of {steps:,}; {go_on}")
     table = Table(title="dynamics", show_header=False)
     table.add_row("ending", f"[bold]{summary.ending}[/]: {escape(summary.reason)}")
     table.add_row("length", f"{summary.steps:,} steps, {summary.time_fs / 1000:.3g} ps")
@@ -1027,17 +1017,33 @@ def _say(message: object) -> None:
 
 
 class Interrupted(Exception):
-    """Stopped by the user; what was done so far is kept."""
+    """Stopped by Ctrl-C or SIGTERM; what was done so far is kept."""
+
+
+@contextmanager
+def _resumable(how: str) -> Iterator[None]:
+    """An interrupt inside is told with how to go on."""
+    try:
+        yield
+    except (InterruptedError, KeyboardInterrupt):
+        raise Interrupted(f"Interrupted; {how}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line; an error is one paragraph on stderr and exit code 2."""
+    """Runs the command line; an error is one paragraph on stderr and exit code 2.
+
+    Stopped by Ctrl-C it ends with 130, by SIGTERM with 143, as shells count.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), heeding_termination():
         warnings.showwarning = _show_warning
         try:
+            if os.environ.get("EIP_KERNELS"):  # a wrong one is told before anything is begun
+                from eip.kernels import variant
+
+                variant()
             code = app(args=given, prog_name="eip", standalone_mode=False)
         except (Exception, KeyboardInterrupt) as error:
             if debug:
@@ -1051,11 +1057,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _explain(error: BaseException) -> tuple[str, int]:
     """An error as a paragraph, and the exit code."""
     if isinstance(error, Interrupted):
-        return str(error), 130
+        return str(error), exit_code()
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return "Interrupted.", 130
+        return "Interrupted.", exit_code()
     if isinstance(error, InputError):
         return f"Error: {error}", 2
+    if what := full_disk(error):
+        return f"Error: there is no room left on the disk ({what}); make room, then try again", 2
     if hasattr(error, "format_message"):  # of typer: an option or argument is wrong
         said = error.format_message().strip()
         if not said:  # help was printed instead

@@ -26,13 +26,22 @@ from eip.data.dataset import Batch, GraphDataset, make_loader
 from eip.errors import InputError, did_you_mean
 from eip.evaluation import evaluate
 from eip.files import json_text, write_whole
+from eip.locks import locked
 from eip.model_file import load_model, read_model_info
 from eip.potential import Potential, WrappedPotential, prepared
 from eip.training.loss import Loss
 from eip.uncertainty.ensemble import EnsemblePotential
 from eip.uncertainty.methods import EVIDENTIAL, MEMBERS, METHODS
 from eip.uncertainty.readout_ensemble import ReadoutEnsemblePotential
-from eip.workflow import Say, bare_network, nobody, plain_config, train_members, train_model
+from eip.workflow import (
+    Say,
+    bare_network,
+    is_trained,
+    nobody,
+    plain_config,
+    train_members,
+    train_model,
+)
 
 #: What `eip compare` runs unless told otherwise: every method with a σ for each atom's force.
 DEFAULT_METHODS = tuple(m for m in METHODS if m not in ("componentwise", "global", "none"))
@@ -116,14 +125,14 @@ def compare_methods(
                 wanted[source.run_dir] = source
             if sources:
                 built.append((run, [s.run_dir / "model.eip" for s in sources]))
-    trained = train_members(list(wanted.values()), config.training.parallel, progress, say)
-    if trained is None:
-        raise InterruptedError("stopped while a network was being trained")
-    for run, networks in built:
-        if not (run.run_dir / "model.eip").is_file():
-            begun = (run.run_dir / "config.yaml").is_file()
-            train_model(run, networks=networks, resume=begun, progress=progress)
-    return _report(folder, list(configs), seeds, config, say)
+    with locked(folder):
+        trained = train_members(list(wanted.values()), config.training.parallel, progress, say)
+        if trained is None:
+            raise InterruptedError("stopped while a network was being trained")
+        for run, networks in built:
+            if not is_trained(run.run_dir):
+                train_model(run, networks=networks, resume=True, progress=progress)
+        return _report(folder, list(configs), seeds, config, say)
 
 
 def _with_method(config: Config, method: str) -> Config:

@@ -857,16 +857,20 @@ def _scalar(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def config_yaml(config: Config) -> str:
-    """A configuration as YAML, with absolute paths, to be kept beside what it made."""
+def config_yaml(config: Config, run_dir: Path) -> str:
+    """A configuration as YAML, to be kept in its run folder: its paths are relative to that."""
+
+    def relative(paths: list[Path]) -> list[str]:
+        return [os.path.relpath(path, run_dir) for path in paths]
+
     values = config.to_dict()
-    values["run_dir"] = str(config.run_dir.resolve())
+    values["run_dir"] = "."
     for key in ("train", "validation", "test", "ood"):
         paths = getattr(config.data, key)
         if isinstance(paths, list):
-            values["data"][key] = [str(path.resolve()) for path in paths]
+            values["data"][key] = relative(paths)
     if isinstance(config, LearningConfig):
-        values["learn"]["starts"] = [str(path.resolve()) for path in config.learn.starts]
+        values["learn"]["starts"] = relative(config.learn.starts)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 

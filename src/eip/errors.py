@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 
@@ -53,3 +54,26 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean '{by_folded[near[0]]}'?"
     return f"expected one of {', '.join(by_folded.values())}"
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: As libraries put it that write by themselves: SQLite, safetensors and torch.
+_FULL_WORDS = ("disk is full", "No space left", "File too large", "Disk quota", "failed writing")
+
+
+def full_disk(error: BaseException) -> str:
+    """Which disk an error says is full, or by its own words that one is; "" of other errors."""
+    for link in _chain(error):
+        if isinstance(link, OSError) and link.errno in _FULL:
+            return str(link.filename or link.strerror)
+        if not isinstance(link, InputError) and any(word in str(link) for word in _FULL_WORDS):
+            return " ".join(str(link).split())
+    return ""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

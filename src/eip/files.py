@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
+import io
 import json
 import math
 import os
 import tempfile
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +69,28 @@ def unsealed(content: bytes) -> tuple[bytes, bool]:
     return content[:start], True
 
 
+def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """A .npz with a checksum, written whole."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_whole(path, sealed(content.getvalue()))
+
+
+def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], bool]:
+    """All arrays of a .npz, and whether they were compared with a checksum.
+
+    Raises:
+        ValueError: if it is damaged.
+        OSError: if it cannot be read.
+    """
+    content, checked = unsealed(Path(path).read_bytes())
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}, checked
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
+        raise ValueError(str(error)) from error
+
+
 class UncheckedFile(UserWarning):
     """A file of older date, which has no checksum, was opened."""
 
@@ -78,21 +102,6 @@ def warn_unchecked(what: object) -> None:
         UncheckedFile,
         stacklevel=3,
     )
-
-
-@contextmanager
-def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """The folder is this process's alone; a process that dies leaves no lock behind.
-
-    Raises:
-        BlockingIOError: if another process has it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def to_json(value: Any) -> Any:

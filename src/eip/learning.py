@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from eip.config import (
     LearningConfig,
     build_labels,
     build_learning,
+    config_yaml,
 )
-from eip.data import open_frames, read_structures, split_indices
+from eip.data import FrameStore, open_frames, read_structures, split_indices
+from eip.data.kept import kept_frames
 from eip.data.store import write_store
 from eip.errors import InputError
 from eip.files import write_whole
-from eip.workflow import Say, claim, nobody, plot_dynamics, train_model
+from eip.run_folder import RunFolder
+from eip.workflow import Say, nobody, plot_dynamics, run_of, train_model
 
 #: What a run that goes on may be told anew: bounds and where it runs, not what it does.
 _FREE_KEYS = frozenset(
@@ -44,23 +48,24 @@ def learn(
         InterruptedError: if the user stopped a training.
     """
     folder = config.run_dir
-    # First what may be wrong: a folder is taken by a run that can begin.
     settings = build_learning(config.learn)
     starts = _starts(config)
     labeler = make_labeler(config.learn.labeler, **config.learn.labeler_options)
-    claim(config, resume, _FREE_KEYS)
-    run = LearningRun(
-        folder,
-        settings,
-        starts,
-        labeler,
-        lambda task: _train(config, task, progress),
-        _base(config),
-        progress,
-        say,
-    )
-    result = run.run()
-    write_report(folder, result)
+    with run_of(config, "learn", resume=resume, free=_FREE_KEYS) as kept:
+        run = LearningRun(
+            folder,
+            settings,
+            starts,
+            labeler,
+            lambda task: _train(config, task, progress),
+            _base(config, kept),
+            progress,
+            say,
+        )
+        if not kept.begun:
+            write_whole(folder / "config.yaml", config_yaml(config, folder))
+        result = run.run()
+        write_report(folder, result)
     say(result_table(result))
     return result
 
@@ -110,17 +115,21 @@ def _starts(config: LearningConfig) -> dict[str, Atoms]:
     return out
 
 
-def _base(config: LearningConfig) -> tuple[list[Atoms], list[Atoms]]:
-    """Frames that are labelled already, as they are split."""
+def _base(config: LearningConfig, run: RunFolder | None = None) -> tuple[list[Atoms], list[Atoms]]:
+    """Frames that are labelled already, as they are split; kept in the run's folder, if any."""
     data = config.data
     if not data.train:
         return [], []
-    needed = ["energy", "forces"]
-    labels = build_labels(data)
-    cache = config.run_dir / "data"
-    store = open_frames(data.train, labels, cache, needed)
+
+    def frames(name: str, paths: Sequence[Path]) -> FrameStore:
+        needed, labels = ["energy", "forces"], build_labels(data)
+        if run is None:
+            return open_frames(paths, labels, require=needed)
+        return kept_frames(paths, labels, run.path / "data" / name, needed, begun=run.begun)
+
+    store = frames("train", data.train)
     if isinstance(data.validation, list):
-        held_out = open_frames(data.validation, labels, cache, needed)
+        held_out = frames("validation", data.validation)
         return [f.to_atoms() for f in store], [f.to_atoms() for f in held_out]
     train, validation = split_indices(
         len(store), data.validation, data.split_seed, data.split, store.groups
@@ -161,8 +170,7 @@ def _train(config: LearningConfig, task: TrainingTask, progress: bool) -> Path:
         model=config.model,
         training=config.training.model_copy(update={"seed": task.seed}),
     )
-    begun = (task.run_dir / "config.yaml").is_file()
-    run = train_model(own, resume=begun, progress=progress)
+    run = train_model(own, resume=True, progress=progress)
     if run.model is None:
         raise InterruptedError("stopped while training")
     return run.model
@@ -173,7 +181,7 @@ def _train(config: LearningConfig, task: TrainingTask, progress: bool) -> Path:
 
 def write_report(folder: Path, result: LearningResult) -> None:
     """learning.md, learning.png and dynamics.png (the paper's Fig. 4) in the run's folder."""
-    write_whole(folder / "learning.md", _markdown(result))
+    write_whole(folder / "learning.md", _markdown(result, folder))
     labels = [g.labels for g in result.generations]
     error = [1000.0 * g.metrics.get("force_mae", float("nan")) for g in result.generations]
     figure = plots.learning(
@@ -243,10 +251,11 @@ def result_table(result: LearningResult) -> Table:
     return table
 
 
-def _markdown(result: LearningResult) -> str:
+def _markdown(result: LearningResult, folder: Path) -> str:
+    model = os.path.relpath(result.model, folder)
     lines = [
         "# Active learning\n",
-        f"\nEnded: {result.reason}. {result.labels} labels; model: `{result.model}`.\n\n",
+        f"\nEnded: {result.reason}. {result.labels} labels; model: `{model}`.\n\n",
         f"| {' | '.join(_COLUMNS)} |\n",
         f"| {' | '.join(['---'] * len(_COLUMNS))} |\n",
         *(f"| {' | '.join(row)} |\n" for row in _rows(result)),

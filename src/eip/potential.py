@@ -37,11 +37,11 @@ class Prediction:
         energy: total energy, eV, float64 whatever the dtype of the network.
         forces: eV/Å.
         stress: (1/V) ∂E/∂ε, eV/Å³, ASE's sign.
-        force_uncertainty: σ_i of each atom's force, eV/Å (SPEC eq. 6); epistemic.
+        force_uncertainty: σ_i of each atom's force, eV/Å (theory, eq. 6); epistemic.
         force_covariance: U_i, (eV/Å)², epistemic; rotates with the structure.
         force_aleatoric: standard deviation of the noise in the labels, eV/Å.
         energy_uncertainty: eV, only of methods that put evidence on the energy.
-        uncertainty: σ of a structure, the mean of its atoms' σ_i, eV/Å (SPEC eq. 7).
+        uncertainty: σ of a structure, the mean of its atoms' σ_i, eV/Å (theory, eq. 7).
         features: what the network knows of each atom's surroundings and rotation leaves alone, for
             distances in latent space.
         energy_bias, forces_bias: what a bias added; ``energy`` and ``forces`` never hold it.

@@ -30,9 +30,19 @@ from eip.evaluation import Evaluation, compute_metrics
 from eip.evaluation.metrics import element_table, error_roc
 from eip.files import json_text, replacing, write_whole
 from eip.learning import learn
+from eip.locks import locked
 from eip.recipes import RECIPES, FigureName, Recipe, Scale, Sets
 from eip.simulation import DynamicsSettings
-from eip.workflow import Say, UDDChoice, log_of, nobody, predict_store, run_md, train_model
+from eip.workflow import (
+    Say,
+    UDDChoice,
+    is_trained,
+    log_of,
+    nobody,
+    predict_store,
+    run_md,
+    train_model,
+)
 
 #: Frames of which scatter plots are drawn and their measures taken, at most.
 _MOST_FRAMES = 20_000
@@ -110,10 +120,13 @@ def reproduce(
         InterruptedError: if the user stopped a training.
     """
     recipe = RECIPES[figure, scale]
-    folder = (out / f"{figure}-{scale}").resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     say(f"{figure}, {scale}: {recipe.about}.")
-    job = _Job(recipe, data, folder, changes, progress, say)
+    with locked(folder := (out / f"{figure}-{scale}").resolve()):
+        return _made(figure, scale, _Job(recipe, data, folder, changes, progress, say))
+
+
+def _made(figure: FigureName, scale: Scale, job: _Job) -> Reproduction:
+    recipe, folder, say = job.recipe, job.folder, job.say
     make: Callable[[_Job], tuple[list[Row], Path, dict[str, Any]]] = {
         "fig2": _data_efficiency,
         "fig3": _methods,
@@ -175,11 +188,9 @@ class _Job:
 
     def trained(self, config: Config) -> Path:
         """The model of a run, trained as far as it is not."""
-        model = config.run_dir / "model.eip"
-        if model.is_file():
-            return model
-        begun = (config.run_dir / "config.yaml").is_file()
-        run = train_model(config, resume=begun, progress=self.progress, say=self.say)
+        if is_trained(config.run_dir):
+            return config.run_dir / "model.eip"
+        run = train_model(config, resume=True, progress=self.progress, say=self.say)
         if run.model is None:
             raise InterruptedError("training was stopped")
         return run.model
@@ -405,8 +416,7 @@ def _learned(job: _Job, values: Mapping[str, Any], starts: Path, run_dir: Path) 
     config = parse_config(
         {**values, "learn": learning, "run_dir": str(run_dir)}, root=LearningConfig
     )
-    begun = (run_dir / "config.yaml").is_file()
-    return learn(config, resume=begun, progress=job.progress, say=job.say)
+    return learn(config, resume=True, progress=job.progress, say=job.say)
 
 
 def _kept_structures(path: Path, make: Callable[[], list[Atoms]]) -> Path:
@@ -535,15 +545,22 @@ def _md_and_udd(job: _Job, model: Path, folder: Path, start: Mapping[str, Any]) 
     endings = {}
     for which, udd in (("MD", None), ("UDD", UDDChoice())):
         run = folder / which
-        done = run / "summary.json"
-        if not done.is_file():
-            begun = (run / "checkpoint.npz").is_file()
-            run_md(
+        done = _summary(run)
+        if done is None or done["cause"] == "interrupted":
+            summary = run_md(
                 model, file, settings, run,
-                udd=udd, resume=begun, progress=job.progress, say=job.say,
+                udd=udd, resume=True, progress=job.progress, say=job.say,
             )  # fmt: skip
-        endings[which] = json.loads(done.read_text(encoding="utf-8"))["ending"]
+            if summary.cause == "interrupted":
+                raise InterruptedError("dynamics was stopped")
+            done = asdict(summary)
+        endings[which] = done["ending"]
     return endings
+
+
+def _summary(run: Path) -> dict[str, Any] | None:
+    path = run / "summary.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 _TIMESTEP = 0.5  # fs

@@ -9,14 +9,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-import shutil
-import tempfile
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -29,7 +29,15 @@ from jaxtyping import Int
 from eip import plots
 from eip.analysis import BINS
 from eip.analysis.report import label_runs, write_analysis
-from eip.config import Config, build_labels, build_training, config_yaml, load_config
+from eip.config import (
+    Config,
+    LearningConfig,
+    build_labels,
+    build_training,
+    config_yaml,
+    load_config,
+    parse_config,
+)
 from eip.data import (
     DataSummary,
     FrameStore,
@@ -46,12 +54,15 @@ from eip.data import (
     summarize,
 )
 from eip.data.dataset import Batch
+from eip.data.kept import kept_frames
 from eip.data.plausibility import DataWarning, find_doubts
 from eip.errors import InputError, MissingLabel, did_you_mean
 from eip.evaluation import Evaluation, calibrate, compute_metrics, evaluate, write_report
-from eip.files import json_text, write_whole
+from eip.files import write_whole
 from eip.model_file import load_model, read_model_info, save_model
 from eip.potential import Potential, WrappedPotential
+from eip.run_folder import RunFolder, file_identity, with_files, working_in
+from eip.signals import die_with, heed_termination
 from eip.simulation import (
     DynamicsSettings,
     DynamicsSummary,
@@ -121,19 +132,36 @@ def train_model(
         InputError: if the run folder is in use, files or labels are wrong, or an element of the
             validation, test or ood frames does not occur in training.
     """
-    run_dir, model = config.run_dir, config.model
+    run_dir = config.run_dir
     if config.training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device is 'cuda', but torch finds no GPU; 'auto' takes the CPU")
     launch = launched()
     follows = launch is not None and launch.rank > 0
+    with ExitStack() as stack:
 
-    def prepare() -> dict[str, FrameStore]:
-        claim(config, resume or follows)
-        return _read_sets(config, run_dir / "data")
+        def prepare() -> tuple[bool, dict[str, FrameStore]]:
+            # The first process holds the folder for all of them.
+            begun = follows or stack.enter_context(run_of(config, "train", resume=resume)).begun
+            return begun, _read_sets(config, run_dir / "data", begun)
 
-    stores = leader_first(launch, prepare)
-    if follows:
-        say, progress = nobody, False
+        begun, stores = leader_first(launch, prepare)
+        if not begun:
+            write_whole(run_dir / "config.yaml", config_yaml(config, run_dir))
+        if follows:
+            say, progress = nobody, False
+        return _train_model(config, stores, networks, follows, progress, say)
+
+
+def _train_model(
+    config: Config,
+    stores: dict[str, FrameStore],
+    networks: Sequence[Path],
+    follows: bool,
+    progress: bool,
+    say: Say,
+) -> TrainingRun:
+    """From the frames on; what is on disk of an earlier sitting is not done again."""
+    run_dir, model = config.run_dir, config.model
     chosen = _split(config, stores)
     for name, store in stores.items():
         say(summarize(store).table(f"{name} frames"))
@@ -148,6 +176,8 @@ def train_model(
         }
 
     if model.uncertainty == "ensemble" and not networks:
+        member = _member_configs(config)[0]
+        sets_for(_network(member, stores["train"], chosen["train"], nobody))
         found = train_members(_member_configs(config), config.training.parallel, progress, say)
         if found is None:
             return TrainingRun(run_dir, None, _interrupted(), {}, "nothing")
@@ -170,7 +200,7 @@ def train_model(
             sets["validation"],
             settings,
             run_dir,
-            resume=resume,
+            resume=True,
             progress=progress,
         )
         if follows:
@@ -218,8 +248,9 @@ def train_model(
         "measured_on": measured_on,
         "versions": {name: version(name) for name in ("torch", "lightning", "numpy", "ase")},
     }
-    save_model(best, run_dir / "model.eip", info)
     write_report(measured, metrics, run_dir, ood=ood, model_info=_for_report(info))
+    # Last: where there is a model, all is there.
+    save_model(best, run_dir / "model.eip", info)
     return TrainingRun(run_dir, run_dir / "model.eip", result, metrics, measured_on)
 
 
@@ -318,36 +349,68 @@ def train_members(
             "several networks are trained one after the other, or side by side by "
             "training.parallel; the processes of a launcher (srun, torchrun) train one together"
         )
-    missing = [c for c in configs if not (c.run_dir / "model.eip").is_file()]
+    missing = [c for c in configs if not is_trained(c.run_dir)]
     for config in configs:
-        if (config.run_dir / "config.yaml").is_file():
-            _check_same(config)
+        if config.run_dir.is_dir():
+            with run_of(config, "train", resume=True):
+                pass  # it is of this configuration
     done = len(configs) - len(missing)
     if parallel > 1 and len(missing) > 1:
-        threads = max(1, torch.get_num_threads() // parallel)
-        with ProcessPoolExecutor(
-            min(parallel, len(missing)), mp_context=get_context("spawn")
-        ) as pool:
-            running = [pool.submit(_train_member, c, threads, False) for c in missing]
-            for future in as_completed(running):
-                if not future.result():
-                    return None
-                done += 1
-                say(f"{done} of {len(configs)} networks are trained.")
+        if not _train_at_once(missing, parallel, lambda k: say(_said(done + k, configs))):
+            return None
     else:
         for config in missing:
-            if not _train_member(config, None, progress):
+            if not _train_member(config, progress):
                 return None
             done += 1
-            say(f"{done} of {len(configs)} networks are trained.")
+            say(_said(done, configs))
     return [c.run_dir / "model.eip" for c in configs]
 
 
-def _train_member(config: Config, threads: int | None, progress: bool) -> bool:
-    if threads is not None:
-        torch.set_num_threads(threads)
-    begun = (config.run_dir / "config.yaml").is_file()
-    return train_model(config, resume=begun, progress=progress).model is not None
+def _said(done: int, configs: Sequence[Config]) -> str:
+    return f"{done} of {len(configs)} networks are trained."
+
+
+def _train_at_once(configs: Sequence[Config], parallel: int, tell: Callable[[int], None]) -> bool:
+    """Trains in processes of their own, which end with this one; False if one was interrupted."""
+    threads = max(1, torch.get_num_threads() // parallel)
+    before = set(active_children())
+    with ProcessPoolExecutor(
+        min(parallel, len(configs)),
+        mp_context=get_context("spawn"),
+        initializer=_begin_process,
+        initargs=(os.getpid(), threads),
+    ) as pool:
+        running = [pool.submit(_train_member, c, False) for c in configs]
+        done = 0
+        try:
+            for future in as_completed(running):
+                if not future.result():
+                    break
+                done += 1
+                tell(done)
+        finally:
+            if done < len(configs):
+                # Each leaves its state on disk; waiting for their ends could take days.
+                pool.shutdown(wait=False, cancel_futures=True)
+                for child in set(active_children()) - before:
+                    child.terminate()
+    return done == len(configs)
+
+
+def _begin_process(parent: int, threads: int) -> None:
+    die_with(parent)
+    heed_termination()
+    torch.set_num_threads(threads)
+
+
+def _train_member(config: Config, progress: bool) -> bool:
+    return train_model(config, resume=True, progress=progress).model is not None
+
+
+def is_trained(run_dir: Path) -> bool:
+    """Whether a training is over, its report included, which earlier versions wrote last."""
+    return all((run_dir / name).is_file() for name in ("model.eip", "metrics.json"))
 
 
 def _assembled(paths: Sequence[Path]) -> tuple[Potential, TrainingResult]:
@@ -381,58 +444,80 @@ def _interrupted() -> TrainingResult:
     return TrainingResult("interrupted", 0, 0, float("nan"), 0.0, [])
 
 
-def claim(config: Config, resume: bool, free: frozenset[str] = frozenset()) -> None:
-    """Makes the run folder ours, or says why it cannot be.
-
-    Args:
-        free: keys that a run that goes on may have changed, beside where it runs.
-    """
-    kept = config.run_dir / "config.yaml"
-    if config.run_dir.exists() and any(config.run_dir.iterdir()):
-        if not resume:
-            raise InputError(
-                f"the run folder {config.run_dir} is not empty: go on with --resume, or choose "
-                f"another run_dir"
-            )
-        if not kept.is_file():
-            raise InputError(
-                f"nothing to resume: {config.run_dir} holds no config.yaml of an earlier run"
-            )
-        _check_same(config, free)
-        return
-    config.run_dir.mkdir(parents=True, exist_ok=True)
-    write_whole(kept, config_yaml(config))
-
-
 #: Where a run goes on may change; what makes its weights may not.
 _FREE_KEYS = frozenset(
     f"training.{key}" for key in ("device", "devices", "num_workers", "parallel")
 )
+#: Where, in the folder of a run, what is worth keeping lies: all but this can be had again.
+_RESULTS = {
+    "train": ("model.eip", "checkpoints/*.ckpt", "members/*/model.eip",
+              "members/*/checkpoints/*.ckpt"),
+    "learn": ("labels/*/label.npz", "generation-*/model/model.eip",
+              "generation-*/model/checkpoints/*.ckpt"),
+}  # fmt: skip
+_MAKES = {
+    "train": ("config.yaml", "train.csv", "checkpoints", "tensorboard", "members"),
+    "learn": ("config.yaml", "ledger.db*", "labels", "generation-*", "time.json", "data"),
+}
+#: Seconds; processes that train members end soon after the one that was killed.
+_PATIENCE = 30.0
 
 
-def _check_same(config: Config, free: frozenset[str] = frozenset()) -> None:
-    """Refuses to go on with a run folder that was begun with another configuration."""
-    kept = load_config(config.run_dir / "config.yaml", root=type(config))
-    before, now = (_flat(c.to_dict()) for c in (kept, _absolute(config)))
-    changed = [k for k in now if now[k] != before.get(k) and k not in _FREE_KEYS | free]
-    if changed:
-        raise InputError(
-            f"cannot resume {config.run_dir} with another configuration: "
-            + "; ".join(f"{k} was {before.get(k)}, now {now[k]}" for k in changed)
-        )
+def run_of(
+    config: Config, verb: str, *, resume: bool, free: frozenset[str] = frozenset()
+) -> AbstractContextManager[RunFolder]:
+    """The run folder of a configuration, see `eip.run_folder.working_in`.
+
+    Args:
+        verb: "train" or "learn".
+        free: keys that a run that goes on may have changed, beside where it runs.
+    """
+    folder, root = config.run_dir, type(config)
+
+    def earlier() -> dict[str, Any] | None:
+        kept = folder / "config.yaml"
+        return _asked(load_config(kept, root=root)) if kept.is_file() else None
+
+    smallest = {"data": {"train": ["x"]}}
+    if issubclass(root, LearningConfig):
+        smallest["learn"] = {"starts": ["x"]}
+    return working_in(
+        folder,
+        verb,
+        _asked(config),
+        resume=resume,
+        result=lambda: any(True for name in _RESULTS[verb] for _ in folder.glob(name)),
+        may_change=_FREE_KEYS | free,
+        defaults=_asked(parse_config(smallest, root=root)),
+        earlier=earlier,
+        makes=_MAKES[verb],
+        scratch=(*_MAKES["train"], "data") if verb == "train" else ("data",),
+        remedy="choose another run_dir",
+        patience=_PATIENCE if resume else 0.0,
+    )
 
 
-def _absolute(config: Config) -> Config:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "config.yaml"
-        path.write_text(config_yaml(config), encoding="utf-8")
-        return load_config(path, root=type(config))
+def _asked(config: Config) -> dict[str, Any]:
+    """A configuration as far as it makes the result, wherever its files are.
+
+    Of frames it is only said whether there are any: what they hold is compared by
+    `eip.data.kept.kept_frames`.
+    """
+    values = _flat(config.to_dict())
+    del values["run_dir"]
+    for key in ("train", "validation", "test", "ood"):
+        if isinstance(files := values[f"data.{key}"], list):
+            values[f"data.{key}"] = "files" if files else "none"
+    if isinstance(config, LearningConfig):
+        values["learn.starts"] = [file_identity(path) for path in config.learn.starts]
+        values["learn.labeler_options"] = with_files(config.learn.labeler_options)
+    return values
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict) and key != "element_energies":
+        if isinstance(value, dict) and key not in ("element_energies", "labeler_options"):
             out |= _flat(value, f"{prefix}{key}.")
         else:
             out[prefix + key] = value
@@ -448,12 +533,17 @@ _WITHOUT = {
 }
 
 
-def _read_sets(config: Config, folder: Path) -> dict[str, FrameStore]:
+def _read_sets(config: Config, folder: Path, begun: bool) -> dict[str, FrameStore]:
     """Each set of frames that the configuration names, on disk."""
     data = config.data
     files = {"train": data.train, "test": data.test, "ood": data.ood}
     if isinstance(data.validation, list):
         files["validation"] = data.validation
+    # First of all of them: a name that is misspelt should not be found after an hour.
+    for name, paths in files.items():
+        for path in paths:
+            if not path.exists() and not (folder / name).is_dir():
+                raise InputError(f"{path}: no such file (data.{name})")
     stores = {}
     for name, paths in files.items():
         if not paths:
@@ -464,17 +554,13 @@ def _read_sets(config: Config, folder: Path) -> dict[str, FrameStore]:
             "stress": config.training.stress_weight if name in ("train", "validation") else 0,
         }
         needed = [label for label, weight in weights.items() if weight]
-        before = set((folder / name).glob("*"))
         try:
-            stores[name] = _open(paths, build_labels(data), needed, folder / name)
+            with _without_news(needed):
+                stores[name] = kept_frames(
+                    paths, build_labels(data), folder / name, needed, begun=begun
+                )
         except MissingLabel as error:
             raise InputError(f"{error}, or {_WITHOUT[error.label]}") from error
-        if before and stores[name].path not in before:
-            shutil.rmtree(stores[name].path)
-            raise InputError(
-                f"cannot resume: the {name} files have changed since the run was begun "
-                f"({', '.join(map(str, paths))})"
-            )
     return stores
 
 
@@ -484,10 +570,16 @@ def _open(
     needed: Sequence[str],
     folder: Path | None = None,
 ) -> FrameStore:
+    with _without_news(needed):
+        return open_frames(paths, labels, folder, needed)
+
+
+@contextmanager
+def _without_news(needed: Sequence[str]) -> Iterator[None]:
     with warnings.catch_warnings():
         if "stress" not in needed:  # then it is no news that some frames have none
             warnings.filterwarnings("ignore", "stress is missing", LabelWarning)
-        return open_frames(paths, labels, folder, needed)
+        yield
 
 
 def _split(config: Config, stores: dict[str, FrameStore]) -> dict[str, Int[np.ndarray, "frames"]]:
@@ -824,7 +916,7 @@ def _bias(
     resume: bool,
     say: Say,
 ) -> UDDParameters:
-    """What the user gave, the rest proposed; kept in udd.json, where a resume finds it again."""
+    """What the user gave, the rest proposed; a run that goes on has it in its folder."""
     if udd.limiter not in get_args(Limiter):
         raise InputError(f"unknown limiter: {did_you_mean(udd.limiter, get_args(Limiter))}")
     limiter = cast(Limiter, udd.limiter)
@@ -852,10 +944,6 @@ def _bias(
             parameters = UDDParameters.from_max_force(p.A, p.B, p.C, udd.max_bias_force, p.limiter)
         if parameters != proposal.parameters:
             say(f"With what was given in place of the proposal: {_udd_text(parameters)}")
-    # A folder in use is for run_dynamics to refuse; its bias must stay what it is.
-    if not (out_dir / "checkpoint.npz").exists():
-        out_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(kept, json_text(parameters.as_dict()))
     return parameters
 
 

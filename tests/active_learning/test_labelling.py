@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import read, write
 from typer.testing import CliRunner
 
-from eip.active_learning.labelers import LabelLimits
-from eip.active_learning.labelling import label_frames
+from eip.active_learning.labelers import Labeler, LabelLimits
+from eip.active_learning.labelling import label_frames, label_one, read_label
 from eip.cli import app
 from eip.errors import InputError
+from eip.files import UncheckedFile, load_arrays
 
 CALCULATOR = """
 from pathlib import Path
@@ -93,7 +96,7 @@ def test_other_labels_and_files_are_not_touched(tmp_path: Path, options: dict[st
     assert out.read_text() == "mine" and not (tmp_path / "out.xyz.labels").exists()
     out.unlink()
     label_frames(structures(), out, "ase", options, executor="serial", progress=False)
-    with pytest.raises(InputError, match="holds labels by"):
+    with pytest.raises(InputError, match="labeler was ase, now xtb"):
         label_frames(structures(), out, "xtb", {}, progress=False)
 
 
@@ -220,3 +223,57 @@ def test_the_anion_of_xtb_is_not_the_neutral_molecule(tmp_path: Path) -> None:
     label_frames({"n": neutral, "a": anion}, out, "xtb", {}, executor="serial", progress=False)
     energies = [frame.get_potential_energy() for frame in read(out, ":")]
     assert abs(energies[1] - energies[0]) > 0.5  # eV: an electron affinity
+
+
+# What is kept of a calculation is what it gave.
+
+
+def kept_label(tmp_path: Path) -> tuple[Atoms, Path]:
+    class Spring(Labeler):
+        name = "spring"
+
+        def label(self, atoms: Atoms, folder: Path) -> Atoms:
+            out = atoms.copy()
+            forces, stress = -atoms.positions, np.arange(6.0)
+            out.calc = SinglePointCalculator(out, energy=-1 / 3, forces=forces, stress=stress)
+            return out
+
+    atoms = molecule("H2O")
+    label_one(Spring(), atoms, tmp_path / "labels" / "a")
+    return atoms, tmp_path / "labels" / "a" / "label.npz"
+
+
+def test_a_flipped_bit_in_a_label_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    atoms, path = kept_label(tmp_path)
+    whole, expected = path.read_bytes(), read_label(atoms, path.parent).calc.results
+    rng, refused = np.random.default_rng(0), 0
+    for place in range(0, len(whole), 3):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UncheckedFile)
+                found = read_label(atoms, path.parent).calc.results
+        except InputError as error:
+            assert "delete it, and it will be computed again" in str(error)
+            refused += 1
+            continue
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert refused > 0.9 * len(whole) / 3
+
+
+def test_a_label_without_a_checksum_is_read_with_a_warning(tmp_path: Path) -> None:
+    atoms, path = kept_label(tmp_path)
+    expected = read_label(atoms, path.parent).calc.results
+    arrays, checked = load_arrays(path)
+    assert checked
+    with path.open("wb") as file:  # as they were written before
+        np.savez(file, **arrays)
+    with pytest.warns(UncheckedFile, match="labels in .*labels: written by an earlier eIP"):
+        found = read_label(atoms, path.parent).calc.results
+    assert found["energy"] == expected["energy"]
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(InputError, match=r"label\.npz cannot be read .*delete it"):
+        read_label(atoms, path.parent)

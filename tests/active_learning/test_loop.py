@@ -401,7 +401,8 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, whole: Path) 
         round_ += 1
         while True:
             pid = forked(folder, lambda: None)
-            time.sleep(rng.uniform(0.02, 0.8))
+            # Longer each time: on a busy machine a short life would come to nothing for ever.
+            time.sleep(rng.uniform(0.02, 0.8 + 0.02 * deaths))
             os.kill(pid, signal.SIGKILL)
             if not killed(pid):
                 break

@@ -22,7 +22,7 @@ from eip.cli import app
 from eip.data import fetch as module
 from eip.data.fetch import DataSet, RemoteFile, catalog, fetch, find_data_set
 from eip.errors import InputError
-from eip.files import locked
+from eip.locks import locked
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()

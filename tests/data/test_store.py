@@ -17,7 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from eip.data import Frame, FrameStore, LabelWarning, open_frames, write_store
+from eip.data.convert import convert
+from eip.data.labels import Labels
+from eip.data.store import fingerprints
 from eip.errors import InputError
+from eip.files import UncheckedFile
 
 Make = Callable[..., Frame]
 
@@ -125,6 +129,10 @@ def test_damaged_stores(tmp_path: Path, make: Make) -> None:
     path = tmp_path / "store"
     write_store([make(), make()], path)
     contents = json.loads((path / "store.json").read_text())
+    (path / "store.json").write_text(json.dumps(contents | {"frames": 3}))
+    with pytest.raises(InputError, match=r"store\.json is damaged: its checksum is not that of"):
+        FrameStore(path)
+    del contents["sha256"]  # as it was written before
     (path / "store.json").write_text(json.dumps(contents | {"version": 99}))
     with pytest.raises(InputError, match="of version 99, this eIP reads version 1"):
         FrameStore(path)
@@ -139,6 +147,81 @@ def test_damaged_stores(tmp_path: Path, make: Make) -> None:
     (path / "store.json").write_text("{")
     with pytest.raises(InputError, match=r"store\.json cannot be read"):
         FrameStore(path)
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path, make: Make) -> None:
+    path = tmp_path / "store"
+    frames = [make(n, n, periodic=True, stress=True) for n in (3, 1, 4)]
+    write_store(frames, path)
+    rng = np.random.default_rng(0)
+    refused = {}
+    for file in sorted(path.iterdir()):
+        whole = file.read_bytes()
+        refused[file.name] = 0
+        for place in {0, 9, *rng.integers(0, len(whole), 40 if file.suffix == ".json" else 12)}:
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << int(rng.integers(8))
+            file.write_bytes(flipped)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UncheckedFile)
+                    store = open_frames(path)
+                assert all(same(a, b) for a, b in zip(store, frames, strict=True))
+            except InputError as error:
+                assert str(path) in str(error)
+                refused[file.name] += 1
+        file.write_bytes(whole)
+    assert all(count > 10 for count in refused.values()), refused
+    assert all(same(a, b) for a, b in zip(open_frames(path), frames, strict=True))
+
+
+def test_columns_are_compared_with_their_checksums_once(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store"
+    write_store([make(), make()], path)
+    before = fingerprints([path], Labels())
+    calls = []
+    verify = FrameStore.verify
+    monkeypatch.setattr(FrameStore, "verify", lambda self: calls.append(verify(self)))
+    for _ in range(3):
+        open_frames(path)
+    open_frames(path, cache_dir=tmp_path / "cache")
+    assert len(calls) == 1
+    # It is the same store for all that refer to it.
+    assert fingerprints([path], Labels()) == before
+    column = path / "forces.npy"
+    column.write_bytes(column.read_bytes()[:-1] + b"\x01")
+    for read in (open_frames, lambda p: convert([p], tmp_path / "other.store")):
+        with pytest.raises(InputError, match=r"forces\.npy is altered: its sha256 is"):
+            read(path)
+
+
+def test_a_store_that_nobody_may_write_to_is_verified_all_the_same(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store"
+    write_store([make()], path)
+
+    def refuse(path: Path, content: str) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr("eip.data.store.write_whole", refuse)
+    assert len(open_frames(path)) == 1
+    assert not (path / ".verified").exists()
+
+
+def test_stores_of_older_date_are_read_with_a_warning(tmp_path: Path, make: Make) -> None:
+    path = tmp_path / "store"
+    frames = [make(3), make(2)]
+    write_store(frames, path)
+    contents = json.loads((path / "store.json").read_text())
+    del contents["sha256"]
+    for older in (contents, {k: v for k, v in contents.items() if k != "columns"}):
+        (path / "store.json").write_text(json.dumps(older))
+        with pytest.warns(UncheckedFile, match=r"store: written by an earlier eIP"):
+            store = open_frames(path)
+        assert all(same(a, b) for a, b in zip(store, frames, strict=True))
 
 
 def test_open_frames_converts_once(tmp_path: Path, make: Make) -> None:

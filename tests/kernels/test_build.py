@@ -329,14 +329,14 @@ def test_processors_of_other_vector_widths_compute_the_same(
     network = PaiNN(2, 16)
     graph = build_graph(molecule("H2O"), network.cutoff)
     species = (graph.numbers > 1).long()
+    vectors = graph.edge_vectors().float()
 
     def features(lib: build.Library) -> torch.Tensor:
         # A copy, because packed weights are kept for a network.
-        vectors = graph.edge_vectors()
         return fused.frozen(copy.deepcopy(network), lib, graph, species, vectors).scalars
 
     with reference_path():
-        plain = network(graph, species, graph.edge_vectors(), frozen=True).scalars
+        plain = network(graph, species, vectors, frozen=True).scalars
     for name in build.runnable():
         march = build.VARIANTS[name][0]
         if march is not None:

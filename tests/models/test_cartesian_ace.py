@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +24,7 @@ from eip.testing import check_backbone
 CUTOFF = 4.0
 
 
-def network(channels: int = 16, **options: float) -> CartesianACE:
+def network(channels: int = 16, **options: float | None) -> CartesianACE:
     torch.manual_seed(0)
     return CartesianACE(2, channels, **{"cutoff": CUTOFF, "mean_neighbors": 60.0, **options})
 
@@ -58,12 +59,13 @@ def gradients(backbone: CartesianACE, graph: AtomGraph) -> list[Tensor]:
     return [found.scalars.detach(), found.vectors.detach(), force.detach(), *weights]
 
 
-def test_it_trains_as_it_would_in_plain_pytorch() -> None:
+@pytest.mark.parametrize("limit", [None, 2.0])
+def test_it_trains_as_it_would_in_plain_pytorch(limit: float | None) -> None:
     chain = Atoms("OH", [[0, 0, 0], [0.3, 0.9, 0.1]], cell=[2.1, 9, 9], pbc=[True, False, False])
     crystal = bulk("C")
     crystal.rattle(0.05, seed=0)
     graph = build_graph([methanol(), Atoms("H"), chain, crystal], CUTOFF)
-    backbone = network().double()
+    backbone = network(feature_limit=limit).double()
     found = gradients(backbone, graph)
     with reference_path():
         expected = gradients(backbone, graph)
@@ -129,18 +131,66 @@ def test_an_isolated_atom_has_no_vector_and_a_finite_gradient_in_every_weight() 
         assert parameter.grad is None or bool(parameter.grad.isfinite().all()), name
 
 
+def frozen(backbone: CartesianACE, graph: AtomGraph) -> AtomFeatures:
+    species = (graph.numbers > 1).long()
+    vectors = graph.edge_vectors(backbone.embedding.weight.dtype)
+    return backbone(graph, species, vectors, frozen=True)
+
+
+@pytest.mark.parametrize(
+    ("interactions", "skin", "limit"), [(1, 0.7, None), (2, 0, 3.0), (3, 0, None)]
+)
+def test_the_frozen_kernel_is_the_network_and_its_gradient(
+    interactions: int, skin: float, limit: float | None
+) -> None:
+    crystal = bulk("C", cubic=True) * (2, 2, 1)
+    crystal.rattle(0.05, seed=0)
+    # More atoms than a block has.
+    graph = build_graph([methanol(), Atoms("H"), crystal], CUTOFF + skin)
+    backbone = network(16, interactions=interactions, feature_limit=limit).double()
+    backbone.requires_grad_(False)
+    found, expected = [], []
+    for forward, out in ((frozen, found), (features, expected)):
+        positions = graph.positions.clone().requires_grad_()
+        one = forward(backbone, replace(graph, positions=positions))
+        both = one.scalars.sin().sum() + (one.vectors * one.vectors.cos()).sum()
+        for value in (both, one.scalars.sin().sum(), one.vectors.sin().sum()):
+            out += torch.autograd.grad(value, positions, retain_graph=True)
+        out += [one.scalars.detach(), one.vectors.detach()]
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-11 * float(two.abs().max()))
+
+
+def test_the_frozen_kernel_in_single_precision() -> None:
+    graph = build_graph([methanol(), Atoms("H")], CUTOFF)
+    backbone = network(32).requires_grad_(False)
+    slopes = []
+    for one in (backbone, copy.deepcopy(backbone).double()):
+        positions = graph.positions.clone().requires_grad_()
+        energy = frozen(one, replace(graph, positions=positions)).scalars.sum()
+        slopes += torch.autograd.grad(energy, positions)
+    assert (slopes[0] - slopes[1]).norm() < 1e-4 * slopes[1].norm()
+
+
 def test_a_frozen_pass_sees_weights_that_were_written_to() -> None:
     backbone = network(16).requires_grad_(False)
     graph = build_graph(methanol(), CUTOFF)
-
-    def frozen() -> Tensor:
-        vectors = graph.edge_vectors(torch.float32)
-        return backbone(graph, (graph.numbers > 1).long(), vectors, frozen=True).scalars
-
-    before = frozen()
-    torch.testing.assert_close(before, features(backbone, graph).scalars, rtol=0, atol=0)
+    before = frozen(backbone, graph).scalars
+    torch.testing.assert_close(before, features(backbone, graph).scalars)
     backbone.messages[1].filter.weight.data.mul_(1.5)
-    assert (frozen() - before).abs().max() > 1e-3
+    assert (frozen(backbone, graph).scalars - before).abs().max() > 1e-3
+
+
+def test_frozen_passes_do_not_share_memory_that_is_in_use() -> None:
+    backbone = network(16).requires_grad_(False)
+    graph = build_graph(methanol(), CUTOFF)
+    positions = graph.positions.clone().requires_grad_()
+    moved = replace(graph, positions=positions)
+    one = frozen(backbone, moved)
+    (expected,) = torch.autograd.grad(one.scalars.sum(), positions, retain_graph=True)
+    other = frozen(backbone, replace(graph, positions=graph.positions * 1.05))
+    (found,) = torch.autograd.grad(one.scalars.sum(), positions)
+    assert torch.equal(found, expected) and not torch.equal(one.scalars, other.scalars)
 
 
 def test_angles_and_torsions_are_seen_by_a_single_layer() -> None:
@@ -166,3 +216,5 @@ def test_the_seam() -> None:
         new_backbone("painn", 2, mean_neighbors=5.0)
     with pytest.raises(ValueError, match="mean_neighbors must be positive, got 0"):
         CartesianACE(2, mean_neighbors=0.0)
+    with pytest.raises(ValueError, match="feature_limit must be positive, got -1"):
+        CartesianACE(2, feature_limit=-1.0)

@@ -25,6 +25,8 @@ from eip.models.message_passing import EdgeList
 from eip.models.radial import polynomial_cutoff, sine_basis
 from eip.neighbors import build_graph
 
+pytestmark = pytest.mark.kernels
+
 CUTOFF, INTERVALS = 4.0, 9
 
 

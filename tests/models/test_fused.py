@@ -20,6 +20,8 @@ from eip.models import fused
 from eip.models.painn import PaiNN
 from eip.neighbors import build_graph
 
+pytestmark = pytest.mark.kernels
+
 ELEMENTS = (1, 6, 8)
 
 

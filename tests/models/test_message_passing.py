@@ -20,6 +20,8 @@ from eip.models.painn import PaiNN
 from eip.neighbors import build_graph
 from eip.testing import check_backbone
 
+pytestmark = pytest.mark.kernels
+
 CUTOFF, INTERVALS = 4.0, 9
 
 

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from eip.kernels import library
-from eip.models.products import PRODUCTS, plain_products, products
+from eip.models.products import PRODUCTS, bounded, plain_products, products
+from eip.models.tensors import contraction, dot
+
+pytestmark = pytest.mark.kernels
 
 ELEMENTS = 3
 
@@ -23,17 +26,22 @@ def problem(atoms: int, channels: int) -> tuple[list[Tensor], Tensor]:
     return [(0.4 * one).requires_grad_() for one in made], species
 
 
-def weighted(inputs: list[Tensor], species: Tensor, plain: bool) -> tuple[Tensor, Tensor, Tensor]:
+def weighted(
+    inputs: list[Tensor], species: Tensor, plain: bool, limit: float = float("inf")
+) -> tuple[Tensor, Tensor, Tensor]:
     x, u, m, weights = inputs
     if plain:
-        return plain_products(x, u, m, weights[species].transpose(0, 1))
+        inside = bounded(x, u, m, limit**-2)
+        return plain_products(*inside, weights[species].transpose(0, 1))
     lib = library()
     assert lib is not None, "the tests need a C++ compiler"
-    return products(x, u, m, weights, species, lib)
+    return products(x, u, m, weights, species, limit**-2, lib)
 
 
-def derivatives(inputs: list[Tensor], species: Tensor, plain: bool) -> list[Tensor]:
-    out = weighted(inputs, species, plain)
+def derivatives(
+    inputs: list[Tensor], species: Tensor, plain: bool, limit: float = float("inf")
+) -> list[Tensor]:
+    out = weighted(inputs, species, plain, limit)
     value = sum(((k + 1) * one.sin()).sum() for k, one in enumerate(out))
     assert isinstance(value, Tensor)
     found = [*out, *torch.autograd.grad(value, inputs, retain_graph=True)]
@@ -42,14 +50,14 @@ def derivatives(inputs: list[Tensor], species: Tensor, plain: bool) -> list[Tens
     return [*found, *torch.autograd.grad(loss, inputs)]
 
 
+@pytest.mark.parametrize("limit", [1.5, float("inf")])
 @pytest.mark.parametrize(("atoms", "channels"), [(5, 8), (7, 24), (1300, 8)])
 def test_values_first_and_second_derivatives_are_those_of_the_plain_products(
-    atoms: int, channels: int
+    atoms: int, channels: int, limit: float
 ) -> None:
     inputs, species = problem(atoms, channels)
-    for one, two in zip(
-        derivatives(inputs, species, False), derivatives(inputs, species, True), strict=True
-    ):
+    found, expected = (derivatives(inputs, species, plain, limit) for plain in (False, True))
+    for one, two in zip(found, expected, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=1e-11 * float(two.detach().abs().max()))
 
 
@@ -81,3 +89,12 @@ def test_no_product_is_a_sum_of_others() -> None:
         columns.append(torch.cat([part.reshape(-1) for part in out]))
     values = torch.linalg.svdvals(torch.stack([c / c.norm() for c in columns]))
     assert values.min() > 1e-3
+
+
+def test_what_is_multiplied_is_bounded_and_small_things_are_left_alone() -> None:
+    (x, u, m, _), _ = problem(5, 8)
+    small = bounded(1e-3 * x, 1e-3 * u, 1e-3 * m, 2.0**-2)
+    torch.testing.assert_close(small[0], 1e-3 * x, rtol=1e-5, atol=0)
+    large = bounded(1e3 * x, 1e3 * u, 1e3 * m, 2.0**-2)
+    sizes = large[0] ** 2 + dot(large[1], large[1]) + contraction(large[2], large[2])
+    torch.testing.assert_close(sizes, torch.full_like(sizes, 4.0), rtol=1e-3, atol=0)

@@ -15,11 +15,7 @@ import eip.training.checkpoints as checkpoints
 from eip.data import open_frames
 from eip.errors import InputError
 from eip.files import UncheckedFile, sealed, unsealed
-from eip.training.checkpoints import (
-    DamagedCheckpoint,
-    newest_checkpoint,
-    read_checkpoint,
-)
+from eip.training.checkpoints import DamagedCheckpoint, Pace, newest_checkpoint, read_checkpoint
 from eip.training.trainer import TrainingModule
 
 from .small import ETHANOL, run, script_losses, weights

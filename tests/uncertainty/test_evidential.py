@@ -326,6 +326,7 @@ def test_the_compiled_head_says_what_the_plain_one_says(channels: int, dtype: to
                 parameter.mul_(1.3)
 
 
+@pytest.mark.kernels
 def test_a_loss_of_forces_is_not_differentiated_down_to_positions_nobody_holds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

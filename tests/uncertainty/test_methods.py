@@ -41,12 +41,14 @@ def graph_of(name: str, size: float, seed: int) -> AtomGraph:
     return build_graph([atoms], 4.5)
 
 
-def network(method: str, seed: int = 0) -> Potential:
+def network(method: str, seed: int = 0, backbone: str = "painn") -> Potential:
     torch.manual_seed(seed)
-    made = new_network(method, **NETWORK).double()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.mul_(1.5)
+    other = {} if backbone == "painn" else {"mean_neighbors": 8.0, "feature_limit": 6.0}
+    made = new_network(method, **NETWORK, backbone=backbone, **other).double()
+    if backbone == "painn":
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.mul_(1.5)
     return made.eval().requires_grad_(False)
 
 
@@ -54,10 +56,10 @@ def training_graphs() -> list[AtomGraph]:
     return [graph_of("CH3CH2OH", 0.05, seed) for seed in range(30)]
 
 
-def finished(method: str) -> Potential:
+def finished(method: str, backbone: str = "painn") -> Potential:
     if method == "ensemble":
-        return EnsemblePotential([network("none", seed) for seed in range(3)])
-    inside = network(method)
+        return EnsemblePotential([network("none", seed, backbone) for seed in range(3)])
+    inside = network(method, backbone=backbone)
 
     def held_out() -> list[tuple[AtomGraph, torch.Tensor]]:
         graphs = [graph_of("CH3CH2OH", 0.05, seed) for seed in range(50, 60)]
@@ -83,9 +85,10 @@ def test_every_method_drives_udd(method: str) -> None:
     assert said.forces_bias is not None and bool(said.forces_bias.abs().max() > 0)
 
 
+@pytest.mark.parametrize("backbone", ["painn", "cartesian_ace"])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_comes_back_from_its_file(method: str, tmp_path: Path) -> None:
-    potential, graph = finished(method), graph_of("CH3CH2OH", 0.1, 1)
+def test_every_method_comes_back_from_its_file(method: str, backbone: str, tmp_path: Path) -> None:
+    potential, graph = finished(method, backbone), graph_of("CH3CH2OH", 0.1, 1)
     save_model(potential, tmp_path / "model.eip")
     again = load_model(tmp_path / "model.eip", device="cpu")
     for name in ("energy", "forces", "force_uncertainty", "force_covariance"):
@@ -139,7 +142,9 @@ def test_the_posterior_is_that_of_the_last_layer() -> None:
     """Many draws have the covariance J (Σ JᵀJ + ς²)⁻¹ Jᵀ, worked out by finite differences."""
     inside = network("none")
     training = training_graphs()[:5]
-    made = fit_llpr(inside, training, members=4000)
+    # Many draws for their covariance, few for what becomes of them: each costs a gradient.
+    drawn = fit_llpr(inside, training, members=4000).member_deviations().numpy()
+    made = fit_llpr(inside, training, members=12)
     graph = graph_of("CH3CH2OH", 0.1, 7)
     hidden = inside.energy_model.readout[0].out_features
 
@@ -159,11 +164,16 @@ def test_the_posterior_is_that_of_the_last_layer() -> None:
     precision += 1e-4 * np.diag(precision).mean() * np.eye(hidden)
     rows = jacobian(graph).reshape(graph.n_atoms, 3, hidden)
     exact = rows @ np.linalg.solve(precision, np.swapaxes(rows, 1, 2))
-    said = made(graph).force_covariance.numpy()
+    said = rows @ np.cov(drawn.T) @ np.swapaxes(rows, 1, 2)
     scale = np.trace(said, axis1=1, axis2=2).sum() / np.trace(exact, axis1=1, axis2=2).sum()
     np.testing.assert_allclose(said, scale * exact, atol=0.1 * np.abs(said).max())
     share = np.trace(said, axis1=1, axis2=2) / np.trace(exact, axis1=1, axis2=2)
     np.testing.assert_allclose(share / scale, 1.0, rtol=0.1)
+    # And the potential says just what its members come to: forces are linear in a last layer.
+    few = rows @ np.cov(made.member_deviations().numpy().T) @ np.swapaxes(rows, 1, 2)
+    np.testing.assert_allclose(
+        made(graph).force_covariance.numpy(), few, rtol=1e-8, atol=1e-8 * few.max()
+    )
 
 
 def test_members_of_a_readout_ensemble_are_potentials() -> None:

@@ -13,7 +13,6 @@ and nobody goes on computing for a learning run that is dead.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import importlib
 import importlib.util
 import multiprocessing
@@ -39,6 +38,7 @@ from types import TracebackType
 from typing import Any
 
 from eip.errors import InputError, did_you_mean
+from eip.signals import die_with
 
 #: What the libraries under NumPy and torch read when they are loaded.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -48,7 +48,6 @@ _GRACE = 5.0
 _PARSL_GRACE = 60.0
 #: Seconds between two looks at whether what should answer is still there.
 _LOOK = 2.0
-_PR_SET_PDEATHSIG = 1
 
 
 class WorkerFailure(RuntimeError):
@@ -511,7 +510,7 @@ class _Stopped(BaseException):
 
 def _serve(connection: Connection, parent: int, threads: int | None) -> None:
     """What a worker process does until its parent closes the pipe, stops it, or dies."""
-    _die_with(parent)
+    die_with(parent)
     if threads is not None:
         _limit_threads(threads)
     # Ctrl-C reaches all processes of a terminal; the parent decides what it means. A handler of
@@ -534,23 +533,6 @@ def _serve(connection: Connection, parent: int, threads: int | None) -> None:
 def _stop(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; do not disturb the tidying up
     raise _Stopped
-
-
-def _die_with(parent: int) -> None:
-    """This process ends when its parent does, however that ends."""
-    if sys.platform.startswith("linux"):
-        library = ctypes.CDLL(None, use_errno=True)
-        if library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0:
-            if os.getppid() != parent:  # it has died before we could ask
-                os._exit(1)
-            return
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_LOOK)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="eip-parent-watch").start()
 
 
 @contextmanager

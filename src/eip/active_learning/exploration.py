@@ -12,9 +12,11 @@ import numpy as np
 from ase import Atoms
 from ase.io import iread
 
-from eip.files import json_text, write_whole
 from eip.model_file import load_model
 from eip.simulation import DynamicsSettings, UDDParameters, propose_udd, run_dynamics
+
+#: Seconds; a worker on another machine outlives its killed parent a while.
+_PATIENCE = 150.0
 
 
 @dataclass(frozen=True)
@@ -73,17 +75,20 @@ def explore(model: Path, walker: Walker, folder: Path) -> WalkerOutcome:
     bias = None
     if walker.udd:
         chosen = folder / "udd.json"
-        if not chosen.is_file():
-            proposal = propose_udd(potential, walker.start, walker.settings.temperature)
-            write_whole(chosen, json_text(proposal.parameters.as_dict()))
-        values = json.loads(chosen.read_text(encoding="utf-8"))
-        bias = UDDParameters(**{key: values[key] for key in ("A", "B", "C", "D", "limiter")})
-    # Files without a checkpoint are of a run that was killed before its first.
-    if not (folder / "checkpoint.npz").exists():
-        for name in ("trajectory.xyz", "log.csv", "last.xyz", "approach.xyz"):
-            (folder / name).unlink(missing_ok=True)
+        if chosen.is_file():
+            values = json.loads(chosen.read_text(encoding="utf-8"))
+            bias = UDDParameters(**{key: values[key] for key in ("A", "B", "C", "D", "limiter")})
+        else:
+            bias = propose_udd(potential, walker.start, walker.settings.temperature).parameters
     summary = run_dynamics(
-        walker.start, potential, walker.settings, folder, resume=True, udd=bias, progress=False
+        walker.start,
+        potential,
+        walker.settings,
+        folder,
+        resume=True,
+        udd=bias,
+        progress=False,
+        patience=_PATIENCE,
     )
     return _outcome(walker, vars(summary), folder)
 

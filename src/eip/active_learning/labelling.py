@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -27,46 +28,78 @@ from eip.active_learning.labelers import (
 )
 from eip.active_learning.ledger import content_key
 from eip.data.structures import keep_beside
-from eip.errors import InputError
-from eip.files import json_text, locked, replacing, write_whole
+from eip.errors import InputError, full_disk
+from eip.files import load_arrays, replacing, save_arrays, warn_unchecked, write_whole
+from eip.locks import existing
+from eip.run_folder import RECORD, with_files, working_in
 
+_LABEL = "label.npz"
 _RESULTS = ("energy", "forces", "stress")
-_RECORD = "labeler.json"
+#: The record of an earlier version.
+_EARLIER = "labeler.json"
+#: Bytes; with less a disk is full.
+_LEAST_FREE = 2**16
 
 
 def label_one(labeler: Labeler, atoms: Atoms, folder: Path) -> None:
     """Computes a label in a worker and keeps it; what is there whole is not computed again."""
-    kept = folder / "label.npz"
+    kept = folder / _LABEL
     if kept.is_file():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    labelled = labeler.label(atoms, folder)
-    results = {k: v for k, v in labelled.calc.results.items() if k in _RESULTS}
-    arrays: dict[str, Any] = {k: np.asarray(v, dtype=np.float64) for k, v in results.items()}
-    with replacing(kept) as temporary, temporary.open("wb") as file:
-        np.savez(file, key=np.array(content_key(atoms)), **arrays)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        labelled = labeler.label(atoms, folder)
+        results = {k: v for k, v in labelled.calc.results.items() if k in _RESULTS}
+        arrays: dict[str, Any] = {k: np.asarray(v, dtype=np.float64) for k, v in results.items()}
+        save_arrays(kept, {"key": np.array(content_key(atoms)), **arrays})
+    except Exception as error:
+        # A program that finds no room fails by whatever comes of it: that says nothing of the
+        # structure.
+        free = shutil.disk_usage(existing(folder)).free
+        if (what := full_disk(error)) or free < _LEAST_FREE:
+            raise InputError(
+                f"there is no room left on the disk of {folder} ({what or error}); make room, then "
+                "the same command goes on (learn: with --resume)"
+            ) from error
+        raise
 
 
 def read_label(atoms: Atoms, folder: Path) -> Atoms:
     """The structure with what `label_one` kept of it.
 
     Raises:
-        InputError: if the label is another structure's.
+        InputError: if the label is damaged, or another structure's.
+
+    Warns:
+        UncheckedFile: if it was kept without a checksum.
     """
-    with np.load(folder / "label.npz", allow_pickle=False) as stored:
-        if str(stored["key"]) != content_key(atoms):
-            raise InputError(f"{folder}/label.npz is the label of another structure")
-        results = {name: stored[name] for name in stored.files if name in _RESULTS}
+    kept = folder / _LABEL
+    try:
+        stored, checked = load_arrays(kept)
+        key, energy, _ = str(stored["key"]), float(stored["energy"]), stored["forces"]
+        if unknown := stored.keys() - {"key", *_RESULTS}:
+            raise ValueError(f"it holds {', '.join(sorted(unknown))}")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{kept} cannot be read ({error}): delete it, and it will be computed again"
+        ) from error
+    if key != content_key(atoms):
+        raise InputError(f"{kept} is the label of another structure")
+    if not checked:
+        warn_unchecked(f"labels in {folder.parent}")
+    results = {name: stored[name] for name in _RESULTS if name in stored and name != "energy"}
     # Not atoms.copy(): labels of another method that it carries would stand beside these.
     out = bare_copy(atoms)
     keep_beside(out, atoms)
-    energy = float(results.pop("energy"))
     out.calc = SinglePointCalculator(out, energy=energy, **results)
     return out
 
 
 def write_frames(frames: Sequence[Atoms], path: Path) -> None:
-    """Extended XYZ with energy and forces alone: stress is not in every method's labels."""
+    """Extended XYZ with energy and forces alone: stress is not in every method's labels.
+
+    A file that holds just this is left as it is.
+    """
     plain = []
     for atoms in frames:
         frame = Atoms(
@@ -78,8 +111,10 @@ def write_frames(frames: Sequence[Atoms], path: Path) -> None:
             forces=atoms.get_forces(apply_constraint=False),
         )
         plain.append(frame)
-    with replacing(path) as temporary:
-        write(temporary, plain, format="extxyz")
+    text = io.StringIO()
+    write(text, plain, format="extxyz")
+    if not path.is_file() or path.read_text(encoding="utf-8") != text.getvalue():
+        write_whole(path, text.getvalue())
 
 
 @dataclass(frozen=True)
@@ -132,16 +167,8 @@ def label_frames(
     """
     made, limits = make_labeler(labeler, **options), limits or LabelLimits()
     scratch = out.with_name(out.name + ".labels")
-    record = json.loads(json_text({"labeler": labeler, "options": dict(options)}))
-    kept = scratch / _RECORD
-    if kept.is_file():
-        before = json.loads(kept.read_text())
-        if before != record:
-            raise InputError(
-                f"{scratch} holds labels by {before}, not by {record}: remove it, or name another "
-                "output"
-            )
-    elif out.exists():
+    begun = (scratch / RECORD).is_file() or (scratch / _EARLIER).is_file()
+    if out.exists() and not begun:
         raise InputError(f"{out} is there already: remove it, or name another output")
     for name, atoms in structures.items():
         try:
@@ -151,53 +178,62 @@ def label_frames(
     keys = {name: content_key(atoms) for name, atoms in structures.items()}
     names = {key: name for name, key in reversed(keys.items())}
     tasks = {key: (made, structures[name], scratch / key) for key, name in names.items()}
-    begun = scratch.exists()
-    scratch.mkdir(parents=True, exist_ok=True)
     reasons: dict[str, str] = {}
     labels: dict[str, Atoms] = {}
-    try:
-        with locked(scratch), Pool(executor, workers, retries=retries) as pool:
-            write_whole(kept, json_text(record))
-            found = pool.run(label_one, tasks)
-            console = Console(stderr=True)
-            for outcome in track(
-                found,
-                f"Labelling with {made.name}",
-                total=len(tasks),
-                console=console,
-                transient=True,
-                disable=not progress,
-            ):
-                key, error = outcome.key, outcome.error
-                if isinstance(error, InputError):
-                    raise error  # not this structure's fault: the next would fare the same
-                if error is None:
-                    label = read_label(structures[names[key]], scratch / key)
-                    disbelief = check_label(label, limits)
-                    if disbelief is None:
-                        labels[key] = label
-                        continue
-                    reasons[key] = f"label not believed: {disbelief}"
-                else:
-                    said = error.reason if isinstance(error, LabelFailure) else str(error)
-                    reasons[key] = f"not labelled: {said}"
-                say(f"{names[key]}: {reasons[key]} ({scratch / key})")
-    except BlockingIOError:
-        raise InputError(f"another process labels to {out}") from None
-    except InputError:
-        if not begun and not any(scratch.glob("*/label.npz")):  # there is nothing to go on from
-            shutil.rmtree(scratch)
-        raise
-    if not labels:
-        raise InputError(
-            f"no label could be made of {len(structures)} frames; the first: "
-            f"{next(iter(reasons.values()))}"
-        )
-    # The same geometry twice is computed once, and each keeps what it says of itself.
-    written = [
-        read_label(structures[name], scratch / key) for name, key in keys.items() if key in labels
-    ]
-    with replacing(out) as temporary:
-        write(temporary, written, format="extxyz")
+    asked = {"labeler": labeler, "options": with_files(options)}
+    with (
+        working_in(
+            scratch,
+            "label",
+            asked,
+            resume=True,
+            result=lambda: any(scratch.glob(f"*/{_LABEL}")),
+            earlier=lambda: _asked_earlier(scratch),
+            makes=("c*",),  # see content_key
+            remedy="remove it, or name another output",
+        ),
+        Pool(executor, workers, retries=retries) as pool,
+    ):
+        console = Console(stderr=True)
+        for outcome in track(
+            pool.run(label_one, tasks),
+            f"Labelling with {made.name}",
+            total=len(tasks),
+            console=console,
+            transient=True,
+            disable=not progress,
+        ):
+            key, error = outcome.key, outcome.error
+            if isinstance(error, InputError):
+                raise error  # not this structure's fault: the next would fare the same
+            if error is None:
+                label = read_label(structures[names[key]], scratch / key)
+                disbelief = check_label(label, limits)
+                if disbelief is None:
+                    labels[key] = label
+                    continue
+                reasons[key] = f"label not believed: {disbelief}"
+            else:
+                said = error.reason if isinstance(error, LabelFailure) else str(error)
+                reasons[key] = f"not labelled: {said}"
+            say(f"{names[key]}: {reasons[key]} ({scratch / key})")
+        if not labels:
+            raise InputError(
+                f"no label could be made of {len(structures)} frames; the first: "
+                f"{next(iter(reasons.values()))}"
+            )
+        # The same geometry twice is computed once, and each keeps what it says of itself.
+        written = [
+            read_label(structures[name], scratch / key)
+            for name, key in keys.items()
+            if key in labels
+        ]
+        with replacing(out) as temporary:
+            write(temporary, written, format="extxyz")
     failed = {name: reasons[key] for name, key in keys.items() if key in reasons}
     return Labelling(len(written), failed, scratch)
+
+
+def _asked_earlier(scratch: Path) -> dict[str, Any] | None:
+    kept = scratch / _EARLIER
+    return json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None

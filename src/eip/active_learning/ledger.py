@@ -204,9 +204,24 @@ class Ledger:
         self._check(row, "rejected")
         self._update(row, "rejected", reason=reason)
 
-    def use(self, keys: Sequence[str], generation: int) -> None:
-        """Part of the training set from a generation on."""
-        self._move(keys, "used", used_in=generation)
+    def use(
+        self, keys: Sequence[str], generation: int, rejected: Mapping[str, str] | None = None
+    ) -> None:
+        """Part of the training set from a generation on; others are rejected with it, and why.
+
+        All in one transaction: what is rejected has a say in what is believed.
+        """
+        rejected = rejected or {}
+        used, others = [self._row(k) for k in keys], [self._row(k) for k in rejected]
+        for row in used:
+            self._check(row, "used")
+        for row in others:
+            self._check(row, "rejected")
+        with self._writable(), self._database:
+            for row in used:
+                self._update(row, "used", used_in=generation)
+            for row in others:
+                self._update(row, "rejected", reason=rejected[row.candidate])
 
     def candidates(
         self,
@@ -234,13 +249,13 @@ class Ledger:
         states = [row.state for row in self._rows() if generation in (None, row.generation)]
         return {state: states.count(state) for state in get_args(CandidateState)}
 
-    def _move(self, keys: Sequence[str], state: str, **values: Any) -> None:
+    def _move(self, keys: Sequence[str], state: str) -> None:
         rows = [self._row(key) for key in keys]
         for row in rows:
             self._check(row, state)
         with self._writable(), self._database:
             for row in rows:
-                self._update(row, state, **values)
+                self._update(row, state)
 
     def _update(
         self, row: Any, state: str, atoms: Atoms | None = None, reason: str = "", **values: Any

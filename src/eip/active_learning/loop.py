@@ -16,6 +16,7 @@ What a step needs is read from these files alone, so that nothing in memory has 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -195,7 +196,7 @@ class LearningRun:
                 self._labels(),
                 dict(self._seconds),
             )
-            write_whole(self.folder / "learning.json", json_text(as_json(result)))
+            write_whole(self.folder / "learning.json", json_text(as_json(result, self.folder)))
             if generation.stop:
                 return result
 
@@ -206,16 +207,12 @@ class LearningRun:
         self._finish_labels(index - 1)
         # Not those of this very generation: it may have been stopped while labelling.
         fresh = [c for c in self.ledger.candidates("labelled") if c.generation < index]
-        limits = self._limits()
-        believed = []
-        for candidate in fresh:
-            # The first ones came before there was a scale to hold them against.
-            reason = check_label(candidate.atoms, limits)
-            if reason is None:
-                believed.append(candidate.key)
-            else:
-                self.ledger.reject(candidate.key, f"label not believed: {reason}")
-        self.ledger.use(believed, index)
+        limits = self._limits(index)
+        # The first ones came before there was a scale to hold them against.
+        reasons = {c.key: check_label(c.atoms, limits) for c in fresh}
+        believed = [key for key, reason in reasons.items() if reason is None]
+        disbelieved = {k: f"label not believed: {r}" for k, r in reasons.items() if r is not None}
+        self.ledger.use(believed, index, disbelieved)
         train, validation = self._training_set(index)
         files = folder / "train.xyz", folder / "validation.xyz"
         for path, frames in zip(files, (train, validation), strict=True):
@@ -268,7 +265,9 @@ class LearningRun:
             stable_ps=min(o.time_ps for o in outcomes if not o.udd),
             stop=stop,
         )
-        write_whole(folder / "generation.json", json_text(vars(generation)))
+        # Its folders go without saying, and to another place with the run.
+        runs = [{k: v for k, v in run.items() if k != "folder"} for run in generation.runs]
+        write_whole(folder / "generation.json", json_text({**vars(generation), "runs": runs}))
         self._tell(generation)
         return generation
 
@@ -455,7 +454,7 @@ class LearningRun:
         wanted = set(keys)
         open_ = [c for c in self.ledger.candidates("selected", "submitted") if c.key in wanted]
         self.ledger.submit([c.key for c in open_])
-        limits = self._limits()
+        limits = self._limits(open_[0].generation if open_ else 0)
         folders = {c.key: self.folder / "labels" / c.key for c in open_}
         tasks = {c.key: (self.labeler, c.atoms, folders[c.key]) for c in open_}
         atoms = {c.key: c.atoms for c in open_}
@@ -489,11 +488,15 @@ class LearningRun:
             self.ledger.reject(key, f"not labelled: {type(error).__name__}: {error}")
         self._spend("labelling")
 
-    def _limits(self) -> LabelLimits:
-        """Of a label that is believed; energies by what is known already."""
+    def _limits(self, generation: int) -> LabelLimits:
+        """Of a label that is believed; energies by what earlier generations have found.
+
+        Not by the labels of this one: how many of them there are depends on where it was killed.
+        """
         s = self.settings
         limits = LabelLimits(max_force=s.max_force, max_net_force=s.max_net_force)
-        known = [*self.base[0], *(c.atoms for c in self.ledger.candidates("used", "labelled"))]
+        found = self.ledger.candidates("used", "labelled")
+        known = [*self.base[0], *(c.atoms for c in found if c.generation < generation)]
         if len(known) < 10:
             return limits
         elements = sorted({int(z) for atoms in known for z in atoms.numbers})
@@ -545,11 +548,13 @@ class LearningRun:
         values = self._read(f"{self._path(index).name}/generation.json")
         if values is None:
             return None
+        for run in values["runs"]:
+            run["folder"] = str(self._path(index) / "explore" / run["name"])
         done = Generation(**values)
         # A bound that was raised since opens the run again; a budget is no state of the data.
         if done.stop and not done.stop.startswith("converged") and not self._out_of_budget(index):
-            write_whole(self._path(index) / "generation.before.json", json_text(values))
-            (self._path(index) / "generation.json").unlink()
+            kept = self._path(index) / "generation.json"
+            os.replace(kept, kept.with_name("generation.before.json"))
             return None
         return done
 
@@ -572,15 +577,24 @@ def read_frames(path: Path) -> list[Atoms]:
 # --- looking at a run ----------------------------------------------------------------------------
 
 
-def as_json(result: LearningResult) -> dict[str, Any]:
-    """learning.json."""
+def as_json(result: LearningResult, folder: Path) -> dict[str, Any]:
+    """learning.json, of which paths are relative to the run's folder."""
     return {
         "reason": result.reason or "going on",
         "labels": result.labels,
-        "model": str(result.model),
+        "model": str(result.model.relative_to(folder)),
         "seconds": result.seconds,
         "overhead_fraction": result.overhead_fraction,
-        "generations": [vars(g) for g in result.generations],
+        "generations": [
+            {
+                **vars(g),
+                "runs": [
+                    {**run, "folder": str(Path(run["folder"]).relative_to(folder))}
+                    for run in g.runs
+                ],
+            }
+            for g in result.generations
+        ],
     }
 
 
@@ -613,7 +627,8 @@ def status(folder: str | Path) -> dict[str, Any]:
     reasons: dict[str, int] = {}
     for candidate in rejected:
         reasons[candidate.reason] = reasons.get(candidate.reason, 0) + 1
-    last = json.loads((folder / "learning.json").read_text()) if done else {}
+    outcome = folder / "learning.json"
+    last = json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else {}
     return {
         "stage": stage,
         "candidates": counts,

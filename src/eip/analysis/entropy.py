@@ -1,4 +1,4 @@
-"""How widely a run has sampled: entropy and coverage of order parameters (SPEC §5, eq. 11).
+"""How widely a run has sampled: entropy and coverage of order parameters (theory §4, eq. 11).
 
 A finite sample of n looks less spread than what it was drawn from, by about (occupied cells − 1) /
 2n in nats (G. A. Miller, 1955), so runs are compared over as many frames, on one grid.

@@ -71,7 +71,7 @@ class Phosphates:
 def phosphate_geometry(
     atoms: Atoms, phosphates: Phosphates | None = None
 ) -> tuple[Float[np.ndarray, "phosphates"], Float[np.ndarray, "phosphates"]]:
-    """Of each PO4: mean P–O–Fe angle and tetrahedral distortion, degrees (SPEC §5, LiFePO4).
+    """Of each PO4: mean P–O–Fe angle and tetrahedral distortion, degrees (theory §4, LiFePO4).
 
     The distortion is the square root of the variance of the six O–P–O angles round 109.47°, with
     five degrees of freedom (K. Robinson, G. V. Gibbs, P. H. Ribbe, Science 172 (1971) 567).
@@ -108,7 +108,7 @@ def _directions(
 def chain_shapes(
     atoms: Atoms, molecules: Molecules | None = None
 ) -> tuple[Float[np.ndarray, "chains"], Float[np.ndarray, "chains"]]:
-    """Of each chain: end-to-end distance and radius of gyration, Å (SPEC §5, PDMS).
+    """Of each chain: end-to-end distance and radius of gyration, Å (theory §4, PDMS).
 
     A chain is a molecule whose backbone (see `Molecules.chains`) has at least three atoms; the
     distance is that of its ends. The radius is that of all its atoms, by mass: the root of

@@ -56,6 +56,22 @@ def unconverged_steps(path: Path, kind: str) -> dict[int, str]:
     return {}
 
 
+def output_of_cp2k(path: Path) -> str:
+    """Why an output of CP2K is no file of frames."""
+    said = ""
+    with path.open("rb") as file:
+        for line in file:
+            if b"SCF run NOT converged" in line or b"FAILED to converge" in line:
+                said = (
+                    f" (and it says '{' '.join(line.decode(errors='replace').split('*')).strip()}')"
+                )
+                break
+    return (
+        f"{path} is an output of CP2K, which neither eIP nor ASE reads frames from; take the "
+        f"positions and forces that it writes as xyz and make extended xyz of them{said}"
+    )
+
+
 def _outcar(file: BufferedIOBase) -> Iterator[tuple[int, str]]:
     step, iterations, reached = 0, 0, False
     for line in file:

@@ -6,9 +6,8 @@ import itertools
 import json
 import operator
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,11 @@ from eip.data.extxyz import Position
 from eip.data.frame import Frame
 from eip.data.labels import Labels
 from eip.data.readers import stream_chunks
-from eip.data.store import FrameStore, StoreWriter, fingerprint, is_store, states
+from eip.data.store import FrameStore, StoreWriter, fingerprints, is_store, states
 from eip.errors import InputError, did_you_mean
-from eip.files import json_text, locked, to_json, write_whole
+from eip.files import json_text, to_json, write_whole
+from eip.locks import LOCK
+from eip.run_folder import RECORD, RunFolder, working_in
 
 #: Beside the store, while it is being written; what was converted so far is in it.
 PARTIAL = ".partial"
@@ -154,27 +155,78 @@ def convert(
             raise InputError(f"{file} does not exist")
         if out.resolve() == file.resolve():
             raise InputError(f"{out} is both what is read and what is to be written")
-    request = {
-        "sources": fingerprint(files, labels),
+    asked = _asked(files, labels, where)
+    there = _made_before(out, asked, files, labels)
+    if there is None:
+        folder = out.with_name(out.name + PARTIAL)
+        with working_in(
+            folder,
+            "convert",
+            asked,
+            resume=True,
+            result=lambda: (folder / _STATE).exists() or is_store(folder),
+            earlier=lambda: _asked_earlier(folder, asked, files, labels),
+            makes=("*.npy", "*.json"),
+            scratch=("*.npy", "*.json"),
+            remedy="delete it to begin anew",
+        ) as run:
+            # The winner of two that began at once may have finished in between.
+            there = _made_before(out, asked, files, labels)
+            if there is None:
+                _Conversion(files, labels, where, run, tick, checkpoint_s).run(out)
+    # Of a process that was killed when all was done but this.
+    (out / LOCK).unlink(missing_ok=True)
+    if there is not None:
+        return there
+    contents = json.loads((out / "store.json").read_text())
+    return Converted(FrameStore(out), int(contents["left_out"]))
+
+
+def _asked(files: Sequence[Path], labels: Labels, where: Where) -> dict[str, Any]:
+    names = ", ".join(file.name for file in files)
+    return {
+        "sources": f"{names} (as of {fingerprints(files, labels)[0]})",
         "labels": to_json(labels.given()),
         "where": list(where.conditions),
     }
-    if out.exists():
-        contents = json.loads((out / "store.json").read_text()) if is_store(out) else {}
-        if contents.get("conversion") != request:
-            raise InputError(f"{out} exists already; a store is never written over")
-        return Converted(FrameStore(out), int(contents["left_out"]), was_there=True)
-    folder = out.with_name(out.name + PARTIAL)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(folder):
-            # The winner of two that began at once may have finished in between.
-            if not out.exists():
-                _Conversion(files, folder, labels, where, request, tick, checkpoint_s).run(out)
-    except BlockingIOError:
-        raise InputError(f"{folder}: another process is converting into it") from None
+
+
+def _asked_earlier(
+    folder: Path, asked: Mapping[str, Any], files: Sequence[Path], labels: Labels
+) -> dict[str, Any] | None:
+    """What a conversion without a record was asked for: one of an earlier version, or a whole one
+    that has yet to get its name."""
+    file = folder / _STATE
+    if file.exists():
+        request = _read(file, folder).get("request")
+    elif is_store(folder):
+        request = _read(folder / "store.json", folder).get("conversion")
+    else:
+        return None
+    if not isinstance(request, dict):
+        raise InputError(f"{folder} holds no conversion; choose another output")
+    if request.get("sources") in fingerprints(files, labels):
+        return {**request, "sources": asked["sources"]}
+    return request
+
+
+def _made_before(
+    out: Path, asked: Mapping[str, Any], files: Sequence[Path], labels: Labels
+) -> Converted | None:
+    if not out.exists():
+        return None
+    request = _asked_earlier(out, asked, files, labels) if is_store(out) else None
+    if request != asked:
+        raise InputError(f"{out} exists already; a store is never written over")
     contents = json.loads((out / "store.json").read_text())
-    return Converted(FrameStore(out), int(contents["left_out"]))
+    return Converted(FrameStore(out), int(contents["left_out"]), was_there=True)
+
+
+def _read(file: Path, folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{file} is damaged; delete {folder} to begin anew") from error
 
 
 class _Conversion:
@@ -183,45 +235,35 @@ class _Conversion:
     def __init__(
         self,
         files: list[Path],
-        folder: Path,
         labels: Labels,
         where: Where,
-        request: dict[str, Any],
+        run: RunFolder,
         tick: Callable[[Progress], None] | None,
         checkpoint_s: float,
     ) -> None:
-        self._files, self._folder, self._labels, self._where = files, folder, labels, where
-        self._request, self._tick, self._checkpoint_s = request, tick, checkpoint_s
+        self._files, self._run, self._labels, self._where = files, run, labels, where
+        self._folder, self._tick, self._checkpoint_s = run.path, tick, checkpoint_s
         self._sizes = [sum(size for _, _, size, _ in states(file)) for file in files]
-        self._left_out = self._safe = 0  # frames
+        self._left_out = 0  # frames
 
     def run(self, out: Path) -> None:
-        for stray in self._folder.glob(".*"):  # of a write that was cut off
-            stray.unlink()
         if not self._is_whole():
-            state = self._load()
-            try:
-                self._write(out, state)
-            except InputError:
-                if not self._safe:  # there is nothing to go on from
-                    shutil.rmtree(self._folder)
-                raise
-            (self._folder / _STATE).unlink()
+            self._write(out, _read(self._folder / _STATE, self._folder) if self._begun() else {})
+            (self._folder / _STATE).unlink(missing_ok=True)
+        (self._folder / RECORD).unlink(missing_ok=True)
         self._folder.rename(out)
+
+    def _begun(self) -> bool:
+        return (self._folder / _STATE).exists()
 
     def _is_whole(self) -> bool:
         """Whether all that is left to do is to give it its name."""
-        if (self._folder / _STATE).exists() or not is_store(self._folder):
-            return False
-        contents = json.loads((self._folder / "store.json").read_text(encoding="utf-8"))
-        self._check_request(contents.get("conversion"))
-        return True
+        return not self._begun() and is_store(self._folder)
 
     def _write(self, out: Path, state: dict[str, Any]) -> None:
         first, start = state.get("source", 0), Position(*state.get("position", ()))
         self._left_out = state.get("left_out", 0)
         with StoreWriter(self._folder, state.get("writer")) as writer:
-            self._safe = writer.frames
             for number in range(first, len(self._files)):
                 self._convert(writer, number, start if number == first else Position())
                 self._save(writer, number + 1, Position())
@@ -234,7 +276,7 @@ class _Conversion:
             def summing(done: int, total: int) -> None:
                 self._say("checksums", done / total, writer)
 
-            writer.finish(summing, left_out=self._left_out, conversion=self._request)
+            writer.finish(summing, left_out=self._left_out, conversion=self._run.asked)
 
     def _convert(self, writer: StoreWriter, number: int, start: Position) -> None:
         file, position = self._files[number], start
@@ -264,35 +306,16 @@ class _Conversion:
             self._tick(Progress(doing, share, writer.frames))
 
     def _save(self, writer: StoreWriter, source: int, position: Position) -> None:
+        if not writer.frames:
+            return  # nothing to go on from
         writer.flush()
         state = {
-            "request": self._request,
             "source": source,
             "position": list(position),
             "left_out": self._left_out,
             "writer": writer.state(),
         }
         write_whole(self._folder / _STATE, json_text(state))
-        self._safe = writer.frames
-
-    def _load(self) -> dict[str, Any]:
-        file = self._folder / _STATE
-        if not file.exists():
-            return {}
-        try:
-            state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            request = state["request"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file} is damaged; delete {self._folder} to begin anew") from error
-        self._check_request(request)
-        return state
-
-    def _check_request(self, request: object) -> None:
-        if request != self._request:
-            raise InputError(
-                f"{self._folder} holds what was converted of other sources, of sources that have "
-                "changed since, or by other options; delete it to begin anew"
-            )
 
 
 def _chunks(
@@ -302,6 +325,7 @@ def _chunks(
         yield from stream_chunks(source, labels, start)
         return
     store = FrameStore(source)
+    store.verify_once()
     if start.frame == 0 and store.isolated_atoms:
         yield list(itertools.islice(store.with_isolated(), len(store.isolated_atoms))), start
     for block in store.blocks(np.arange(start.frame, len(store)), atoms=8192):

@@ -30,8 +30,9 @@ import pooch
 import requests
 import yaml
 
-from eip.errors import InputError, did_you_mean
-from eip.files import json_text, locked, write_whole
+from eip.errors import InputError, did_you_mean, full_disk
+from eip.files import json_text, write_whole
+from eip.locks import locked
 
 RECORD = "fetched.json"
 FIGSHARE_API = "https://api.figshare.com/v2/articles/"
@@ -152,14 +153,18 @@ def fetch(
             f"{data_set.name} has no file like '{only}': {did_you_mean(str(only), names)}"
         )
     folder = Path(to) / data_set.name
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder), _session() as session:
             for remote in chosen:
                 if not _is_there(folder, remote):
                     _fetch_file(remote, folder, session, reporter(remote.name), say, retry_wait)
-    except BlockingIOError:
-        raise InputError(f"{folder}: another process is fetching into it") from None
+    except Exception as error:
+        if what := full_disk(error):
+            raise InputError(
+                f"there is no room left on the disk of {folder} ({what}); make room, then the "
+                "same command goes on"
+            ) from error
+        raise
     finally:
         with suppress(OSError):  # it is not empty
             folder.rmdir()

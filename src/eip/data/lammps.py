@@ -29,7 +29,7 @@ class _Types(dict[int, Any]):
         super().__init__(enumerate(values, start=first))
         self._elements, self._first = elements, first
 
-    def __missing__(self, key: int) -> NoReturn:
+    def __missing__(self, key: Any) -> NoReturn:
         raise InputError(
             f"there are atoms of type {key + 1 - self._first}, and elements are given for "
             f"{len(self._elements)}: {', '.join(self._elements)}"

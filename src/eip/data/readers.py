@@ -18,6 +18,7 @@ from ase.utils import string2index
 from eip.data.ase_formats import read_ase, read_database
 from eip.data.bulk_checks import doubtful
 from eip.data.checks import check_frame, check_labels
+from eip.data.convergence import output_of_cp2k
 from eip.data.deepmd import read_deepmd
 from eip.data.extxyz import ExtxyzReader, Position, read_extxyz
 from eip.data.frame import LABELS, Frame
@@ -26,6 +27,7 @@ from eip.data.npz import read_npz
 from eip.errors import InputError, did_you_mean
 
 _DATABASES = ("db", "json", "aselmdb")
+_CP2K, _SNIFFED = b"CP2K|", 2**14
 # These formats unpickle or run what the file holds.
 _UNSAFE = ("trj", "bundletrajectory", "py")
 # Frames are checked so many at a time, or so many atoms.
@@ -167,6 +169,9 @@ def reader_of(path: Path) -> Callable[[Path, Labels, slice], Iterator[Frame]]:
 
         if is_mptrj(path):
             return read_mptrj
+    with path.open("rb") as file:
+        if _CP2K in file.read(_SNIFFED):  # by its suffix ASE may take it for another program's
+            raise InputError(output_of_cp2k(path))
     try:
         kind = filetype(str(path))
         readable = get_ioformat(kind).can_read  # a guess by suffix is looked up only here

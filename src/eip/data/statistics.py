@@ -28,7 +28,7 @@ def fit_element_energies(
     *,
     given: Mapping[int, float] | None = None,
 ) -> dict[int, float]:
-    """E0 of each element, eV: E ≈ Σ_i E0(Z_i) by ridge regression on energies per atom (SPEC §1).
+    """E0 of each element, eV: E ≈ Σ_i E0(Z_i) by ridge regression on energies per atom (theory §1).
 
     Elements are drawn towards the mean energy of an atom, as strongly as the evidence of the data
     asks for (D. J. C. MacKay, Neural Comput. 4 (1992) 415): an element of one frame among 89

@@ -1,8 +1,10 @@
 """Frames on disk as memory-mapped columns: any size, any order, exact to the last bit.
 
 A store is a directory of ``.npy`` columns, by atom (numbers, positions, forces) and by frame (the
-rest), and ``store.json`` with its version, its sources, and the columns' sizes and checksums. It is
-written beside its final name and renamed when it is whole, so what has the name is complete.
+rest), and ``store.json`` with its version, its sources, the columns' sizes and checksums, and a
+checksum of itself. It is written beside its final name and renamed when it is whole, so what has
+the name is complete. ``store.json`` is compared with its checksum whenever it is read, the columns
+with theirs when `open_frames` first opens them; which files were found whole is kept beside them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, SupportsIndex
 
@@ -30,7 +33,7 @@ from eip.data.isolated import IsolatedAtoms
 from eip.data.labels import Labels
 from eip.data.readers import stream_frames
 from eip.errors import InputError
-from eip.files import json_text, write_whole
+from eip.files import json_text, to_json, warn_unchecked, write_whole
 
 VERSION = 1
 _PER_ATOM: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -55,6 +58,8 @@ _COLUMNS = _PER_ATOM | _PER_FRAME
 # A store of older date has no groups.
 _READ = tuple(name for name in _COLUMNS if name != "group")
 _NO_STRESS = np.full((3, 3), np.nan)
+#: The checksum of store.json in itself; which columns were compared with theirs, and when.
+_SUM, _MARK = "sha256", ".verified"
 # Frames are written so many at a time, or so many atoms; checksums read blocks of so many bytes.
 _FRAMES_AT_ONCE, _ATOMS_AT_ONCE, _BLOCK = 256, 8192, 2**18
 
@@ -75,7 +80,20 @@ def _contents(folder: Path) -> dict[str, Any]:
             f"{folder} is a frame store of version {contents.get('version')}, this eIP "
             f"reads version {VERSION}; convert the source files again"
         )
+    if _SUM in contents and contents[_SUM] != _sum(contents):
+        raise InputError(f"{file} is damaged: its checksum is not that of what was written")
     return contents
+
+
+def _write_contents(folder: Path, contents: Mapping[str, Any]) -> None:
+    contents = {**contents, _SUM: _sum(contents)}
+    write_whole(folder / "store.json", json_text(contents))
+
+
+def _sum(contents: Mapping[str, Any]) -> str:
+    """Checksum of a table of contents."""
+    plain = {key: value for key, value in contents.items() if key != _SUM}
+    return hashlib.sha256(json.dumps(to_json(plain), sort_keys=True).encode()).hexdigest()
 
 
 def is_store(path: str | Path) -> bool:
@@ -101,6 +119,7 @@ class FrameStore:
             self._folder = Path(contents["store"])
             contents = _contents(self._folder)
         file = self._folder / "store.json"
+        self._sum: str | None = contents.get(_SUM)
         try:
             self._frames, self._atoms = int(contents["frames"]), int(contents["atoms"])
             self.elements: tuple[int, ...] = tuple(int(z) for z in contents["elements"])
@@ -151,6 +170,39 @@ class FrameStore:
                     f"{self._folder / name}.npy is altered: its sha256 is {found[name]}, "
                     f"{about['sha256']} when it was written"
                 )
+
+    def checksums(self) -> dict[str, str]:
+        """The sha256 of each column, by its name: as it was written, where that was kept."""
+        if self._about:
+            return {name: str(about["sha256"]) for name, about in self._about.items()}
+        there = [name for name in _COLUMNS if (self._folder / f"{name}.npy").is_file()]
+        sizes = {name: (self._folder / f"{name}.npy").stat().st_size for name in there}
+        return _checksums(self._folder, sizes, None)
+
+    def verify_once(self) -> None:
+        """`verify`, unless the same files were found whole before.
+
+        Raises:
+            InputError: if a column is not what was written.
+
+        Warns:
+            UncheckedFile: if it was written before there were checksums.
+        """
+        if not self._about or self._sum is None:
+            warn_unchecked(self._folder)
+            if not self._about:
+                return
+        state = {"contents": self._sum}
+        for name in self._about:
+            found = (self._folder / f"{name}.npy").stat()
+            state[name] = f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+        mark = self._folder / _MARK
+        with suppress(OSError, ValueError):
+            if json.loads(mark.read_text(encoding="utf-8")) == state:
+                return
+        self.verify()
+        with suppress(OSError):  # a store of somebody else: it is read again next time
+            write_whole(mark, json_text(state))
 
     @classmethod
     def open(cls, path: str | Path) -> FrameStore:
@@ -244,7 +296,7 @@ class FrameStore:
 
     @property
     def isolated_atoms(self) -> dict[int, float]:
-        """Energies of isolated atoms that the files gave, eV, by atomic number (SPEC §1: E0)."""
+        """Energies of isolated atoms that the files gave, eV, by atomic number (theory §1: E0)."""
         return self._isolated.energies
 
     def with_isolated(self) -> Iterator[Frame]:
@@ -455,7 +507,7 @@ class StoreWriter:
             "columns": {n: {"bytes": sizes[n], "sha256": sums[n]} for n in sizes},
             **more,
         }
-        write_whole(self._folder / "store.json", json_text(contents))
+        _write_contents(self._folder, contents)
         return contents
 
 
@@ -548,8 +600,8 @@ def open_frames(
 ) -> FrameStore:
     """The frames of files, one file after the other, as a store.
 
-    Files are converted once: the store in ``cache_dir`` is named by the files' paths, sizes and
-    times of change and by the labels, and found again. Without ``cache_dir`` it is temporary and
+    Files are converted once: the store in ``cache_dir`` is named by the files' names, sizes, times
+    of change and ends and by the labels, and found again. Without ``cache_dir`` it is temporary and
     lives as long as the object. A single path that is a store itself is read where it is, and
     ``cache_dir`` gets a reference to it; several are joined by copying.
 
@@ -568,15 +620,16 @@ def open_frames(
     if not files:
         raise InputError("open_frames needs at least one file, got none")
     if len(files) == 1 and is_store(files[0]) and cache_dir is None:
-        store = FrameStore(files[0])
+        store = _verified(files[0])
     else:
         keep_alive = None
         if cache_dir is None:
             keep_alive = tempfile.TemporaryDirectory(prefix="eip-frames-")
             cache_dir = keep_alive.name
-        path = Path(cache_dir) / f"{files[0].stem}-{fingerprint(files, labels)}"
+        cached = [Path(cache_dir) / name for name in cache_names(files, labels)]
+        path = next(filter(is_store, cached), cached[0])
         if is_store(path):
-            store = FrameStore(path)
+            store = _verified(path)
         elif len(files) == 1 and is_store(files[0]):
             store = _refer(path, files[0])
         else:
@@ -586,14 +639,24 @@ def open_frames(
     return store
 
 
+def _verified(path: Path) -> FrameStore:
+    store = FrameStore(path)
+    store.verify_once()
+    return store
+
+
 def _refer(path: Path, store: Path) -> FrameStore:
     """A store that is nothing but where another one is; what is there now is found again."""
-    FrameStore(store)
-    contents = {"format": "eip-frames", "version": VERSION, "store": str(store.resolve())}
+    contents = {
+        "format": "eip-frames",
+        "version": VERSION,
+        "store": str(store.resolve()),
+        "holds": _verified(store).checksums(),
+    }
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     temporary.mkdir(parents=True)
     try:
-        write_whole(temporary / "store.json", json_text(contents))
+        _write_contents(temporary, contents)
         try:
             temporary.rename(path)
         except OSError:
@@ -609,7 +672,7 @@ def _convert(files: list[Path], labels: Labels, require: tuple[str, ...]) -> Ite
     # a store from the cache is warned of too.
     tally = LabelTally(require)
     for file in files:
-        read = FrameStore(file).with_isolated() if is_store(file) else stream_frames(file, labels)
+        read = _verified(file).with_isolated() if is_store(file) else stream_frames(file, labels)
         for frame in read:
             if not frame.isolated:
                 tally.add({label: frame.has(label) for label in LABELS}, frame.source)
@@ -627,17 +690,45 @@ def _check_labels(store: FrameStore, require: tuple[str, ...]) -> None:
     tally.finish()
 
 
-def fingerprint(files: Sequence[Path], labels: Labels) -> str:
-    """Of the files as they are on disk, cheap however large they are."""
-    parts: list[Any] = [VERSION, labels.fingerprint()]
+def cache_names(files: Sequence[Path], labels: Labels) -> list[str]:
+    """Names of the store of files in a cache: ours, then that of earlier versions."""
+    return [f"{files[0].stem}-{print_}" for print_ in fingerprints(files, labels)]
+
+
+def fingerprints(files: Sequence[Path], labels: Labels) -> list[str]:
+    """Of the files as they are on disk, cheap however large they are; wherever they are.
+
+    The first is ours; others are what earlier versions made of the same.
+    """
+    parts: list[Any] = [VERSION, labels.given()]
     for file in files:
-        parts += [[str(part), *state] for part, *state in states(file)]
+        for part, _, size, changed in states(file):
+            parts.append([part.relative_to(file.parent).as_posix(), size, changed, _ends(part)])
+    before: list[Any] = [VERSION, labels.fingerprint()]
+    for file in files:
+        before += [[str(part), *state] for part, *state in states(file)]
+    return [_digest(parts), _digest(before)]
+
+
+def _digest(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _ends(file: Path) -> str:
+    """Of the file's first and last bytes: clocks of some file systems tick in seconds."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        digest.update(opened.read(_BLOCK))
+        opened.seek(max(0, file.stat().st_size - _BLOCK))
+        digest.update(opened.read(_BLOCK))
+    return digest.hexdigest()[:16]
 
 
 def states(file: Path) -> Iterator[tuple[Path, str, int, int]]:
     """Path, resolved path, size and time of change of a file, or of each one in a folder."""
-    inside = sorted(p for p in file.rglob("*") if p.is_file()) if file.is_dir() else [file]
+    # Without hidden files: which of a store's columns were found whole is none of its content.
+    found = (p for p in file.rglob("*") if p.is_file() and not p.name.startswith("."))
+    inside = sorted(found) if file.is_dir() else [file]
     for part in inside:
         try:
             state = os.stat(part)

@@ -171,8 +171,8 @@ def ipi_comment(comment: str) -> IPIComment | None:
     if match is None:
         return None
     form, text = match.groups()
-    units = {name: _IPI_UNITS.get(unit, unit) for name, unit in _IPI_QUANTITY.findall(comment)}
-    units.pop(form, None)
+    said = _IPI_QUANTITY.findall(comment, match.end())
+    units = {name: _IPI_UNITS.get(unit, unit) for name, unit in said}
     cell_unit = units.pop("cell", None)
     for name in units:
         if name not in _IPI_POSITIONS:

@@ -1,4 +1,4 @@
-"""How good a potential is, and how far its σ can be trusted (SPEC §5).
+"""How good a potential is, and how far its σ can be trusted (theory §4).
 
 Errors. A force component's error is Δf = f_true − f_pred; an atom's is mean_a |Δf_a|; a
 structure's error and σ are means over its atoms. Everything is in eV and Å.
@@ -113,7 +113,7 @@ class RocCurve(NamedTuple):
 def compute_metrics(
     evaluation: Evaluation, ood: Evaluation | None = None, *, percentile: float = 80.0
 ) -> dict[str, float]:
-    """Every measure of SPEC §5 under the keys of `METRIC_KEYS`.
+    """Every measure of theory §4 under the keys of `METRIC_KEYS`.
 
     Args:
         ood: an evaluation of frames unlike those of training; adds ``ood_ratio``, ``ood_auc`` and

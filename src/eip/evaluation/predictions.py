@@ -97,7 +97,7 @@ class Evaluation:
 
     @property
     def atom_error(self) -> Float[np.ndarray, "atoms"]:
-        """An atom's error, mean_a |f_true − f_pred|, eV/Å (SPEC §5)."""
+        """An atom's error, mean_a |f_true − f_pred|, eV/Å (theory §4)."""
         return np.abs(self.force_error).mean(axis=1)
 
     @property

@@ -1,4 +1,4 @@
-// The tensor head of evidence (SPEC §2), forward alone: σ beside forces that nobody differentiates.
+// The tensor head of evidence (theory §2), forward alone: σ beside forces that nobody differentiates.
 //
 // The products with weights are as many as they were; what goes is the dozen of small operations
 // between them, which for some hundred atoms cost more than the products.

@@ -261,16 +261,17 @@ def spline_values(
 ) -> Float[Tensor, "edges functions"]:
     """Of functions given by B-spline coefficients; zero from the cutoff on."""
     count = len(coefficients) - 3
-    inside = (distance < cutoff).nonzero()[:, 0]
-    x = distance.index_select(0, inside) * (count / cutoff)
+    # Masked, not picked: on a GPU the host would have to wait for how many there are.
+    inside = distance < cutoff
+    x = torch.where(inside, distance, 0.0) * (count / cutoff)
     # Rounding may carry a distance just inside the cutoff to the interval behind it.
     knot = x.detach().long().clamp(max=count - 1)
     values = sum(
-        weight[:, None] * coefficients.index_select(0, knot + q)
+        (weight * inside)[:, None] * coefficients.index_select(0, knot + q)
         for q, weight in enumerate(cubic_weights(x - knot))
     )
     assert isinstance(values, Tensor)
-    return values.new_zeros(len(distance), values.shape[1]).index_add(0, inside, values)
+    return values
 
 
 def spline_coupling(

@@ -12,7 +12,7 @@ from eip.graph import AtomGraph
 
 
 def strained(graph: AtomGraph) -> tuple[AtomGraph, Float[Tensor, "frames 3 3"]]:
-    """The graph under a zero strain that the energy can be differentiated by (SPEC §1)."""
+    """The graph under a zero strain that the energy can be differentiated by (theory §1)."""
     strain = torch.zeros_like(graph.cell, requires_grad=True)
     symmetric = 0.5 * (strain + strain.transpose(1, 2))
     if graph.n_frames == 1:

@@ -25,7 +25,7 @@ class EnergyOutput:
 
 
 class EnergyModel(nn.Module):
-    """E = Σ_i E_i + Σ_i E0(Z_i) (SPEC §1).
+    """E = Σ_i E_i + Σ_i E0(Z_i) (theory §1).
 
     The network works in units of the training forces' RMS; totals are summed in float64, because
     a molecule's −17,617 eV leave no meV in float32.

@@ -12,22 +12,19 @@ import functools
 import threading
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from eip.graph import AtomGraph
-from eip.kernels import packing
 from eip.kernels.build import Library, advise_huge_pages, pointer
 from eip.kernels.geometry import first_edges
+from eip.kernels.packing import Packable
 from eip.models.backbone import AtomFeatures
 from eip.models.radial import cosine_cutoff, sine_basis
-
-if TYPE_CHECKING:
-    from eip.models.painn import PaiNN
 
 #: Intervals of the spline over [0, cutoff] by radial function. The fastest of them, sin(nπr/rc),
 #: then has 80 intervals a period; forces come out within 5e-6 of their RMS.
@@ -120,48 +117,6 @@ def by_chunks(
     return table.reshape(len(table), 3, -1, chunk).permute(2, 0, 1, 3).contiguous()
 
 
-def pack_weights(network: PaiNN, lib: Library) -> Packed:
-    """Packs the weights of a PaiNN: tables, transposes and panels."""
-    weight = network.embedding.weight
-    dtype, channels = weight.dtype, network.channels
-    chunk = lib.chunk(channels, dtype)
-    coefficients = spline_coefficients(network.cutoff, network.radial_functions)
-    order = chunk_order(channels, chunk)
-    keep: list[Tensor] = []
-
-    def panels(matrix: Tensor) -> Tensor:
-        return packing.panels(lib, matrix)
-
-    modules: Any = list(zip(network.messages, network.updates, strict=True))
-    phi0 = modules[0][0].context(weight)[:, order].contiguous()
-    for message, update in modules:
-        one, two = message.context[0], message.context[2]
-        left, right = update.mix.weight.chunk(2)
-        up_one, up_two = update.context[0], update.context[2]
-        filters = torch.cat([message.filter.weight, message.filter.bias[:, None]], dim=1)
-        table = by_chunks((coefficients @ filters.double().T).to(dtype), chunk)
-        keep += [
-            *(panels(one.weight.T), one.bias.clone(), panels(one.weight)),
-            *(panels(two.weight[order].T), two.bias[order], panels(two.weight[order])),
-            table,
-            *(panels(left.T), panels(left), panels(right.T), panels(right)),
-            *(panels(up_one.weight.T), up_one.bias.clone(), panels(up_one.weight)),
-            *(panels(up_two.weight.T), up_two.bias.clone(), panels(up_two.weight)),
-        ]
-    embedding = weight.clone()
-    addresses = (ctypes.c_void_p * len(keep))(*(t.data_ptr() for t in keep))
-    return Packed(
-        channels=channels,
-        layers=len(network.messages),
-        intervals=intervals(network.radial_functions),
-        cutoff=network.cutoff,
-        embedding=embedding,
-        phi0=phi0,
-        pointers=addresses,
-        keep=keep,
-    )
-
-
 class _Pass:
     """One forward pass: what its gradient needs."""
 
@@ -187,7 +142,7 @@ class _Pass:
         total = channel * sum(sum(fields.values()) for fields in widths)
         lean = total * edge_vectors.element_size() > LEAN_BYTES
         kept = {"phi", "right", "scales"} if lean else set()
-        self.buffer, self._addresses = _arrays(workspace, self.dtype, channel, widths, without=kept)
+        self.buffer, self._addresses = arrays(workspace, self.dtype, channel, widths, without=kept)
         self._last_vectors: Tensor | None = None
         self._lean = lean
 
@@ -204,7 +159,7 @@ class _Pass:
             pointer(packed.embedding),
             pointer(packed.phi0),
             packed.pointers,
-            _table(addresses),
+            address_table(addresses),
             *arguments,
             ctypes.c_int64(self.threads),
         )
@@ -246,7 +201,7 @@ class _Pass:
         channel, room = self.atoms * self.packed.channels, None
         if keep:
             # Two pairs in turn: a layer reads one and writes the other.
-            room, pairs = _arrays(
+            room, pairs = arrays(
                 *(self.workspace, self.dtype, channel),
                 [{"s": 1, "v": 3}, {"s": 1, "v": 3}],
             )
@@ -262,7 +217,7 @@ class _Pass:
             ]
         self._call(
             *("backward", self._addresses, pointer(g_scalars), pointer(g_vectors)),
-            *(_table(gradient), pointer(out)),
+            *(address_table(gradient), pointer(out)),
         )
         if room is not None:
             self.workspace.give_back(room)
@@ -299,7 +254,7 @@ def _saved_widths(layers: int) -> list[dict[str, int]]:
     ]
 
 
-def _arrays(
+def arrays(
     workspace: Workspace,
     dtype: torch.dtype,
     channel: int,
@@ -321,7 +276,7 @@ def _arrays(
     return buffer, addresses
 
 
-def _table(addresses: list[int | None]) -> Any:
+def address_table(addresses: list[int | None]) -> Any:
     return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
@@ -353,11 +308,11 @@ def _graph_is_kept() -> bool:
         return True
 
 
-_WORKSPACES: weakref.WeakKeyDictionary[PaiNN, Workspace] = weakref.WeakKeyDictionary()
+_WORKSPACES: weakref.WeakKeyDictionary[nn.Module, Workspace] = weakref.WeakKeyDictionary()
 
 
 def frozen(
-    network: PaiNN,
+    network: Packable[Packed],
     lib: Library,
     graph: AtomGraph,
     species: Int[Tensor, "atoms"],

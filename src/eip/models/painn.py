@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from eip.graph import AtomGraph
-from eip.kernels import Library
+from eip.kernels import Library, packing
 from eip.kernels.packing import Packable
 from eip.models import fused
 from eip.models.backbone import AtomFeatures, Backbone, norm
@@ -65,7 +68,45 @@ class PaiNN(Backbone, Packable[fused.Packed]):
         return self._compiled(kernels, graph, species, edge_vectors)
 
     def pack(self, lib: Library) -> fused.Packed:
-        return fused.pack_weights(self, lib)
+        """Tables of filters, and matrices as panels, of both ways, in the order of network.cpp."""
+        weight = self.embedding.weight
+        dtype, channels = weight.dtype, self.channels
+        chunk = lib.chunk(channels, dtype)
+        coefficients = fused.spline_coefficients(self.cutoff, self.radial_functions)
+        order = fused.chunk_order(channels, chunk)
+        keep: list[Tensor] = []
+
+        def panels(matrix: Tensor) -> Tensor:
+            return packing.panels(lib, matrix)
+
+        modules: Any = list(zip(self.messages, self.updates, strict=True))
+        phi0 = modules[0][0].context(weight)[:, order].contiguous()
+        for message, update in modules:
+            one, two = message.context[0], message.context[2]
+            left, right = update.mix.weight.chunk(2)
+            up_one, up_two = update.context[0], update.context[2]
+            filters = torch.cat([message.filter.weight, message.filter.bias[:, None]], dim=1)
+            table = fused.by_chunks((coefficients @ filters.double().T).to(dtype), chunk)
+            keep += [
+                *(panels(one.weight.T), one.bias.clone(), panels(one.weight)),
+                *(panels(two.weight[order].T), two.bias[order], panels(two.weight[order])),
+                table,
+                *(panels(left.T), panels(left), panels(right.T), panels(right)),
+                *(panels(up_one.weight.T), up_one.bias.clone(), panels(up_one.weight)),
+                *(panels(up_two.weight.T), up_two.bias.clone(), panels(up_two.weight)),
+            ]
+        embedding = weight.clone()
+        addresses = (ctypes.c_void_p * len(keep))(*(t.data_ptr() for t in keep))
+        return fused.Packed(
+            channels=channels,
+            layers=len(self.messages),
+            intervals=fused.intervals(self.radial_functions),
+            cutoff=self.cutoff,
+            embedding=embedding,
+            phi0=phi0,
+            pointers=addresses,
+            keep=keep,
+        )
 
     def kernels(self, array: Tensor) -> Library | None:
         # A subclass may do other sums than the kernels know.

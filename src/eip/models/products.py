@@ -1,6 +1,6 @@
 """All products of up to three factors of a scalar, a vector and a symmetric traceless matrix.
 
-What is symmetric under rotation and reflection can be made of x, u and M in 27 ways (SPEC §10; by
+What is symmetric under rotation and reflection can be made of x, u and M in 27 ways (theory §7; by
 the theorem of Cayley and Hamilton M³ is none of its own). They are the atomic cluster expansion's
 products up to body order four, in Cartesian form.
 
@@ -31,6 +31,24 @@ Triple = tuple[
     Float[Tensor, "3 atoms channels"],
     Float[Tensor, "5 atoms channels"],
 ]
+
+
+def bounded(
+    x: Float[Tensor, "atoms channels"],
+    u: Float[Tensor, "3 atoms channels"],
+    m: Float[Tensor, "5 atoms channels"],
+    inverse_square: float,
+) -> Triple:
+    """The three, divided by √(1 + size²/limit²): never larger than a limit together.
+
+    Far from all data, powers of what is large would else be larger than anything that is learned.
+
+    Args:
+        inverse_square: 1/limit²; 0 leaves them as they are.
+    """
+    size = x * x + dot(u, u) + contraction(m, m)
+    factor = (1.0 + inverse_square * size).rsqrt()
+    return factor * x, factor * u, factor * m
 
 
 def plain_products(
@@ -76,12 +94,13 @@ def products(
     m: Float[Tensor, "5 atoms channels"],
     weights: Float[Tensor, "elements 27 channels"],
     species: Int[Tensor, "atoms"],
+    inverse_square: float,
     lib: Library,
 ) -> Triple:
-    """`plain_products` by compiled kernels, with the weights of each atom's element."""
+    """`plain_products` of what is `bounded`, by compiled kernels; weights are of elements."""
     # Here, not inside: what is saved there must be what came in, or second derivatives miss it.
     x, u, m, weights = x.contiguous(), u.contiguous(), m.contiguous(), weights.contiguous()
-    return Products.apply(x, u, m, weights, species.contiguous(), lib)
+    return Products.apply(x, u, m, weights, species.contiguous(), inverse_square, lib)
 
 
 class Products(torch.autograd.Function):
@@ -95,19 +114,22 @@ class Products(torch.autograd.Function):
         m: Tensor,
         weights: Tensor,
         species: Tensor,
+        inverse_square: float,
         lib: Library,
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(x, u, m, weights, species)
-        ctx.lib = lib
+        ctx.lib, ctx.inverse_square = lib, inverse_square
         out = torch.empty_like(x), torch.empty_like(u), torch.empty_like(m)
-        _call(lib, "products", weights, species, 1, x, None, u, None, m, None, *out)
+        _call(lib, "products", weights, species, inverse_square, 1, x, None, u, None, m, None, *out)
         return out
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor) -> tuple[Tensor | None, ...]:
         x, u, m, weights, species = ctx.saved_tensors
-        gradients = _Gradient.apply(*g, x, u, m, weights, species, ctx.lib, wanted(ctx, 3))
-        return *gradients, None, None
+        gradients = _Gradient.apply(
+            *(*g, x, u, m, weights, species, ctx.inverse_square, ctx.lib, wanted(ctx, 3))
+        )
+        return *gradients, None, None, None
 
 
 class _Gradient(torch.autograd.Function):
@@ -122,14 +144,16 @@ class _Gradient(torch.autograd.Function):
         m: Tensor,
         weights: Tensor,
         species: Tensor,
+        inverse_square: float,
         lib: Library,
         weights_wanted: bool,
     ) -> tuple[Tensor | None, ...]:
         g = g_x.contiguous(), g_u.contiguous(), g_m.contiguous()
         ctx.save_for_backward(*g, x, u, m, weights, species)
-        ctx.lib = lib
+        ctx.lib, ctx.inverse_square = lib, inverse_square
         ctx.set_materialize_grads(False)
-        return _gradient(lib, g, (x, u, m), None, weights, species, weights_wanted)
+        known = weights, species, inverse_square
+        return _gradient(lib, g, (x, u, m), None, known, weights_wanted)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -152,9 +176,10 @@ class _Gradient(torch.autograd.Function):
         )
         to_g = torch.empty_like(x), torch.empty_like(u), torch.empty_like(m)
         pairs = [array for pair in zip((x, u, m), dots, strict=True) for array in pair]
-        _call(ctx.lib, "products", weights, species, 1, *pairs, *to_g)
-        to = _gradient(ctx.lib, tuple(g), (x, u, m), dots, weights, species, True)
-        return *to_g, *to, None, None, None
+        known = weights, species, ctx.inverse_square
+        _call(ctx.lib, "products", *known, 1, *pairs, *to_g)
+        to = _gradient(ctx.lib, tuple(g), (x, u, m), dots, known, True)
+        return *to_g, *to, None, None, None, None
 
 
 def _gradient(
@@ -162,25 +187,34 @@ def _gradient(
     g: tuple[Tensor, ...],
     values: tuple[Tensor, ...],
     dots: tuple[Tensor, ...] | None,
-    weights: Tensor,
-    species: Tensor,
+    known: tuple[Tensor, Tensor, float],
     weights_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """In x, u, m and the weights; with ``dots``, that of the tangent."""
+    """In x, u, m and the weights; with ``dots``, that of the tangent. ``known``: weights,
+    species and 1/limit²."""
+    weights, species, _ = known
     groups = min(_MOST_GROUPS, max(1, len(species) // _ATOMS_PER_GROUP))
     to_x, to_u, to_m = (torch.empty_like(value) for value in values)
     to_weights = weights.new_empty(groups, *weights.shape) if weights_wanted else None
     pairs = [a for pair in zip(values, dots or (None,) * 3, strict=True) for a in pair]
     arrays = *g, *pairs, to_x, to_u, to_m, to_weights
-    _call(lib, "products_gradient", weights, species, groups, *arrays)
+    _call(lib, "products_gradient", *known, groups, *arrays)
     return to_x, to_u, to_m, None if to_weights is None else to_weights.sum(0)
 
 
 def _call(
-    lib: Library, name: str, weights: Tensor, species: Tensor, groups: int, *arrays: Tensor | None
+    lib: Library,
+    name: str,
+    weights: Tensor,
+    species: Tensor,
+    inverse_square: float,
+    groups: int,
+    *arrays: Tensor | None,
 ) -> None:
     elements, _, channels = weights.shape
     sizes = len(species), channels, elements, torch.get_num_threads(), groups
     lib.function(name, weights.dtype)(
-        *map(ctypes.c_int64, sizes), *map(pointer, (species, weights, *arrays))
+        *map(ctypes.c_int64, sizes),
+        ctypes.c_double(inverse_square),
+        *map(pointer, (species, weights, *arrays)),
     )

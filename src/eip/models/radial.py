@@ -27,7 +27,7 @@ def cosine_cutoff(distance: Float[Tensor, "edges"], cutoff: float) -> Float[Tens
 def polynomial_cutoff(
     distance: Float[Tensor, "edges"], cutoff: float, power: int = 6
 ) -> Float[Tensor, "edges"]:
-    """1 at zero, 0 from the cutoff on, where two derivatives are continuous (Gasteiger et al. 2020).
+    """1 at zero, 0 from the cutoff on, with two continuous derivatives (Gasteiger et al. 2020).
 
     1 − (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) − p(p+1)/2 x^(p+2), x = r/rc.
     """

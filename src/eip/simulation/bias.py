@@ -5,7 +5,7 @@ A                       eV       depth of the bias: E_bias falls from 0 to −A 
 B                       eV/Å     width: the push fades once σ passes B √N
 C                       eV/Å     bias force that the limiter lets through best
 D                       eV/Å     height of the limiter; the largest limited force is 0.242 D
-σ                       eV/Å     uncertainty of a structure, mean of its σ_i (SPEC eq. 7)
+σ                       eV/Å     uncertainty of a structure, mean of its σ_i (theory, eq. 7)
 ======================  =======  ===============================================================
 """
 

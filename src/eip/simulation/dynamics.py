@@ -15,8 +15,10 @@ import torch
 from ase import Atoms
 
 from eip.errors import InputError
-from eip.files import json_text, to_json, write_whole
+from eip.files import json_text, write_whole
 from eip.potential import Potential
+from eip.run_folder import RECORD, working_in
+from eip.signals import deferred_interrupts
 from eip.simulation.bias import UDDParameters, UDDPotential, UDDProposal
 from eip.simulation.calculator import BiasedCalculator, Results, as_potential, check_elements
 from eip.simulation.integrators import Integrator, degrees_of_freedom, draw_momenta
@@ -30,7 +32,7 @@ from eip.simulation.records import (
     labelled,
     plain_info,
 )
-from eip.simulation.session import deferred_interrupts, progress_bar
+from eip.simulation.session import progress_bar
 from eip.simulation.settings import DynamicsSettings
 
 #: Settings that a continued run may change; all others make it another run.
@@ -107,12 +109,14 @@ def run_dynamics(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     skin: float = 0.5,
+    patience: float = 0.0,
 ) -> DynamicsSummary:
     """Runs dynamics; everything it learns is in ``run_dir`` before it returns.
 
     Files: trajectory.xyz (every ``trajectory_interval``, labels unbiased, momenta, σ_i), log.csv,
     last.xyz (the last good frame), approach.xyz (the last steps before a run that did not
-    finish), checkpoint.npz, summary.json (see `DynamicsSummary`).
+    finish), checkpoint.npz, udd.json (the bias), run.json (what was asked), summary.json (see
+    `DynamicsSummary`; files by their names in the folder).
 
     Ctrl-C or SIGTERM ends the run after the step at hand as "stopped", to be continued; a second
     one at once. With UDD the structure moves under forces + bias; pressure (NPT) is the unbiased.
@@ -125,10 +129,12 @@ def run_dynamics(
             checkpoint before.
         udd: bias of UDD.
         progress: show a bar with temperature and σ on stderr.
+        patience: seconds to wait for another process in the folder that is about to end.
 
     Raises:
         InputError: if the folder holds a run already (``resume`` not set), or one of other
-            settings, structure or potential (``resume`` set); or if the potential does not know
+            settings, structure or potential (``resume`` set), or another process is at work
+            there; or if the potential does not know
             an element, or the ensemble does not fit the structure.
     """
     if isinstance(udd, UDDProposal):
@@ -147,32 +153,48 @@ def run_dynamics(
         raise InputError("the start's positions are not finite")
 
     paths = RunPaths(Path(run_dir))
-    there = [path.name for path in paths.all() if path.exists()]
-    if there and not resume:
-        raise InputError(
-            f"{paths.folder} holds a run already ({', '.join(there)}): continue it (resume), or "
-            f"choose another folder"
+    names = [path.name for path in paths.all()]
+    asked = {**asdict(settings), "udd": udd.as_dict() if udd else None}
+    with working_in(
+        paths.folder,
+        "md",
+        asked,
+        resume=resume,
+        result=lambda: paths.checkpoint.exists() or paths.summary.exists(),
+        may_change=_MAY_CHANGE,
+        earlier=lambda: _asked_earlier(paths.checkpoint),
+        own=names,
+        scratch=names,
+        patience=patience,
+    ):
+        # What is not finite is a run's end, for the monitors to tell.
+        calculator = BiasedCalculator(
+            model,
+            stress=True if settings.ensemble == "npt" else None,
+            skin=skin,
+            allow_non_finite=True,
         )
-    known = paths.checkpoint.exists()
-    paths.folder.mkdir(parents=True, exist_ok=True)
-    # What is not finite is a run's end, for the monitors to tell.
-    calculator = BiasedCalculator(
-        model,
-        stress=True if settings.ensemble == "npt" else None,
-        skin=skin,
-        allow_non_finite=True,
-    )
-    run = _Run(atoms, calculator, settings, udd, paths)
-    if known:
-        run.restore(Checkpoint.read(paths.checkpoint))
-    else:
-        run.begin()
-    try:
-        with deferred_interrupts() as interrupted, progress_bar(settings, progress) as show:
-            ending = run.go(interrupted, show)
-            return run.finish(ending)
-    finally:
-        run.close()
+        run = _Run(atoms, calculator, settings, udd, paths)
+        try:
+            if paths.checkpoint.exists():
+                run.restore(Checkpoint.read(paths.checkpoint))
+            else:
+                run.begin()
+            with deferred_interrupts() as interrupted, progress_bar(settings, progress) as show:
+                ending = run.go(interrupted, show)
+                return run.finish(ending)
+        finally:
+            run.close()
+
+
+def _asked_earlier(checkpoint: Path) -> dict[str, Any] | None:
+    """What a run was asked for by a version that kept it in the checkpoint alone."""
+    if not checkpoint.exists():
+        return None
+    meta = Checkpoint.read(checkpoint).meta
+    if "settings" not in meta:
+        raise InputError(f"cannot go on with {checkpoint.parent}: its {RECORD} is gone")
+    return {**meta["settings"], "udd": meta["udd"]}
 
 
 @dataclass
@@ -221,7 +243,8 @@ class _Run:
     def begin(self) -> None:
         """At the start; what an earlier run without a checkpoint left is removed."""
         for path in self.paths.all():
-            path.unlink(missing_ok=True)
+            if path != self.paths.record:
+                path.unlink(missing_ok=True)
         rng = np.random.default_rng(self.settings.seed)
         if not self.settings.keep_momenta:
             draw_momenta(self.atoms, self.settings.temperature, rng)
@@ -230,6 +253,8 @@ class _Run:
         self.state = self._observe(None)
         self.energy_start = self._conserved(self.state)
         self.ending = self._judge()
+        if self.udd is not None:
+            write_whole(self.paths.udd, json_text(self.udd.as_dict()))
         if self.good is not None:
             self._record()
             self.checkpoint()
@@ -237,7 +262,8 @@ class _Run:
     def restore(self, checkpoint: Checkpoint) -> None:
         """At a checkpoint."""
         arrays, meta = checkpoint.arrays, checkpoint.meta
-        self._check_same_run(checkpoint)
+        if not np.array_equal(arrays["numbers"], self.atoms.numbers):
+            raise InputError(f"cannot go on with {self.paths.folder}: begun with other atoms")
         start = self.atoms.copy()
         start.set_constraint()
         start.positions, start.cell = arrays["start_positions"], arrays["start_cell"]
@@ -266,27 +292,11 @@ class _Run:
         # Kept whole, one by step: what led to an ending is of more use than a sparse trajectory.
         self.approach: deque[State] = deque(maxlen=self.settings.approach_frames)
 
-    def _check_same_run(self, checkpoint: Checkpoint) -> None:
-        meta, folder = checkpoint.meta, self.paths.folder
-        asked = to_json(asdict(self.settings))
-        for key, before in meta["settings"].items():
-            if key not in _MAY_CHANGE and asked.get(key) != before:
-                raise InputError(
-                    f"cannot continue {folder}: {key} was {before} and is now {asked.get(key)}"
-                )
-        udd = to_json(self.udd.as_dict()) if self.udd else None
-        if udd != meta["udd"]:
-            raise InputError(
-                f"cannot continue {folder}: the UDD bias was {meta['udd']} and is now {udd}"
-            )
-        if not np.array_equal(checkpoint.arrays["numbers"], self.atoms.numbers):
-            raise InputError(f"cannot continue {folder}: it was begun with other atoms")
-
     def _check_same_potential(self, before: float) -> None:
         now = self.state.results["energy"]
         if not abs(now - before) <= 1e-4 * len(self.atoms):
             raise InputError(
-                f"cannot continue {self.paths.folder}: the potential gives {now:.6f} eV at the "
+                f"cannot go on with {self.paths.folder}: the potential gives {now:.6f} eV at the "
                 f"checkpoint, and gave {before:.6f} eV; it is another potential or precision"
             )
 
@@ -434,8 +444,6 @@ class _Run:
             "totals": asdict(self.totals),
             "energy": self.state.results["energy"],
             "energy_start": self.energy_start,
-            "settings": to_json(asdict(self.settings)),
-            "udd": to_json(self.udd.as_dict()) if self.udd else None,
             "lengths": self.recorder.lengths(),
         }
         Checkpoint(arrays, meta).write(self.paths.checkpoint)
@@ -452,7 +460,10 @@ class _Run:
         if told:
             write_whole(self.paths.approach, as_text(map(self._frame, self.approach)))
         summary = self._summary(ending, str(self.paths.approach) if told else None)
-        write_whole(self.paths.summary, json_text(asdict(summary)))
+        content = asdict(summary)
+        for key in ("last_good_frame", "approach", "trajectory", "log"):
+            content[key] = content[key] and Path(content[key]).name  # wherever the folder may go
+        write_whole(self.paths.summary, json_text(content))
         return summary
 
     def _summary(self, ending: Ending, approach: str | None) -> DynamicsSummary:

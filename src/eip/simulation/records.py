@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import os
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from ase.io.extxyz import write_xyz
 
 from eip.data.labels import COMMON_NAMES
 from eip.errors import InputError
-from eip.files import write_whole
+from eip.files import load_arrays, save_arrays, warn_unchecked
+from eip.run_folder import RECORD
 
 #: Columns of log.csv: eV, Å, eV/Å, fs, K, eV/Å³; empty where a run has no such thing.
 LOG_COLUMNS = (
@@ -89,9 +89,18 @@ class RunPaths:
     def summary(self) -> Path:
         return self.folder / "summary.json"
 
+    @property
+    def udd(self) -> Path:
+        return self.folder / "udd.json"
+
+    @property
+    def record(self) -> Path:
+        return self.folder / RECORD
+
     def all(self) -> tuple[Path, ...]:
         return (
-            self.trajectory, self.log, self.last, self.approach, self.checkpoint, self.summary
+            self.trajectory, self.log, self.last, self.approach, self.checkpoint, self.summary,
+            self.udd, self.record,
         )  # fmt: skip
 
 
@@ -210,24 +219,24 @@ class Checkpoint:
     meta: dict[str, Any]
 
     def write(self, path: Path) -> None:
-        content = io.BytesIO()
         meta = json.dumps(self.meta | {"format": CHECKPOINT_FORMAT}, allow_nan=False)
         arrays: dict[str, Any] = {"meta": np.array(meta), **self.arrays}
-        np.savez(content, **arrays)
-        write_whole(path, content.getvalue())
+        save_arrays(path, arrays)
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
         """
         Raises:
             InputError: if the file is damaged or of a newer version.
+
+        Warns:
+            UncheckedFile: if it was written without a checksum.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
+            arrays, checked = load_arrays(path)
             meta = json.loads(str(arrays.pop("meta")))
             version = meta["format"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path} is no readable checkpoint of dynamics: {error}; delete the folder's files "
                 f"to start over"
@@ -237,4 +246,6 @@ class Checkpoint:
                 f"{path} is a checkpoint of format {version}, this version reads up to "
                 f"{CHECKPOINT_FORMAT}: update eip"
             )
+        if not checked:
+            warn_unchecked(path)
         return cls(arrays, meta)

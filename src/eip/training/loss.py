@@ -1,4 +1,4 @@
-"""The training loss (SPEC eq. 10), made independent of the unit of force."""
+"""The training loss (theory, eq. 10), made independent of the unit of force."""
 
 from __future__ import annotations
 

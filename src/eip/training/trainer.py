@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,6 +159,7 @@ def train(
         )
     )
     started = time.monotonic()
+    others = set(active_children())
     try:
         with _shared_by_name():
             quiet(
@@ -171,6 +173,11 @@ def train(
             )
     except ProcessRaisedException as error:
         raise _as_raised(error) from error
+    except SystemExit:  # so Lightning ends after Ctrl-C
+        if not trainer.interrupted:
+            raise
+        for child in set(active_children()) - others:  # of other devices
+            child.terminate()
     if world > 1 and launch is None:
         history.rows = read_history(history.path)  # the processes that kept it are gone
     best = checkpoints / "best.ckpt"

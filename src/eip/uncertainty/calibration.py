@@ -6,7 +6,7 @@ into an error bar:
 
 **A calibrated σ_i is the standard deviation of each Cartesian component of atom i's force error,
 eV/Å, in the sense that 68.27 % of the components' errors are no larger than it** (the share that
-lies within one σ of a Gaussian). A raw σ_i = ‖U_i‖_F^½ (SPEC eq. 6) is larger than a component's
+lies within one σ of a Gaussian). A raw σ_i = ‖U_i‖_F^½ (theory, eq. 6) is larger than a component's
 standard deviation by 3^¼ even where U_i is exact and isotropic; that constant goes into the factor.
 
     symbol      meaning

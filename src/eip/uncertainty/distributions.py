@@ -1,6 +1,6 @@
 """Normal-Inverse-Gamma evidence and the Student-t it predicts: pure mathematics.
 
-Symbols (SPEC §2 and §3; Amini et al. 2020; Hüttel et al. 2023):
+Symbols (theory §2 and §3; Amini et al. 2020; Hüttel et al. 2023):
 
     γ   predicted value                 r   residual, true − γ
     ν   pseudo-observations of the mean, > 0
@@ -9,7 +9,7 @@ Symbols (SPEC §2 and §3; Amini et al. 2020; Hüttel et al. 2023):
     z = β/(α−1), the noise variance     Ω   scale of the Student-t
 
 Everything is dimensionless: forces come divided by a scale, because 1/β and ρ carry units and the
-loss would depend on the unit of force (SPEC §3).
+loss would depend on the unit of force (theory §3).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def tensor_nll(
     beta: Float[Tensor, "atoms dims dims"],
     quantile: float | None = 0.5,
 ) -> Float[Tensor, "atoms"]:
-    """Negative log-likelihood of a vector (SPEC §3, tensor form); eq. 8 is its case d = 1.
+    """Negative log-likelihood of a vector (theory §3, tensor form); eq. 8 is its case d = 1.
 
     Raises:
         ValueError: for a quantile other than ½: any other prefers one sign of each Cartesian
@@ -130,7 +130,7 @@ def tensor_regularizer(
     alpha: Float[Tensor, "atoms"],
     beta: Float[Tensor, "atoms dims dims"],
 ) -> Float[Tensor, "atoms"]:
-    """½[(2ν+α)‖r‖ + ‖B⁻¹r‖] (SPEC §3); eq. 9 at q = ½ is its case d = 1."""
+    """½[(2ν+α)‖r‖ + ‖B⁻¹r‖] (theory §3); eq. 9 at q = ½ is its case d = 1."""
     inverse, _ = spd_inverse(beta)
     weighted = torch.einsum("nab,nb->na", inverse, residual)
     return 0.5 * ((2.0 * nu + alpha) * _length(residual) + _length(weighted))

@@ -199,5 +199,5 @@ def weighted_mean(
 
 
 def frobenius(matrix: Float[Tensor, "atoms 3 3"]) -> Float[Tensor, "atoms"]:
-    """‖U‖_F; with its root, σ_i of eq. 6 in a form that knows no axes (SPEC §2)."""
+    """‖U‖_F; with its root, σ_i of eq. 6 in a form that knows no axes (theory §2)."""
     return torch.linalg.vector_norm(matrix, dim=(1, 2))

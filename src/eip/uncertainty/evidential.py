@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import pad, softplus
 
 from eip.errors import InputError, did_you_mean
 from eip.graph import AtomGraph
 from eip.kernels import Library
-from eip.kernels.packing import Packable
+from eip.kernels.packing import Packable, panels
 from eip.models.backbone import AtomFeatures, norm
 from eip.potential import Differentiable, Prediction
-from eip.uncertainty.compiled import PackedHead, pack_head, tensor_head
+from eip.uncertainty.compiled import PackedHead, tensor_head
 from eip.uncertainty.evidence import (
     ComponentEvidence,
     EnergyEvidence,
@@ -28,7 +28,7 @@ from eip.uncertainty.evidence import (
 from eip.uncertainty.network import NetworkPotential
 from eip.uncertainty.registry import register
 
-#: ν, β and α − 1 stay above this (SPEC §2): the likelihood has poles at zero.
+#: ν, β and α − 1 stay above this (theory §2): the likelihood has poles at zero.
 FLOOR = 1e-6
 
 
@@ -60,7 +60,7 @@ class NoHead(EvidenceHead):
 
 
 class TensorHead(EvidenceHead, Packable[PackedHead]):
-    """ν, α and B = b0·1 + Σ_k w_k u_k u_kᵀ; exact under rotation and reflection (SPEC §2).
+    """ν, α and B = b0·1 + Σ_k w_k u_k u_kᵀ; exact under rotation and reflection (theory §2).
 
     u_k are bias-free mixes of the vectors, b0 and w_k ≥ 0 come from scalars: the matrix is
     positive by construction and turns with the atoms. No eigen-decomposition is needed anywhere.
@@ -74,12 +74,31 @@ class TensorHead(EvidenceHead, Packable[PackedHead]):
         self.coefficients = mlp(2 * channels, channels, 3 + rank)
 
     def pack(self, lib: Library) -> PackedHead:
-        return pack_head(self, lib)
+        modules: Any = self.coefficients
+        hidden, out = modules[0], modules[2]
+        dtype = out.weight.dtype
+        # Columns in whole vectors of the processor; `chunk` is one or two of them.
+        lanes = lib.chunk(self.channels, dtype)
+        width = -(-len(out.weight) // lanes) * lanes
+
+        def columns(weight: Tensor) -> Tensor:
+            return panels(lib, pad(weight, (0, 0, 0, width - len(weight))).T)
+
+        return PackedHead(
+            self.rank,
+            width,
+            panels(lib, self.lengths.weight.T),
+            columns(self.directions.weight),
+            panels(lib, hidden.weight.T),
+            hidden.bias.clone(),
+            columns(out.weight),
+            pad(out.bias, (0, width - len(out.bias))).clone(),
+        )
 
     def forward(self, features: AtomFeatures, graph: AtomGraph) -> TensorEvidence:
         kernels = None if torch.is_grad_enabled() else self.kernels(features.scalars)
         if kernels is not None:
-            return TensorEvidence(self.scale, *tensor_head(self, kernels, features))
+            return TensorEvidence(self.scale, *tensor_head(self.packed(kernels), kernels, features))
         lengths = norm(self.lengths(features.vectors))
         raw = self.coefficients(torch.cat([features.scalars, lengths], dim=1))
         nu, alpha, base = positive(raw[:, 0]), 1.0 + positive(raw[:, 1]), positive(raw[:, 2])

@@ -58,7 +58,8 @@ class NetworkPotential(Potential):
         force_scale: RMS of the training forces, eV/Å.
         backbone: one of `eip.models.registry.BACKBONES`.
         channels, interactions, radial_functions, cutoff: see the backbone; None is its default.
-        mean_neighbors: see `eip.models.cartesian_ace.CartesianACE`; of that backbone alone.
+        mean_neighbors, feature_limit: see `eip.models.cartesian_ace.CartesianACE`; of that
+            backbone alone.
         zbl: adds the ZBL repulsion at short range.
         dropout: see `eip.models.energy.EnergyModel`.
     """
@@ -77,6 +78,7 @@ class NetworkPotential(Potential):
         dropout: float = 0.0,
         backbone: str = "painn",
         mean_neighbors: float | None = None,
+        feature_limit: float | None = None,
     ) -> None:
         super().__init__()
         elements = tuple(sorted(int(z) for z in elements))
@@ -86,6 +88,7 @@ class NetworkPotential(Potential):
             "radial_functions": radial_functions,
             "cutoff": cutoff,
             "mean_neighbors": mean_neighbors,
+            "feature_limit": feature_limit,
         }
         options = {key: value for key, value in options.items() if value is not None}
         network = new_backbone(backbone, len(elements), **options)

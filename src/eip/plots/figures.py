@@ -1,199 +1,34 @@
-"""Arrays to Axes. The only importer of matplotlib; imports nothing of eIP.
-
-Figures are built on their own Agg canvas: no pyplot, no global backend, style or open-figure list
-is touched, so a figure can be made in a library call, a thread or a notebook alike. Each drawing
-function takes an Axes and plain arrays; NaNs are left out.
-
-    figure = new_figure(1, 2)
-    parity(figure.axes[0], true, predicted, quantity="force component", unit="eV/Å")
-    save_figure(figure, "parity.png")
-"""
+"""Whole figures: a training, runs of dynamics, active learning, comparisons, the paper's."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from eip.plots.panels import parity, roc_curves, uncertainty_against_error
+from eip.plots.style import (
+    COLORS,
+    GUIDE,
+    HEXBIN_FROM,
+    INK,
+    colors,
+    finite,
+    has_data,
+    hide_empty,
+    legend,
+    new_figure,
+    plain_log_ticks,
+)
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure as Figure
 else:  # matplotlib is loaded when something is drawn, not when eIP is imported
-    Axes = Axis = Figure = Any
-
-#: Okabe and Ito's colours: told apart by colour-blind eyes and in print.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_Corner = Literal["upper left", "lower right", "best"]
-
-_INK = "#333333"
-_GUIDE = "#8A8A8A"
-
-#: Fewer points than this are drawn one by one: a hexbin of few points is mostly holes.
-_HEXBIN_FROM = 2000
-
-
-def new_figure(
-    rows: int = 1,
-    columns: int = 1,
-    *,
-    size: tuple[float, float] | None = None,
-    share_x: bool = False,
-) -> Figure:
-    """A figure with a grid of Axes (``figure.axes``, row by row); ``size`` in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size or (4.6 * columns, 4.0 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for ax in np.atleast_1d(figure.subplots(rows, columns, sharex=share_x)).flat:
-        _style(ax)
-    return figure
-
-
-def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:
-    """Writes a figure under its final name only once it is whole; the suffix says the format."""
-    path = Path(path)
-    with NamedTemporaryFile(dir=path.parent, prefix=".", suffix=path.suffix, delete=False) as file:
-        temporary = Path(file.name)
-    try:
-        figure.savefig(temporary, dpi=dpi, facecolor="white")
-        _readable_by_others(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def parity(
-    ax: Axes,
-    true: ArrayLike,
-    predicted: ArrayLike,
-    *,
-    quantity: str,
-    unit: str,
-    error_scale: float = 1000.0,
-    error_unit: str | None = None,
-) -> None:
-    """Predicted against true values with the diagonal, MAE and RMSE.
-
-    Errors in the corner are multiplied by ``error_scale`` and named ``error_unit`` (m + unit).
-    """
-    x, y = _finite(true, predicted)
-    ax.set_xlabel(f"reference {quantity} ({unit})")
-    ax.set_ylabel(f"predicted {quantity} ({unit})")
-    if not _any(ax, x):
-        return
-    low, high = min(x.min(), y.min()), max(x.max(), y.max())
-    margin = 0.04 * (high - low) or 0.5
-    low, high = low - margin, high + margin
-    _cloud(ax, x, y, extent=(low, high, low, high))
-    ax.plot([low, high], [low, high], color=_GUIDE, lw=1.0, ls="--", zorder=3)
-    ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    error = (y - x) * error_scale
-    name = error_unit or f"m{unit}"
-    _note(
-        ax, f"MAE {np.abs(error).mean():.3g} {name}\nRMSE {np.sqrt((error**2).mean()):.3g} {name}"
-    )
-
-
-def uncertainty_against_error(
-    ax: Axes, sigma: ArrayLike, error: ArrayLike, *, note: str = "", of: str = "atom"
-) -> None:
-    """Log-log cloud of error over σ with the diagonal and the median error of each tenth of σ."""
-    x, y = _finite(sigma, error)
-    positive = (x > 0) & (y > 0)
-    x, y = x[positive], y[positive]
-    ax.set(xscale="log", yscale="log")
-    ax.set_xlabel(f"uncertainty σ of the {of} (eV/Å)")
-    ax.set_ylabel(f"force error of the {of} (eV/Å)")
-    if not _any(ax, x):
-        return
-    # A few errors near zero by chance would stretch the axis over decades without news.
-    x_limits = _log_limits(np.quantile(x, [0.001, 1.0]))
-    y_limits = _log_limits(np.quantile(y, [0.002, 1.0]))
-    _cloud(ax, x, y, extent=(*_log10(x_limits), *_log10(y_limits)), log=True)
-    both = np.array([min(x_limits[0], y_limits[0]), max(x_limits[1], y_limits[1])])
-    ax.plot(both, both, color=_GUIDE, lw=1.0, ls="--", zorder=3, label="error = σ")
-    if len(x) >= 50:
-        tenths = np.array_split(np.argsort(x, kind="stable"), 10)
-        ax.plot(
-            [np.median(x[t]) for t in tenths],
-            [np.median(y[t]) for t in tenths],
-            color=COLORS[1],
-            lw=1.6,
-            marker="o",
-            ms=4,
-            zorder=4,
-            label="median in each tenth of σ",
-        )
-    ax.set(xlim=x_limits, ylim=y_limits)
-    _plain_log_ticks(ax.xaxis)
-    _plain_log_ticks(ax.yaxis)
-    _legend(ax, "lower right")
-    if note:
-        _note(ax, note)
-
-
-def roc_curves(ax: Axes, curves: Mapping[str, tuple[ArrayLike, ArrayLike, float]]) -> None:
-    """ROC curves: label → (false positive rate, true positive rate, area)."""
-    ax.plot([0, 1], [0, 1], color=_GUIDE, lw=1.0, ls="--", label="chance")
-    for color, (label, (false_rate, true_rate, area)) in zip(
-        _cycle(len(curves)), curves.items(), strict=True
-    ):
-        if np.isfinite(area):
-            ax.plot(false_rate, true_rate, color=color, lw=1.8, label=f"{label}: {area:.3f}")
-    ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    ax.set_xlabel("false positive rate")
-    ax.set_ylabel("true positive rate")
-    _legend(ax, "lower right", title="area under curve")
-
-
-def calibration_curves(ax: Axes, curves: Mapping[str, tuple[ArrayLike, ArrayLike, float]]) -> None:
-    """Observed against expected coverage: label → (expected, observed, miscalibration area)."""
-    ax.plot([0, 1], [0, 1], color=_GUIDE, lw=1.0, ls="--")
-    for color, (label, (expected, observed, area)) in zip(
-        _cycle(len(curves)), curves.items(), strict=True
-    ):
-        if np.isfinite(area):
-            ax.plot(expected, observed, color=color, lw=1.8, label=f"{label}: {area:.3f}")
-            ax.fill_between(
-                np.asarray(expected, float),
-                np.asarray(expected, float),
-                np.asarray(observed, float),
-                color=color,
-                alpha=0.15,
-                lw=0,
-            )
-    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    ax.set_xlabel("expected coverage of force components")
-    ax.set_ylabel("observed coverage")
-    ax.text(0.97, 0.55, "too sure", color=_GUIDE, ha="right", fontsize=9)
-    ax.text(0.03, 0.55, "too cautious", color=_GUIDE, ha="left", fontsize=9)
-    _legend(ax, "upper left", title="miscalibration area")
-
-
-def retention(ax: Axes, fraction: ArrayLike, by_uncertainty: ArrayLike, oracle: ArrayLike) -> None:
-    """Mean error (eV/Å) of the atoms that stay when the most uncertain are set aside."""
-    share, kept, best = (np.asarray(a, float) for a in (fraction, by_uncertainty, oracle))
-    ax.set_xlabel("fraction of atoms kept, most certain first")
-    ax.set_ylabel("force error of those kept (meV/Å)")
-    if not _any(ax, kept[np.isfinite(kept)]):
-        return
-    scale = 1000.0
-    ax.axhline(kept[-1] * scale, color=_GUIDE, lw=1.0, ls="--", label="in random order")
-    ax.fill_between(share, best * scale, kept * scale, color=COLORS[0], alpha=0.12, lw=0)
-    ax.plot(share, kept * scale, color=COLORS[0], lw=1.8, label="by σ")
-    ax.plot(share, best * scale, color=COLORS[2], lw=1.8, label="by the error itself (bound)")
-    ax.set_xlim(0, 1)
-    ax.set_ylim(bottom=0)
-    _legend(ax, "lower right")
+    Axes = Figure = Any
 
 
 def training_curves(columns: Mapping[str, ArrayLike], *, x: str = "epoch") -> Figure:
@@ -225,9 +60,9 @@ def training_curves(columns: Mapping[str, ArrayLike], *, x: str = "epoch") -> Fi
     epochs = np.asarray(columns[x], float) if x in columns else None
     for ax, (kind, names) in zip(figure.axes, groups.items(), strict=False):
         all_positive = True
-        for color, name in zip(_cycle(len(names)), names, strict=True):
+        for color, name in zip(colors(len(names)), names, strict=True):
             values = np.asarray(columns[name], float)
-            at, values = _finite(np.arange(len(values)) if epochs is None else epochs, values)
+            at, values = finite(np.arange(len(values)) if epochs is None else epochs, values)
             all_positive &= bool((values > 0).all())
             ax.plot(
                 at,
@@ -242,8 +77,8 @@ def training_curves(columns: Mapping[str, ArrayLike], *, x: str = "epoch") -> Fi
         ax.set_ylabel(kind)
         if all_positive and kind != "quality of σ":
             ax.set_yscale("log")
-            _plain_log_ticks(ax.yaxis)
-        _legend(ax, "best")
+            plain_log_ticks(ax.yaxis)
+        legend(ax, "best")
     return figure
 
 
@@ -267,10 +102,10 @@ def dynamics(
     figure = new_figure(3, 1, size=(7.0, 7.2), share_x=True)
     for ax, (key, label) in zip(figure.axes, panels, strict=True):
         ax.set_ylabel(label)
-        for color, (name, run) in zip(_cycle(len(runs)), runs.items(), strict=True):
+        for color, (name, run) in zip(colors(len(runs)), runs.items(), strict=True):
             if key not in run:
                 continue
-            time, values = _finite(np.asarray(run["time"], float) / 1000.0, run[key])
+            time, values = finite(np.asarray(run["time"], float) / 1000.0, run[key])
             if not len(time):
                 continue
             ending = (endings or {}).get(name)
@@ -287,7 +122,7 @@ def dynamics(
                 ax.axvline(time[-1], color=color, lw=0.8, ls=":")
     last = figure.axes[-1]
     if threshold is not None:
-        last.axhline(threshold, color=_INK, lw=1.0, ls="--")
+        last.axhline(threshold, color=INK, lw=1.0, ls="--")
         last.annotate(
             f"threshold {threshold:.3g} eV/Å",
             (0.01, threshold),
@@ -295,7 +130,7 @@ def dynamics(
             xytext=(0, 3),
             textcoords="offset points",
             fontsize=9,
-            color=_INK,
+            color=INK,
         )
         low, high = last.get_ylim()
         last.set_ylim(low, max(high, threshold + 0.15 * (threshold - low)))
@@ -344,7 +179,7 @@ def learning(
         share.plot(generations, 100 * np.asarray(values), "o-", color=color, label=name.upper())
     share.set(xlabel="generation", ylabel="uncertain frames (%)", ylim=(0, None))
     share.set_xticks(generations)
-    _legend(share, "best")
+    legend(share, "best")
     time.barh(list(seconds), [value / 60 for value in seconds.values()], color=COLORS[0])
     time.invert_yaxis()
     time.set_xlabel("minutes")
@@ -376,12 +211,12 @@ def comparison(
             heights,
             xerr=spreads if any(spreads) else None,
             color=COLORS[0],
-            ecolor=_INK,
+            ecolor=INK,
             capsize=2,
             height=0.7,
         )
         ax.invert_yaxis()
-        ax.set_title(title, fontsize=10, color=_INK)
+        ax.set_title(title, fontsize=10, color=INK)
         ax.tick_params(axis="y", labelsize=8)
     for ax in axes[panels:]:
         ax.set_visible(False)
@@ -402,8 +237,8 @@ def data_efficiency(
     figure = new_figure(2, columns)
     for ax, (share, sets) in zip(figure.axes[:columns], clouds.items(), strict=False):
         both: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-        for color, (name, (sigma, error)) in zip(_cycle(len(sets)), sets.items(), strict=True):
-            x, y = _finite(sigma, error)
+        for color, (name, (sigma, error)) in zip(colors(len(sets)), sets.items(), strict=True):
+            x, y = finite(sigma, error)
             keep = (x > 0) & (y > 0)
             ax.scatter(x[keep], y[keep], s=4, color=color, alpha=0.35, lw=0, label=name)
             both[0].append(x[keep])
@@ -412,21 +247,21 @@ def data_efficiency(
         ax.set_xlabel("uncertainty σ of the structure (eV/Å)")
         ax.set_ylabel("force error of the structure (eV/Å)")
         x, y = (np.concatenate(values) for values in both)
-        if not _any(ax, x):
+        if not has_data(ax, x):
             continue
         ends = np.array([min(x.min(), y.min()), max(x.max(), y.max())])
-        ax.plot(ends, ends, color=_GUIDE, lw=1.0, ls="--")
-        _plain_log_ticks(ax.xaxis)
-        _plain_log_ticks(ax.yaxis)
-        _legend(ax, "lower right")
+        ax.plot(ends, ends, color=GUIDE, lw=1.0, ls="--")
+        plain_log_ticks(ax.xaxis)
+        plain_log_ticks(ax.yaxis)
+        legend(ax, "lower right")
     shares = list(clouds)
     for ax, (title, of) in zip(figure.axes[columns:], curves.items(), strict=False):
-        for color, (name, values) in zip(_cycle(len(of)), of.items(), strict=True):
+        for color, (name, values) in zip(colors(len(of)), of.items(), strict=True):
             ax.plot(shares, np.asarray(values, float), "o-", color=color, label=name)
         ax.set_xlabel("share of the training frames")
         ax.set_ylabel(title)
-        _legend(ax, "best")
-    _hide_empty(figure)
+        legend(ax, "best")
+    hide_empty(figure)
     return figure
 
 
@@ -445,7 +280,7 @@ def periodic_table(values: Mapping[str, Mapping[str, float]]) -> Figure:
     for ax, (title, of) in zip(list(figure.axes), values.items(), strict=True):
         ax.set(xlim=(0.4, 18.6), ylim=(9.8, 0.4), aspect="equal")
         ax.axis("off")
-        ax.set_title(title, fontsize=11, color=_INK)
+        ax.set_title(title, fontsize=11, color=INK)
         known = np.array([v for v in of.values() if np.isfinite(v) and v > 0])
         if not len(known):
             continue
@@ -458,7 +293,7 @@ def periodic_table(values: Mapping[str, Mapping[str, float]]) -> Figure:
             face: Any = colors.to_rgba(np.array([value]))[0] if shown else "#EEEEEE"
             ax.add_patch(Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, color=face, lw=0))
             dark = shown and norm(value) < 0.6
-            ink = "white" if dark else (_INK if shown else "#AAAAAA")
+            ink = "white" if dark else (INK if shown else "#AAAAAA")
             ax.text(column, row - 0.12, symbol, ha="center", va="center", fontsize=9, color=ink)
             if shown:
                 ax.text(
@@ -505,21 +340,21 @@ def sampling(
     for ax, (key, label) in zip(
         axes[:2], (("energy", "energy (eV)"), ("uncertainty", "σ (eV/Å)")), strict=True
     ):
-        for color, (name, log) in zip(_cycle(len(logs)), logs.items(), strict=True):
-            time, value = _finite(np.asarray(log["time"], float) / per, log[key])
+        for color, (name, log) in zip(colors(len(logs)), logs.items(), strict=True):
+            time, value = finite(np.asarray(log["time"], float) / per, log[key])
             if len(time):
                 ax.plot(time, value, color=color, lw=1.1, label=name)
         ax.set_ylabel(label)
-    for color, (name, (at, share)) in zip(_cycle(len(entropy)), entropy.items(), strict=True):
+    for color, (name, (at, share)) in zip(colors(len(entropy)), entropy.items(), strict=True):
         axes[2].plot(np.asarray(at, float) / per, share, color=color, lw=1.4, label=name)
     axes[2].set_ylabel("configurational entropy")
     for ax in axes:
         ax.set_xlabel("time (ps)" if timed else "frame")
-        ax.set_title(title, fontsize=10, color=_INK)
+        ax.set_title(title, fontsize=10, color=INK)
         if ax.has_data():
-            _legend(ax, "best")
+            legend(ax, "best")
         else:
-            _any(ax, np.empty(0))
+            has_data(ax, np.empty(0))
 
 
 def order_parameters(
@@ -533,19 +368,19 @@ def order_parameters(
     """
     figure = new_figure(1, len(runs) + 2, size=(4.2 * (len(runs) + 2), 4.0))
     *clouds, first, second = figure.axes
-    samples = {name: _finite(a, b) for name, (a, b) in runs.items()}
+    samples = {name: finite(a, b) for name, (a, b) in runs.items()}
     # On the same axes, or the eye compares nothing.
     limits = [
         _padded(np.concatenate([both[which] for both in samples.values()])) for which in (0, 1)
     ]
     for cloud, color, (name, (x, y)) in zip(
-        clouds, _cycle(len(samples)), samples.items(), strict=True
+        clouds, colors(len(samples)), samples.items(), strict=True
     ):
         cloud.set(xlabel=names[0], ylabel=names[1], xlim=limits[0], ylim=limits[1])
         cloud.set_title(f"{title} {name}".strip(), fontsize=10, color=color)
-        if not _any(cloud, x):
+        if not has_data(cloud, x):
             continue
-        if len(x) < _HEXBIN_FROM:
+        if len(x) < HEXBIN_FROM:
             cloud.scatter(x, y, s=6, color=color, alpha=0.4, lw=0, zorder=2)
         else:
             cloud.hexbin(
@@ -560,7 +395,7 @@ def order_parameters(
     first.set(xlabel=names[0], ylabel="probability density")
     second.set(xlabel=names[1], ylabel="probability density")
     for ax in (first, second):
-        _legend(ax, "best")
+        legend(ax, "best")
     return figure
 
 
@@ -594,13 +429,13 @@ def structure(
     )
     for keys, runs, across, up in parts:
         for key, ax in zip(keys, panels, strict=False):
-            for color, (name, (x, of)) in zip(_cycle(len(runs)), runs.items(), strict=True):
+            for color, (name, (x, of)) in zip(colors(len(runs)), runs.items(), strict=True):
                 if key in of:
                     ax.plot(np.asarray(x), np.asarray(of[key]), color=color, lw=1.2, label=name)
             ax.set(xlabel=across, ylabel=up)
-            ax.set_title(key, fontsize=10, color=_INK)
-            _legend(ax, "best")
-    _hide_empty(figure)
+            ax.set_title(key, fontsize=10, color=INK)
+            legend(ax, "best")
+    hide_empty(figure)
     return figure
 
 
@@ -628,123 +463,3 @@ def universal(
         three = axes[3 * row : 3 * row + 3]
         sampling((three[0], three[1], three[2]), logs, entropy, name)
     return figure
-
-
-def _hide_empty(figure: Figure) -> None:
-    for ax in figure.axes:
-        if not ax.has_data():
-            ax.set_visible(False)
-
-
-def _style(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(_INK)
-    ax.tick_params(colors=_INK, labelsize=9)
-    ax.xaxis.label.set_color(_INK)
-    ax.yaxis.label.set_color(_INK)
-    ax.grid(color="#E6E6E6", lw=0.6)
-    ax.set_axisbelow(True)
-
-
-def _cloud(
-    ax: Axes,
-    x: np.ndarray,
-    y: np.ndarray,
-    *,
-    extent: tuple[float, float, float, float],
-    log: bool = False,
-) -> None:
-    """Points while they can be told apart, their density in hexagons where they cannot."""
-    if len(x) < _HEXBIN_FROM:
-        ax.scatter(x, y, s=9, alpha=0.45, color=COLORS[0], lw=0, zorder=2)
-        return
-    scale: Literal["log", "linear"] = "log" if log else "linear"
-    image = ax.hexbin(
-        x,
-        y,
-        gridsize=60,
-        bins="log",
-        mincnt=1,
-        cmap="viridis",
-        lw=0.2,
-        xscale=scale,
-        yscale=scale,
-        extent=extent,
-        zorder=2,
-    )
-    bar = ax.figure.colorbar(image, ax=ax, shrink=0.75, pad=0.02)
-    bar.set_label("number in hexagon", color=_INK, fontsize=9)
-    bar.ax.tick_params(labelsize=8, colors=_INK)
-    bar.outline.set_visible(False)
-
-
-def _note(ax: Axes, text: str) -> None:
-    ax.text(
-        0.03,
-        0.97,
-        text,
-        transform=ax.transAxes,
-        va="top",
-        ha="left",
-        fontsize=9,
-        color=_INK,
-        zorder=5,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
-    )
-
-
-def _legend(ax: Axes, where: _Corner, title: str | None = None) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    if handles:
-        ax.legend(
-            handles,
-            labels,
-            loc=where,
-            title=title,
-            fontsize=8.5,
-            title_fontsize=8.5,
-            framealpha=0.85,
-            edgecolor="none",
-        ).set_zorder(6)
-
-
-def _any(ax: Axes, values: np.ndarray) -> bool:
-    """Whether there is something to draw; says so on the Axes where not."""
-    if values.size:
-        return True
-    ax.text(0.5, 0.5, "no data", transform=ax.transAxes, ha="center", va="center", color=_GUIDE)
-    return False
-
-
-def _finite(*arrays: ArrayLike) -> list[np.ndarray]:
-    flat = [np.asarray(a, float).ravel() for a in arrays]
-    known = np.logical_and.reduce([np.isfinite(a) for a in flat])
-    return [a[known] for a in flat]
-
-
-def _log_limits(ends: np.ndarray) -> tuple[float, float]:
-    return float(ends[0]) / 1.3, float(ends[1]) * 1.3
-
-
-def _plain_log_ticks(axis: Axis) -> None:
-    """Numbers such as 0.02 in place of 2×10⁻², which collide on a short axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _log10(limits: tuple[float, float]) -> tuple[float, float]:
-    return math.log10(limits[0]), math.log10(limits[1])
-
-
-def _cycle(count: int) -> list[str]:
-    return [COLORS[i % len(COLORS)] for i in range(count)]
-
-
-def _readable_by_others(path: Path) -> None:
-    """A temporary file is its owner's alone; a result has the permissions of any new file."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
