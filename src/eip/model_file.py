@@ -177,6 +177,14 @@ def load_model(
         raise InputError(f"{path}: the model file is damaged ({error})") from error
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    potential.to(device=device, dtype=dtype)
+    try:
+        potential.to(device=torch.device(device), dtype=dtype)
+    except (RuntimeError, AssertionError) as error:  # no such device, or none here
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        said = str(error).splitlines()[0][:200]
+        raise InputError(
+            f"device '{device}' cannot be used, expected cpu or cuda: {said}"
+        ) from error
     potential.requires_grad_(False)
     return potential.eval()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -885,6 +886,12 @@ def analyze_runs(
     Raises:
         InputError: if a trajectory is missing or has no such order parameters.
     """
+    if bins < 1:
+        raise InputError(f"bins expects a number from 1, got {bins}")
+    if not 0.0 < cutoff <= 100.0:
+        raise InputError(f"cutoff expects Å, more than 0 and up to 100, got {cutoff}")
+    if not 0.0 <= skip_ps < math.inf:
+        raise InputError(f"skip_ps expects ps from 0, got {skip_ps}")
     named = label_runs([Path(run) for run in runs], None if labels is None else list(labels))
     logs = {name: log_of(path) for name, path in named.items() if (path / "log.csv").is_file()}
     return write_analysis(

@@ -180,7 +180,7 @@ def test_a_calculator_from_a_file_is_made_once_and_reset(
     first, second = copper(), copper()
     second.rattle(0.05, seed=9)
     labels = [pickle.loads(pickle.dumps(labeler)).label(a, tmp_path) for a in (first, second)]
-    assert len(labeler._calculator().made) == 1
+    assert len(labeler._calculator(copper()).made) == 1
     for atoms, label in zip((first, second), labels, strict=True):
         atoms.calc = EMT()
         assert label.get_potential_energy() == atoms.get_potential_energy()
@@ -217,10 +217,10 @@ def test_a_calculator_that_failed_is_made_anew(tmp_path: Path):
     labeler = CalculatorLabeler(f"{tmp_path / 'fragile.py'}:make")
     with pytest.raises(LabelFailure, match="gone"):
         labeler.label(copper(), tmp_path)
-    calculator = labeler._calculator()
+    calculator = labeler._calculator(copper())
     with pytest.raises(LabelFailure, match="gone"):
         labeler.label(copper(), tmp_path)
-    assert labeler._calculator() is not calculator
+    assert labeler._calculator(copper()) is not calculator
 
 
 def test_a_calculator_without_a_stress_still_labels(tmp_path: Path):

@@ -10,6 +10,7 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 from ase.io import read, write
 from typer.testing import CliRunner
 
@@ -129,6 +130,99 @@ def test_command_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*arguments, "--option", "nonsense"])
     assert isinstance(result.exception, InputError)
     assert "--option expects key=value, got 'nonsense'" in str(result.exception)
+
+
+CHARGED = """
+from ase.calculators.lj import LennardJones
+
+def plain():
+    return LennardJones()
+
+def make(charge, multiplicity):
+    calculator = LennardJones(epsilon=(1.0 + 0.1 * charge + 0.01 * multiplicity) / 10)
+    return calculator
+"""
+
+
+def charged(tmp_path: Path) -> dict[str, Atoms]:
+    (tmp_path / "charged.py").write_text(CHARGED)
+    found = {}
+    for k, info in enumerate(
+        ({}, {"charge": -1}, {"charge": 1, "spin": 2}, {"multiplicity": 3, "charge": 0.0})
+    ):
+        found[f"a#{k}"] = molecule("H2O")
+        found[f"a#{k}"].info.update(info, material_id=f"mp-{k}", energy=7.0)
+        found[f"a#{k}"].arrays["site"] = np.arange(3) + k
+        found[f"a#{k}"].set_constraint(FixAtoms([k % 3]))
+    return found
+
+
+def test_charge_and_multiplicity_go_to_the_method_and_all_else_is_kept(tmp_path: Path) -> None:
+    given = charged(tmp_path)
+    options = {"calculator": f"{tmp_path / 'charged.py'}:make"}
+    out = tmp_path / "out.xyz"
+    label_frames(given, out, "ase", options, executor="serial", progress=False)
+    frames = read(out, ":")
+    scale = np.array([1.01, 0.92, 1.12, 1.03])  # by charge and multiplicity, 1 or 2 if not given
+    energies = np.array([frame.get_potential_energy() for frame in frames])
+    np.testing.assert_allclose(energies / energies[0], scale / scale[0])
+    for k, frame in enumerate(frames):
+        assert frame.info["material_id"] == f"mp-{k}"
+        assert frame.arrays["site"].tolist() == [k, k + 1, k + 2]
+        assert frame.constraints[0].index.tolist() == [k % 3]
+    assert frames[1].info["charge"] == -1
+
+
+def test_the_same_geometry_twice_keeps_what_each_says_of_itself(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    one, other = molecule("H2O"), molecule("H2O")
+    one.info["material_id"], other.info["material_id"] = "a", "b"
+    out = tmp_path / "out.xyz"
+    label_frames({"x#0": one, "x#1": other}, out, "ase", options, executor="serial", progress=False)
+    assert [f.info["material_id"] for f in read(out, ":")] == ["a", "b"]
+    assert computed(tmp_path) == ["H2O"]
+
+
+def test_a_charge_that_cannot_be_told_to_the_method_is_an_error(tmp_path: Path) -> None:
+    given = charged(tmp_path)
+    plain = {"calculator": f"{tmp_path / 'charged.py'}:plain"}
+
+    def message(structures: dict[str, Atoms], labeler: str, options: dict[str, object]) -> str:
+        with pytest.raises(InputError) as caught:
+            label_frames(structures, tmp_path / "out.xyz", labeler, options, progress=False)
+        assert not list(tmp_path.glob("out*"))
+        return str(caught.value)
+
+    said = message(given, "ase", plain)
+    assert "a#1: the structure has charge -1" in said and "argument 'charge'" in said
+    (tmp_path / "model.eip").touch()
+    said = message(given, "model", {"model": str(tmp_path / "model.eip")})
+    assert "a#1: the structure has charge -1, which model.eip cannot be told" in said
+    assert "a#1: the structure has charge -1, and GFN2-xTB was told charge=1 for all" in (
+        message({"a#1": given["a#1"]}, "xtb", {"charge": 1})
+    )
+    for info, expected in (
+        ({"charge": 0.5}, "'charge' should be a whole number, got 0.5"),
+        ({"charge": "one"}, "'charge' should be a whole number"),
+        ({"spin": 0}, "2S \\+ 1, so 1"),
+        ({"spin": 2}, "multiplicity of 2 is impossible"),
+        ({"charge": 1, "total_charge": 2}, "contradict each other"),
+        ({"charge": 11}, "has fewer electrons than charge 11"),
+    ):
+        water = molecule("H2O")
+        water.info.update(info)
+        assert expected.replace("\\", "") in message({"w": water}, "xtb", {})
+
+
+def test_the_anion_of_xtb_is_not_the_neutral_molecule(tmp_path: Path) -> None:
+    pytest.importorskip("tblite")
+    neutral, anion = molecule("OH"), molecule("OH")
+    anion.info["charge"] = -1
+    out = tmp_path / "out.xyz"
+    label_frames({"n": neutral, "a": anion}, out, "xtb", {}, executor="serial", progress=False)
+    energies = [frame.get_potential_energy() for frame in read(out, ":")]
+    assert abs(energies[1] - energies[0]) > 0.5  # eV: an electron affinity
 
 
 # What is kept of a calculation is what it gave.

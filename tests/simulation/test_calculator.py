@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from ase import Atoms, units
 from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import read, write
 from ase.md.langevin import Langevin
@@ -26,9 +31,8 @@ def test_results_have_their_names_and_shapes():
     atoms.calc = Calculator(ToyPotential())
     atoms.get_potential_energy()
     results = atoms.calc.results
-    assert set(results) == {
-        "energy", "free_energy", "forces", "force_uncertainty", "uncertainty"
-    }  # fmt: skip
+    assert set(results) == {"energy", "free_energy", "forces"}
+    assert set(results.own) == {"force_uncertainty", "uncertainty"}
     assert results["force_uncertainty"].shape == (4,)
     assert results["uncertainty"] == pytest.approx(results["force_uncertainty"].mean())
     assert results["forces"].dtype == np.float64
@@ -205,3 +209,25 @@ def test_a_prediction_that_is_not_finite_is_heard_of():
     assert network.predict([alright] * 2).forces.isfinite().all()
     atoms.calc = Calculator(network, allow_non_finite=True)
     assert np.isnan(atoms.get_forces()).any()
+
+
+def test_results_are_what_ase_takes_and_more_by_name(tmp_path: Path) -> None:
+    atoms = crystal(1)
+    atoms.calc = Calculator(ToyPotential())
+    atoms.get_forces()
+    results = atoms.calc.results
+    kept = SinglePointCalculator(atoms, **results)  # as MACE's and ASE's own tools do
+    assert set(kept.results) == {"energy", "free_energy", "forces"}
+    assert set(atoms.calc.export_properties()) >= {"energy", "forces"}
+    assert "force_uncertainty" in results and results["force_uncertainty"].shape == (len(atoms),)
+    assert results.get("uncertainty") == pytest.approx(results["force_uncertainty"].mean())
+    assert results.get("nothing") is None and "nothing" not in results
+    with pytest.raises(KeyError, match="nothing"):
+        results["nothing"]
+    assert results.everything().keys() == {*results, *results.own}
+    assert pickle.loads(pickle.dumps(results))["uncertainty"] == results["uncertainty"]
+    assert copy.deepcopy(results).own.keys() == results.own.keys()
+    assert atoms.calc.get_property("uncertainty", atoms) == results["uncertainty"]
+    for name in ("a.traj", "a.xyz", "a.db"):
+        write(tmp_path / name, atoms)
+        assert read(tmp_path / name).get_potential_energy() == results["energy"]

@@ -18,6 +18,7 @@ from ase.calculators.morse import MorsePotential
 from ase.constraints import FixAtoms
 from ase.io import read
 
+from eip.data import read_structures
 from eip.errors import InputError
 from eip.simulation import (
     Calculator,
@@ -513,3 +514,21 @@ def test_structures_that_do_not_fit(tmp_path):
     fixed.set_constraint(FixAtoms([0]))
     with pytest.raises(InputError, match="cannot hold constraints"):
         run(fixed, tmp_path / "d", ensemble="npt")
+
+
+def test_what_is_fixed_stays_fixed_in_a_run_from_the_last_frame(tmp_path):
+    atoms = cluster()
+    atoms.set_constraint(FixAtoms([0, 2]))
+    atoms.info.update(charge=-1, material_id="mp-1", energy=7.0, step=3)
+    run_dynamics(atoms, ToyPotential(), settings(steps=4, trajectory_interval=2), tmp_path / "a")
+    for name in ("last.xyz", "trajectory.xyz"):
+        for frame in read(tmp_path / "a" / name, ":"):
+            assert [c.index.tolist() for c in frame.constraints] == [[0, 2]]
+            # Labels are written as they are, of fixed atoms too.
+            assert np.abs(frame.calc.results["forces"][[0, 2]]).min() > 0
+            assert frame.info["charge"] == -1 and frame.info["material_id"] == "mp-1"
+            assert frame.get_potential_energy() != 7.0
+    _, last = next(read_structures(tmp_path / "a" / "last.xyz"))
+    run_dynamics(last, ToyPotential(), settings(steps=4), tmp_path / "b")
+    moved = read(tmp_path / "b" / "last.xyz").positions - last.positions
+    assert (moved[[0, 2]] == 0).all() and np.abs(moved[1]).max() > 0

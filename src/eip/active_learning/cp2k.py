@@ -25,12 +25,12 @@ from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Float
 
+from eip.active_learning.electrons import given_electrons
 from eip.active_learning.labelers import (
     Labeler,
     LabelFailure,
     check_multiplicity,
     labelled_copy,
-    multiplicity_of,
 )
 from eip.errors import InputError, did_you_mean
 from eip.files import replacing
@@ -159,8 +159,9 @@ class CP2KLabeler(Labeler):
         basis, pseudopotential: as CP2K's data files call them, for every element. The default
             basis is made for matter: it misses a free hydrogen atom by 0.9 eV, so element energies
             must be fitted to labels and not be calculated with it (with "TZV2P-GTH" they can).
-        charge: of the whole structure, e.
-        multiplicity: 2S + 1; None: the lowest that the number of electrons allows.
+        charge: of each structure, e; None: what its info says, else 0.
+        multiplicity: 2S + 1; None: what its info says, else the lowest that the number of
+            electrons allows.
         vacuum: Å on each side of a molecule without periodicity; the cube's side is rounded up to
             2 Å, so that a molecule's frames share a box.
         box: Å, side of that cube; None: by ``vacuum``.
@@ -188,7 +189,7 @@ class CP2KLabeler(Labeler):
         cutoff: float = 400.0,
         basis: str = "DZVP-MOLOPT-SR-GTH",
         pseudopotential: str = "GTH-PBE",
-        charge: int = 0,
+        charge: int | None = None,
         multiplicity: int | None = None,
         vacuum: float = 5.0,
         box: float | None = None,
@@ -228,6 +229,9 @@ class CP2KLabeler(Labeler):
                     f"{' and '.join('{{' + name + '}}' for name in sorted(lacking))}"
                 )
             self._wavefunctions = Path(wavefunctions).expanduser().absolute()
+
+    def check(self, atoms: Atoms) -> None:
+        given_electrons(atoms, self._charge, self._multiplicity, self.name)
 
     def label(self, atoms: Atoms, folder: Path) -> Atoms:
         command = self._found_command()
@@ -282,7 +286,7 @@ class CP2KLabeler(Labeler):
             scf: contents of &SCF.
             restart: whether it starts from ``start.wfn``.
         """
-        multiplicity = multiplicity_of(atoms, self._charge, self._multiplicity)
+        charge, multiplicity = given_electrons(atoms, self._charge, self._multiplicity, self.name)
         periodic = bool(atoms.pbc.all())
         positions = atoms.positions
         if periodic:
@@ -331,7 +335,7 @@ class CP2KLabeler(Labeler):
             ],
             "restart": [f"WFN_RESTART_FILE_NAME {_START}"] if restart else [],
             "cutoff": [f"{self._cutoff:g}"],
-            "charge": [str(self._charge)],
+            "charge": [str(charge)],
             "multiplicity": [str(multiplicity)],
             "uks": ["TRUE" if multiplicity != 1 else "FALSE"],
             "stress": ["ANALYTICAL" if periodic else "NONE"],
@@ -355,7 +359,8 @@ class CP2KLabeler(Labeler):
                 self._template,
                 self._basis,
                 self._pseudopotential,
-                f"{self._charge} {self._multiplicity} {atoms.pbc.tolist()}",
+                f"{given_electrons(atoms, self._charge, self._multiplicity, self.name)} "
+                f"{atoms.pbc.tolist()}",
                 *atoms.symbols,
             ]
         )

@@ -114,7 +114,7 @@ def frames_of(folder: Path) -> Iterator[tuple[Atoms, float]]:
         path = folder / name
         if not path.is_file() or path.stat().st_size == 0:
             continue
-        for atoms in iread(path):
+        for atoms in iread(path, format="extxyz"):
             step = atoms.info.get("step")
             sigma = atoms.arrays.get("force_uncertainty")
             if sigma is None or (step is not None and step in steps):

@@ -25,6 +25,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 
+from eip.active_learning.electrons import electrons_of, given_electrons
 from eip.errors import InputError, NonFinitePrediction, did_you_mean
 from eip.potential import Potential
 
@@ -62,8 +63,9 @@ class Labeler(ABC):
         """The structure with its label.
 
         Args:
-            atoms: not changed. Only numbers, positions, cell and pbc count: constraints, initial
-                charges and magnetic moments, a calculator and whatever else it carries do not.
+            atoms: not changed. Only numbers, positions, cell, pbc, and charge and multiplicity in
+                its info (see `electrons_of`) count: constraints, initial charges and magnetic
+                moments, a calculator and whatever else it carries do not.
             folder: of this calculation alone; made if missing, and the place of its outputs.
 
         Returns:
@@ -74,6 +76,21 @@ class Labeler(ABC):
             LabelFailure: if the calculation failed or did not converge.
             InputError: if the labeler itself is set up wrongly, so that no structure will succeed.
         """
+
+    def check(self, atoms: Atoms) -> None:
+        """Looks at a structure before any is calculated.
+
+        Raises:
+            InputError: if it has a charge or multiplicity that the method cannot take, which is
+                any but the usual where a method does not say otherwise.
+        """
+        own = electrons_of(atoms)
+        if not own.is_plain(atoms):
+            raise InputError(
+                f"the structure has charge {own.charge or 0}"
+                + (f" and multiplicity {own.multiplicity}" if own.multiplicity else "")
+                + f", which {self.name} cannot be told"
+            )
 
 
 def bare_copy(atoms: Atoms) -> Atoms:
@@ -133,9 +150,11 @@ class CalculatorLabeler(Labeler):
     told from a good one: have its factory raise.
 
     Args:
-        calculator: a function without arguments that makes it: picklable, or "calc.py:make" (a
-            file), or "package.module:function". By a name it is made once in each worker thread
+        calculator: a function that makes it: picklable, or "calc.py:make" (a file), or
+            "package.module:function". By a name it is made once in each worker thread
             and reset between structures; a function given directly is called for each structure.
+            It has no arguments, or ``charge`` and ``multiplicity`` (2S + 1), which then are those
+            of the structure: one that has a charge is refused where they cannot be passed on.
             A calculator with a ``directory`` works in the folder of the calculation.
         name: by default the class of the calculator as given.
         stress: whether to ask for the stress of structures periodic in all three directions; a
@@ -166,7 +185,7 @@ class CalculatorLabeler(Labeler):
     def label(self, atoms: Atoms, folder: Path) -> Atoms:
         folder.mkdir(parents=True, exist_ok=True)
         structure = bare_copy(atoms)
-        calculator = self._calculator()
+        calculator = self._calculator(atoms)
         if hasattr(calculator, "directory"):
             calculator.directory = str(folder)
         structure.calc = calculator
@@ -190,13 +209,31 @@ class CalculatorLabeler(Labeler):
             raise LabelFailure(f"{self.name}: not converged", folder)
         return labelled_copy(structure, energy, forces, stress, folder=folder)
 
-    def _calculator(self) -> Any:
+    def check(self, atoms: Atoms) -> None:
+        own = electrons_of(atoms)
+        if own.is_plain(atoms):
+            return
+        factory = self._factory
+        factory = _import_factory(factory) if isinstance(factory, str) else factory
+        taken = _electron_arguments(factory, atoms, self.name)
+        for name, given in (("charge", own.charge), ("multiplicity", own.multiplicity)):
+            if given is not None and name not in taken:
+                raise InputError(
+                    f"the structure has {name} {given}, which {self.name} cannot be told; give "
+                    f"its function the argument '{name}'"
+                )
+
+    def _calculator(self, atoms: Atoms) -> Any:
         if not isinstance(self._factory, str):
-            return self._factory()
-        key = (self._factory, threading.get_ident())
+            return self._factory(**_electron_arguments(self._factory, atoms, self.name))
+        factory = _FACTORIES.get(self._factory)
+        if factory is None:
+            factory = _FACTORIES[self._factory] = _import_factory(self._factory)
+        arguments = _electron_arguments(factory, atoms, self.name)
+        key = (self._factory, threading.get_ident(), *arguments.items())
         found = _CALCULATORS.get(key)
         if found is None:
-            found = _CALCULATORS[key] = _import_factory(self._factory)()
+            found = _CALCULATORS[key] = factory(**arguments)
         if hasattr(found, "reset"):
             # Nothing of the structure before must reach this one's label.
             found.reset()
@@ -204,11 +241,27 @@ class CalculatorLabeler(Labeler):
 
     def _forget(self) -> None:
         if isinstance(self._factory, str):
-            _CALCULATORS.pop((self._factory, threading.get_ident()), None)
+            for key in [k for k in _CALCULATORS if k[:2] == (self._factory, threading.get_ident())]:
+                _CALCULATORS.pop(key, None)
 
 
+def _electron_arguments(factory: Callable[..., Any], atoms: Atoms, method: str) -> dict[str, int]:
+    """Charge and multiplicity of a structure, as far as the function takes them."""
+    try:
+        names = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # of a class in C, say
+        return {}
+    if not {"charge", "multiplicity"} & set(names):
+        return {}
+    charge, multiplicity = given_electrons(atoms, None, None, method)
+    found = {"charge": charge, "multiplicity": multiplicity}
+    return {name: value for name, value in found.items() if name in names}
+
+
+#: Of this process, by name: a file is run once.
+_FACTORIES: dict[str, Callable[..., Any]] = {}
 #: Of this process, by factory and thread: labelers are unpickled anew for each task.
-_CALCULATORS: dict[tuple[str, int], Any] = {}
+_CALCULATORS: dict[tuple[Any, ...], Any] = {}
 
 
 def _named_factory(text: str) -> str:
@@ -227,7 +280,7 @@ def _named_factory(text: str) -> str:
     return f"{path}:{function}"
 
 
-def _import_factory(name: str) -> Callable[[], Any]:
+def _import_factory(name: str) -> Callable[..., Any]:
     where, _, function = name.rpartition(":")
     try:
         module = _module_of_file(Path(where)) if where.endswith(".py") else _module(where)
@@ -267,8 +320,9 @@ class XTBLabeler(Labeler):
 
     Args:
         method: "GFN2-xTB" or "GFN1-xTB".
-        charge: of the whole structure, e.
-        multiplicity: 2S + 1; None: the lowest that the number of electrons allows, 1 or 2.
+        charge: of each structure, e; None: what its info says, else 0.
+        multiplicity: 2S + 1; None: what its info says, else the lowest that the number of
+            electrons allows, 1 or 2.
         accuracy: tblite's; smaller is tighter.
         electronic_temperature: K, of the Fermi smearing; the energy is the free energy at it.
         max_iterations: of the self-consistent charges.
@@ -282,7 +336,7 @@ class XTBLabeler(Labeler):
         self,
         method: str = "GFN2-xTB",
         *,
-        charge: int = 0,
+        charge: int | None = None,
         multiplicity: int | None = None,
         accuracy: float = 1.0,
         electronic_temperature: float = 300.0,
@@ -306,6 +360,9 @@ class XTBLabeler(Labeler):
             "max_iterations": int(max_iterations),
         }
 
+    def check(self, atoms: Atoms) -> None:
+        given_electrons(atoms, self._charge, self._multiplicity, self.name)
+
     def label(self, atoms: Atoms, folder: Path) -> Atoms:
         try:
             from tblite.ase import TBLite
@@ -317,10 +374,11 @@ class XTBLabeler(Labeler):
 
         folder.mkdir(parents=True, exist_ok=True)
         structure = bare_copy(atoms)
+        charge, multiplicity = given_electrons(atoms, self._charge, self._multiplicity, self.name)
         structure.calc = TBLite(
             method=self.name,
-            charge=self._charge,
-            multiplicity=multiplicity_of(structure, self._charge, self._multiplicity),
+            charge=charge,
+            multiplicity=multiplicity,
             verbosity=0,
             **self._options,
         )
@@ -339,23 +397,6 @@ def check_multiplicity(multiplicity: int | None) -> None:
     """Raises an InputError unless it is None or a whole number from 1 on."""
     if multiplicity is not None and multiplicity < 1:
         raise InputError(f"multiplicity must be 1 (a singlet) or more, got {multiplicity}")
-
-
-def multiplicity_of(atoms: Atoms, charge: int, multiplicity: int | None) -> int:
-    """The given 2S + 1, or the lowest that the number of electrons allows.
-
-    Raises:
-        InputError: if it does not fit the number of electrons.
-    """
-    electrons = int(atoms.numbers.sum()) - charge
-    if multiplicity is None:
-        return 1 + electrons % 2
-    if (electrons + multiplicity) % 2 == 0 or multiplicity > electrons + 1:
-        raise InputError(
-            f"{atoms.get_chemical_formula()} with charge {charge} has {electrons} electrons: a "
-            f"multiplicity of {multiplicity} is impossible"
-        )
-    return multiplicity
 
 
 # ---------------------------------------------------------------------------- a teacher

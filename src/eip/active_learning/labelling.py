@@ -22,10 +22,12 @@ from eip.active_learning.labelers import (
     Labeler,
     LabelFailure,
     LabelLimits,
+    bare_copy,
     check_label,
     make_labeler,
 )
 from eip.active_learning.ledger import content_key
+from eip.data.structures import keep_beside
 from eip.errors import InputError, full_disk
 from eip.files import load_arrays, replacing, save_arrays, warn_unchecked, write_whole
 from eip.locks import existing
@@ -86,7 +88,9 @@ def read_label(atoms: Atoms, folder: Path) -> Atoms:
     if not checked:
         warn_unchecked(f"labels in {folder.parent}")
     results = {name: stored[name] for name in _RESULTS if name in stored and name != "energy"}
-    out = atoms.copy()
+    # Not atoms.copy(): labels of another method that it carries would stand beside these.
+    out = bare_copy(atoms)
+    keep_beside(out, atoms)
     out.calc = SinglePointCalculator(out, energy=energy, **results)
     return out
 
@@ -102,7 +106,9 @@ def write_frames(frames: Sequence[Atoms], path: Path) -> None:
             numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
         )
         frame.calc = SinglePointCalculator(
-            frame, energy=atoms.get_potential_energy(), forces=atoms.get_forces()
+            frame,
+            energy=atoms.get_potential_energy(),
+            forces=atoms.get_forces(apply_constraint=False),
         )
         plain.append(frame)
     text = io.StringIO()
@@ -141,6 +147,9 @@ def label_frames(
 ) -> Labelling:
     """Labels structures by a reference method and writes them to an extended XYZ file.
 
+    Charge and multiplicity in a structure's info (see `electrons_of`) go to the method; all of
+    its info, arrays and constraints is in the file, labels that it had before are not.
+
     Calculations are kept in ``OUT.labels/``; a later call with the same arguments goes on with
     what is missing, tries again what failed, and writes the file anew.
 
@@ -153,13 +162,19 @@ def label_frames(
 
     Raises:
         InputError: if the file is there and no calculations of it; if those that are there are of
-            another method; if no label could be made; whatever `make_labeler` raises.
+            another method; if a structure has a charge or multiplicity that the method cannot
+            take; if no label could be made; whatever `make_labeler` raises.
     """
     made, limits = make_labeler(labeler, **options), limits or LabelLimits()
     scratch = out.with_name(out.name + ".labels")
     begun = (scratch / RECORD).is_file() or (scratch / _EARLIER).is_file()
     if out.exists() and not begun:
         raise InputError(f"{out} is there already: remove it, or name another output")
+    for name, atoms in structures.items():
+        try:
+            made.check(atoms)
+        except InputError as refused:
+            raise InputError(f"{name}: {refused}") from refused
     keys = {name: content_key(atoms) for name, atoms in structures.items()}
     names = {key: name for name, key in reversed(keys.items())}
     tasks = {key: (made, structures[name], scratch / key) for key, name in names.items()}
@@ -207,7 +222,12 @@ def label_frames(
                 f"no label could be made of {len(structures)} frames; the first: "
                 f"{next(iter(reasons.values()))}"
             )
-        written = [labels[key] for key in keys.values() if key in labels]
+        # The same geometry twice is computed once, and each keeps what it says of itself.
+        written = [
+            read_label(structures[name], scratch / key)
+            for name, key in keys.items()
+            if key in labels
+        ]
         with replacing(out) as temporary:
             write(temporary, written, format="extxyz")
     failed = {name: reasons[key] for name, key in keys.items() if key in reasons}

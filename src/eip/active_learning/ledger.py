@@ -28,8 +28,10 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 
+from eip.active_learning.electrons import electrons_of
 from eip.errors import InputError
 from eip.files import replacing, to_json, warn_unchecked
+from eip.simulation.records import plain_info
 
 CandidateState = Literal["proposed", "selected", "submitted", "labelled", "rejected", "used"]
 
@@ -68,7 +70,8 @@ class Candidate:
 
 
 def content_key(atoms: Atoms) -> str:
-    """Hash of elements, positions and cell (to 1e-6 Å) and periodicity."""
+    """Hash of elements, positions and cell (to 1e-6 Å), periodicity, and charge and multiplicity
+    where they are not the usual ones."""
     digest = hashlib.sha256()
     for array in (
         np.asarray(atoms.numbers, dtype=np.int64),
@@ -78,6 +81,9 @@ def content_key(atoms: Atoms) -> str:
         np.asarray(atoms.pbc),
     ):
         digest.update(np.ascontiguousarray(array).tobytes())
+    own = electrons_of(atoms)
+    if not own.is_plain(atoms):
+        digest.update(f"{own.charge or 0} {own.multiplicity}".encode())
     # Not digits alone: ASE refuses text that reads as a number.
     return "c" + digest.hexdigest()[:20]
 
@@ -86,7 +92,9 @@ def content_key(atoms: Atoms) -> str:
 _SAID = ("candidate", "state", "generation", "origin", "sigma", "used_in")
 
 
-def _checksum(atoms: Atoms, said: Mapping[str, Any], reason: str) -> str:
+def _checksum(
+    atoms: Atoms, said: Mapping[str, Any], reason: str, info: Mapping[str, Any] | None = None
+) -> str:
     """Of all that a row says."""
     digest = hashlib.sha256()
     results = {} if atoms.calc is None else atoms.calc.results
@@ -103,6 +111,8 @@ def _checksum(atoms: Atoms, said: Mapping[str, Any], reason: str) -> str:
     ):
         digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
     digest.update(json.dumps([*(to_json(said.get(name)) for name in _SAID), reason]).encode())
+    if info:  # a ledger of an earlier version has none
+        digest.update(json.dumps(to_json(info), sort_keys=True).encode())
     return "c" + digest.hexdigest()[:32]  # see content_key
 
 
@@ -157,9 +167,13 @@ class Ledger:
                     "sigma": float(sigma),
                     "used_in": -1,
                 }
-                checksum = _checksum(bare, said, "")
+                bare.set_constraint(atoms.constraints)
+                info = to_json(plain_info(atoms))
+                # A database has no place for info but among what goes with a row.
+                data = {"info": info} if info else {}
+                checksum = _checksum(bare, said, "", info)
                 now = time.time()
-                self._database.write(bare, **said, proposed_at=now, checksum=checksum)
+                self._database.write(bare, data, **said, proposed_at=now, checksum=checksum)
                 added.append(key)
         return added
 
@@ -218,7 +232,7 @@ class Ledger:
         return [
             Candidate(
                 key=row.candidate,
-                atoms=row.toatoms(),
+                atoms=_atoms(row),
                 state=row.state,
                 generation=row.generation,
                 origin=row.origin.strip(),
@@ -247,7 +261,12 @@ class Ledger:
         self, row: Any, state: str, atoms: Atoms | None = None, reason: str = "", **values: Any
     ) -> None:
         said = {**{name: row.get(name) for name in _SAID}, "state": state, **values}
-        checksum = _checksum(atoms or row.toatoms(), said, reason or row.data.get("reason", ""))
+        checksum = _checksum(
+            atoms or row.toatoms(),
+            said,
+            reason or row.data.get("reason", ""),
+            row.data.get("info"),
+        )
         with self._writable():
             self._database.update(
                 row.id,
@@ -276,7 +295,7 @@ class Ledger:
             for row in self._database.select(**selection):
                 said = {name: row.get(name) for name in _SAID}
                 if "checksum" in row and row.checksum != _checksum(
-                    row.toatoms(), said, row.data.get("reason", "")
+                    row.toatoms(), said, row.data.get("reason", ""), row.data.get("info")
                 ):
                     raise _Damaged(f"candidate {row.id} is not what was written")
                 yield row
@@ -295,6 +314,13 @@ class Ledger:
             yield
         except sqlite3.Error as error:
             raise InputError(f"{self.path} cannot be written: {error}") from error
+
+
+def _atoms(row: Any) -> Atoms:
+    """The structure of a row, with what it says of itself."""
+    atoms: Atoms = row.toatoms()
+    atoms.info = dict(row.data.get("info", {}))
+    return atoms
 
 
 class _Damaged(Exception):

@@ -166,6 +166,11 @@ class LearningRun:
         """
         if not self.starts:
             raise InputError("learning needs at least one structure to start from, got none")
+        for name, start in self.starts.items():
+            try:
+                self.labeler.check(start)
+            except InputError as error:
+                raise InputError(f"start {name}: {error}") from error
         if self.settings.initial == 0 and not self.base[0]:
             raise InputError(
                 "learning needs frames to begin with: labelled ones (data.train), or some that it "

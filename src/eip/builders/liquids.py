@@ -45,9 +45,9 @@ def water(
         raise InputError(f"molecules expects a number from 2, got {molecules}")
     if not 0.0 < density <= 2.0:
         raise InputError(f"density expects g/cm³, more than 0 and up to 2, got {density}")
-    if melt_ps < 0.0:
+    if not 0.0 <= melt_ps < np.inf:
         raise InputError(f"melt_ps expects ps from 0, got {melt_ps}")
-    if not temperature > 0.0:
+    if not 0.0 < temperature < np.inf:
         raise InputError(f"temperature expects K, more than 0, got {temperature}")
     rng = np.random.default_rng(seed)
     box = _on_grid(molecules, density, rng)

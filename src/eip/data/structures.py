@@ -8,7 +8,7 @@ file says of a structure beside its labels is kept.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,14 +118,21 @@ def _structure(frame: Frame, found: Atoms | None, labels: Labels) -> Atoms:
         atoms.calc = None  # a store's, whose labels are there unasked
     if found is None:
         return atoms
-    read = {labels.energy, labels.forces, labels.stress}
+    keep_beside(atoms, found, {labels.energy, labels.forces, labels.stress})
+    return atoms
+
+
+def keep_beside(atoms: Atoms, found: Atoms, labels: Set[str | None] = frozenset()) -> None:
+    """Gives a structure the info, arrays and constraints of another of the same atoms.
+
+    Labels under the usual names and units are not among that, nor what is under ``labels``.
+    """
     for key, array in found.arrays.items():
-        if key not in _GEOMETRY and key not in read and key.casefold() not in _NOT_KEPT:
+        if key not in _GEOMETRY and key not in labels and key.casefold() not in _NOT_KEPT:
             atoms.set_array(key, array)
     atoms.info = {
         key: value
         for key, value in found.info.items()
-        if key not in read and str(key).casefold() not in _NOT_KEPT
+        if key not in labels and str(key).casefold() not in _NOT_KEPT
     }
     atoms.set_constraint(found.constraints)
-    return atoms

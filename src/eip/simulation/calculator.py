@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
-from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes, all_properties
 from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Float
 
@@ -53,11 +53,43 @@ def check_elements(potential: Potential, numbers: Sequence[int] | np.ndarray) ->
         raise unknown_elements(strangers, potential.elements)
 
 
+class Results(dict[str, Any]):
+    """Results as ASE knows them, and beside them what only eIP has.
+
+    As a mapping it is ASE's properties alone, so that ``SinglePointCalculator(atoms, **results)``
+    and whatever else goes through all of it finds nothing that ASE refuses. By ``[]``, ``get`` and
+    ``in`` the others are found as well.
+
+    Attributes:
+        own: what ASE has no name for.
+    """
+
+    def __init__(self, results: Mapping[str, Any]) -> None:
+        super().__init__({k: v for k, v in results.items() if k in all_properties})
+        self.own = {k: v for k, v in results.items() if k not in all_properties}
+
+    def __missing__(self, key: str) -> Any:
+        return self.own[key]
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or key in self.own
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return super().get(key, self.own.get(key, default))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Results, (self.everything(),)
+
+    def everything(self) -> dict[str, Any]:
+        """All of it as a plain dictionary."""
+        return {**self, **self.own}
+
+
 class Calculator(AseCalculator):
     """Energy, forces and stress with their uncertainties, for ASE.
 
-    ``results`` holds, beside ASE's ``energy``, ``free_energy`` (the same), ``forces`` and
-    ``stress`` (Voigt order), whichever the potential has of
+    ``results`` (see `Results`) holds ASE's ``energy``, ``free_energy`` (the same), ``forces`` and
+    ``stress`` (Voigt order), and by name whichever the potential has of
 
     ===================  ===========  =======================================================
     force_uncertainty    [N]          σ_i, eV/Å, a standard deviation, epistemic
@@ -178,7 +210,7 @@ class Calculator(AseCalculator):
         )
         if not self._allow_non_finite:
             check_finite(prediction, self._graph, lambda _: atoms.get_chemical_formula())
-        self.results = _results(prediction)
+        self.results = Results(_results(prediction))
 
 
 class BiasedCalculator(Calculator):

@@ -20,7 +20,7 @@ from eip.potential import Potential
 from eip.run_folder import RECORD, working_in
 from eip.signals import deferred_interrupts
 from eip.simulation.bias import UDDParameters, UDDPotential, UDDProposal
-from eip.simulation.calculator import BiasedCalculator, as_potential, check_elements
+from eip.simulation.calculator import BiasedCalculator, Results, as_potential, check_elements
 from eip.simulation.integrators import Integrator, degrees_of_freedom, draw_momenta
 from eip.simulation.monitors import Ending, EndingKind, State, first_ending
 from eip.simulation.records import (
@@ -30,6 +30,7 @@ from eip.simulation.records import (
     as_text,
     bare,
     labelled,
+    plain_info,
 )
 from eip.simulation.session import progress_bar
 from eip.simulation.settings import DynamicsSettings
@@ -226,6 +227,7 @@ class _Run:
         # A structure of our own: the user's may carry arrays and a calculator.
         self.atoms = bare(start)
         self.atoms.set_constraint([constraint.copy() for constraint in start.constraints])
+        self.about = plain_info(start)
         self.atoms.calc = calculator
         self.step = self._session_start = 0
         self.totals = _Totals()
@@ -341,7 +343,9 @@ class _Run:
         atoms.get_forces(md=True)
         if self.settings.ensemble == "npt":
             atoms.get_stress()
-        results = self.calculator.results
+        computed = self.calculator.results
+        assert isinstance(computed, Results)
+        results = computed.everything()
         if before is not None and "forces_bias" in results:
             moved = atoms.positions - before.atoms.positions
             mean = 0.5 * (results["forces_bias"] + before.results["forces_bias"])
@@ -352,7 +356,7 @@ class _Run:
             time_fs=self.step * self.settings.timestep_fs,
             atoms=frozen,
             graph=self.calculator.graph,
-            results=dict(results),
+            results=results,
             kinetic=float(frozen.get_kinetic_energy()),
             temperature=self.integrator.temperature(),
             drift=0.0,
@@ -393,7 +397,7 @@ class _Run:
         if self.step % self.settings.log_interval == 0:
             self.recorder.log(row)
         if self.step % self.settings.trajectory_interval == 0:
-            self.recorder.frame(_frame(state))
+            self.recorder.frame(self._frame(state))
 
     def _row(self, state: State, closest: float | None) -> dict[str, Any]:
         results = state.results
@@ -424,7 +428,7 @@ class _Run:
         """Everything on disk that a continuation needs, and the last good frame."""
         assert self.recorder is not None and self.good is not None
         self._tick()
-        write_whole(self.paths.last, as_text([_frame(self.good)]))
+        write_whole(self.paths.last, as_text([self._frame(self.good)]))
         arrays = {
             "numbers": self.atoms.numbers,
             "positions": self.atoms.positions,
@@ -451,10 +455,10 @@ class _Run:
         else:
             self._tick()
             if self.good is not None:
-                write_whole(self.paths.last, as_text([_frame(self.good)]))
+                write_whole(self.paths.last, as_text([self._frame(self.good)]))
         told = ending.kind != "finished" and len(self.approach) > 0
         if told:
-            write_whole(self.paths.approach, as_text(map(_frame, self.approach)))
+            write_whole(self.paths.approach, as_text(map(self._frame, self.approach)))
         summary = self._summary(ending, str(self.paths.approach) if told else None)
         content = asdict(summary)
         for key in ("last_good_frame", "approach", "trajectory", "log"):
@@ -495,6 +499,12 @@ class _Run:
             udd=self.udd.as_dict() if self.udd else None,
         )
 
+    def _frame(self, state: State) -> Atoms:
+        """A state as it is written, with what the start said of itself: its charge, say."""
+        own = {"step": state.step, "time_fs": state.time_fs, "temperature": state.temperature}
+        info = {**self.about, **own}
+        return labelled(state.atoms, state.results, info, self.atoms.constraints)
+
     def _tick(self) -> None:
         now = time.perf_counter()
         self.totals.wall_seconds += now - self._clock
@@ -503,11 +513,6 @@ class _Run:
     def close(self) -> None:
         if self.recorder is not None:
             self.recorder.close()
-
-
-def _frame(state: State) -> Atoms:
-    info = {"step": state.step, "time_fs": state.time_fs, "temperature": state.temperature}
-    return labelled(state.atoms, state.results, info)
 
 
 def _longest(vectors: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixConstraint
 from ase.io.extxyz import write_xyz
 
+from eip.data.labels import COMMON_NAMES
 from eip.errors import InputError
 from eip.files import load_arrays, save_arrays, warn_unchecked
 from eip.run_folder import RECORD
@@ -47,6 +49,13 @@ LOG_COLUMNS = (
 CHECKPOINT_FORMAT = 1
 
 _LABELS = ("energy", "free_energy", "forces", "stress")
+_NOT_OF_THE_START = frozenset(
+    (
+        *(name for names in COMMON_NAMES.values() for name in names),
+        *("free_energy", "uncertainty", "energy_bias", "step", "time_fs", "temperature"),
+        *("properties", "lattice", "pbc"),
+    )
+)
 _ATOM_COLUMNS = ("force_uncertainty", "force_aleatoric", "forces_bias")
 
 
@@ -109,10 +118,32 @@ def bare(atoms: Atoms) -> Atoms:
     )
 
 
-def labelled(atoms: Atoms, results: Mapping[str, Any], info: Mapping[str, Any]) -> Atoms:
-    """A frame to be written: unbiased labels, momenta, uncertainties by atom, no constraints."""
-    # Without constraints, for with them ASE would write zeros for labels.
+def plain_info(atoms: Atoms) -> dict[str, Any]:
+    """What a structure says of itself in words and numbers, its labels and predictions not."""
+    return {
+        key: value
+        for key, value in atoms.info.items()
+        if isinstance(key, str)
+        and isinstance(value, str | bool | int | float | np.generic)
+        and key.casefold() not in _NOT_OF_THE_START
+    }
+
+
+def labelled(
+    atoms: Atoms,
+    results: Mapping[str, Any],
+    info: Mapping[str, Any],
+    constraints: Sequence[FixConstraint] = (),
+) -> Atoms:
+    """A frame to be written: unbiased labels, momenta, uncertainties by atom.
+
+    Args:
+        constraints: of the run. Extended xyz holds those that fix atoms or components of their
+            positions, as ``move_mask``: a run that begins from the frame keeps fixed what was.
+    """
     frame = bare(atoms)
+    # Labels are written as they are: what ASE zeroes for atoms that are held, it zeroes when asked.
+    frame.set_constraint(list(constraints))
     labels = {name: results[name] for name in _LABELS if name in results}
     frame.calc = SinglePointCalculator(frame, **labels)
     for name in _ATOM_COLUMNS:

@@ -92,7 +92,7 @@ class DynamicsSettings:
             self._demand(name, "> 0 or none", lambda x: x is None or x > 0)
         for name in _AT_LEAST_ONE:
             self._demand(name, "≥ 1", lambda x: x >= 1)
-        for name in ("steps", "approach_frames", "min_distance", "min_distance_ratio"):
+        for name in ("steps", "approach_frames", "min_distance", "min_distance_ratio", "seed"):
             self._demand(name, "≥ 0", lambda x: x >= 0)
         self._demand("pressure", "finite", math.isfinite)
         if self.ensemble == "nve":
