@@ -45,9 +45,12 @@ $(STAMP): pyproject.toml constraints.txt
 demo: env ## train to dynamics to active learning, in runs/demo
 	$(BIN)/python examples/demo/run.py $(if $(DEMO_EPOCHS),--epochs $(DEMO_EPOCHS)) $(if $(DEMO_STEPS),--steps $(DEMO_STEPS))
 
+# Two processes, each of one thread; a file of tests stays together, for what it has trained.
+AT_ONCE := -n 2 --dist loadfile
+
 test: env ## the tests, without the slow ones
 	@echo "Tests marked slow are left out (make test-all runs them); skipped ones say why below."
-	$(BIN)/python -m pytest -q -rs -m "not slow"
+	$(BIN)/python -m pytest -q -rs -m "not slow" $(AT_ONCE)
 
 # All tests run with this processor's own kernels; those that have to do with kernels, with the
 # others and with plain PyTorch too.
@@ -56,7 +59,7 @@ test-kernels: env ## the tests of kernels under every EIP_KERNELS that this proc
 	@variants=$$($(BIN)/python -c 'from eip.kernels.build import runnable; print(*[v for v in runnable() if v != "native"])') && \
 	for variant in $$variants; do \
 	  echo "Kernels: EIP_KERNELS=$$variant"; \
-	  EIP_KERNELS=$$variant $(BIN)/python -m pytest -q -m "not slow" $(KERNEL_TESTS) || exit 1; \
+	  EIP_KERNELS=$$variant $(BIN)/python -m pytest -q -m "not slow" $(AT_ONCE) $(KERNEL_TESTS) || exit 1; \
 	done && echo "Kernels tested: native (all tests), $$variants"
 
 test-all: env ## all tests
