@@ -485,6 +485,8 @@ def compare(
 
     try:
         chosen = None if seeds is None else [int(seed) for seed in seeds.split(",")]
+        if chosen is not None and not all(0 <= seed < 2**32 for seed in chosen):
+            raise ValueError
     except ValueError:
         raise InputError(f"--seeds expects whole numbers by commas, got '{seeds}'") from None
     with _resumable(f"the same command goes on: eip compare {config}"):

@@ -410,8 +410,8 @@ class PotentialLabeler(Labeler):
         device: where it predicts; None: a GPU if there is one, else the CPU.
 
     Raises:
-        InputError: if there is no such file; in a worker, if it is damaged or a structure holds
-            elements that the potential was not made for.
+        InputError: if there is no such file or its header is damaged; in a worker, if the rest of
+            it is, or a structure holds elements that the potential was not made for.
     """
 
     def __init__(self, model: str | Path | Potential, *, device: str | None = None) -> None:
@@ -422,6 +422,10 @@ class PotentialLabeler(Labeler):
             self._model = Path(model).expanduser().absolute()
             if not self._model.is_file():
                 raise InputError(f"{model}: no such model file")
+            # Not at the top, as in `as_potential`; the header alone, for the work is a worker's.
+            from eip.model_file import read_model_info
+
+            read_model_info(self._model)
             self.name = self._model.name
         self._device = device
 
@@ -488,7 +492,32 @@ def make_labeler(kind: str, **options: Any) -> Labeler:
     for option, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and option not in options:
             raise InputError(f"labeler '{kind}' needs the option '{option}'")
+    for option, given in options.items():
+        _check_type(kind, option, given, str(parameters[option].annotation))
     return kinds[kind](**options)
+
+
+def _check_type(kind: str, option: str, given: Any, annotation: str) -> None:
+    """Raises an InputError if a value is not of the kind that the option's annotation says."""
+    wanted = [word.strip() for word in annotation.split("|")]
+    if given is None and "None" in wanted:
+        return
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    if {"int", "float"} & set(wanted) and "str" not in wanted:
+        if number and ("float" in wanted or isinstance(given, int)):
+            return
+        what = "a number" if "float" in wanted else "a whole number"
+    elif "bool" in wanted:
+        if isinstance(given, bool):
+            return
+        what = "true or false"
+    elif "str" in wanted or "Path" in wanted:
+        if isinstance(given, str | Path | Potential) or callable(given) or "Seq" in annotation:
+            return
+        what = "text"
+    else:
+        return
+    raise InputError(f"{kind}: {option} should be {what}, got {given!r}"[:300])
 
 
 # ---------------------------------------------------------------------------- what is believed
