@@ -492,31 +492,35 @@ def make_labeler(kind: str, **options: Any) -> Labeler:
     for option, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and option not in options:
             raise InputError(f"labeler '{kind}' needs the option '{option}'")
-    for option, given in options.items():
-        _check_type(kind, option, given, str(parameters[option].annotation))
-    return kinds[kind](**options)
+    told = {
+        option: _as_annotated(kind, option, given, str(parameters[option].annotation))
+        for option, given in options.items()
+    }
+    return kinds[kind](**told)
 
 
-def _check_type(kind: str, option: str, given: Any, annotation: str) -> None:
-    """Raises an InputError if a value is not of the kind that the option's annotation says."""
+def _as_annotated(kind: str, option: str, given: Any, annotation: str) -> Any:
+    """The value; an InputError if it is not of the kind that the option's annotation says."""
     wanted = [word.strip() for word in annotation.split("|")]
     if given is None and "None" in wanted:
-        return
+        return given
     number = isinstance(given, int | float) and not isinstance(given, bool)
     if {"int", "float"} & set(wanted) and "str" not in wanted:
-        if number and ("float" in wanted or isinstance(given, int)):
-            return
+        if number and "float" in wanted:
+            return float(given)
+        if number and isinstance(given, int):
+            return given
         what = "a number" if "float" in wanted else "a whole number"
     elif "bool" in wanted:
         if isinstance(given, bool):
-            return
+            return given
         what = "true or false"
     elif "str" in wanted or "Path" in wanted:
         if isinstance(given, str | Path | Potential) or callable(given) or "Seq" in annotation:
-            return
+            return given
         what = "text"
     else:
-        return
+        return given
     raise InputError(f"{kind}: {option} should be {what}, got {given!r}"[:300])
 
 
