@@ -31,6 +31,7 @@ from eip.testing.contract import (
 from eip.testing.derivatives import check_forces, check_stress, check_uncertainty_gradient
 from eip.testing.locality import check_isolated_atoms, check_smoothness
 from eip.testing.predictions import check_elements, check_precision, check_prediction
+from eip.testing.scans import BondScan, scan_bonds
 from eip.testing.structures import example_structures
 from eip.testing.symmetries import (
     check_batching,
@@ -46,6 +47,7 @@ from eip.testing.symmetries import (
 __all__ = [
     "BACKBONE_LAWS",
     "POTENTIAL_LAWS",
+    "BondScan",
     "ContractViolation",
     "check_backbone",
     "check_batching",
@@ -66,6 +68,7 @@ __all__ = [
     "check_uncertainty_gradient",
     "check_wrapping",
     "example_structures",
+    "scan_bonds",
 ]
 
 #: What both keep.
