@@ -1083,7 +1083,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
             2,
         )
     if isinstance(error, OSError) and error.filename is not None:
-        return f"Error: {error.filename}: {error.strerror}", 2
+        # Of a rename the second is the name that the user gave.
+        return f"Error: {error.filename2 or error.filename}: {error.strerror}", 2
     said = " ".join(str(error).split()) or "no message"
     return (
         f"Error: eip failed in a way that it should not ({type(error).__name__}: {said}). "

@@ -506,8 +506,10 @@ def _as_annotated(kind: str, option: str, given: Any, annotation: str) -> Any:
         return given
     number = isinstance(given, int | float) and not isinstance(given, bool)
     if {"int", "float"} & set(wanted) and "str" not in wanted:
-        if number and "float" in wanted:
+        if number and "float" in wanted and abs(given) < 1e300:
             return float(given)
+        if number and isinstance(given, float) and "float" in wanted:
+            return given  # for the labeler to refuse by name
         if number and isinstance(given, int):
             return given
         what = "a number" if "float" in wanted else "a whole number"
