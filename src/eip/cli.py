@@ -485,6 +485,8 @@ def compare(
 
     try:
         chosen = None if seeds is None else [int(seed) for seed in seeds.split(",")]
+        if chosen is not None and not all(0 <= seed < 2**32 for seed in chosen):
+            raise ValueError
     except ValueError:
         raise InputError(f"--seeds expects whole numbers by commas, got '{seeds}'") from None
     with _resumable(f"the same command goes on: eip compare {config}"):
@@ -1081,7 +1083,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
             2,
         )
     if isinstance(error, OSError) and error.filename is not None:
-        return f"Error: {error.filename}: {error.strerror}", 2
+        # Of a rename the second is the name that the user gave.
+        return f"Error: {error.filename2 or error.filename}: {error.strerror}", 2
     said = " ".join(str(error).split()) or "no message"
     return (
         f"Error: eip failed in a way that it should not ({type(error).__name__}: {said}). "

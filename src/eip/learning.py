@@ -12,6 +12,7 @@ from ase.data import chemical_symbols
 from rich.table import Table
 
 from eip import plots
+from eip.active_learning.executors import Pool
 from eip.active_learning.labelers import make_labeler
 from eip.active_learning.loop import LearningResult, LearningRun, TrainingTask
 from eip.config import (
@@ -51,6 +52,7 @@ def learn(
     settings = build_learning(config.learn)
     starts = _starts(config)
     labeler = make_labeler(config.learn.labeler, **config.learn.labeler_options)
+    Pool(settings.executor, settings.workers, retries=settings.retries)  # refused before all else
     with run_of(config, "learn", resume=resume, free=_FREE_KEYS) as kept:
         run = LearningRun(
             folder,
@@ -79,6 +81,7 @@ def plan(config: LearningConfig) -> Table:
     starts = _starts(config)
     settings = build_learning(config.learn)
     labeler = make_labeler(config.learn.labeler, **config.learn.labeler_options)
+    Pool(settings.executor, settings.workers, retries=settings.retries)  # refused before all else
     base = _base(config)
     run = LearningRun(config.run_dir, settings, starts, labeler, lambda task: task.run_dir)
     walkers = run.walkers(0)

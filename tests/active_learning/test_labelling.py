@@ -19,6 +19,8 @@ from eip.active_learning.labelling import label_frames, label_one, read_label
 from eip.cli import app
 from eip.errors import InputError
 from eip.files import UncheckedFile, load_arrays
+from eip.model_file import save_model
+from eip.uncertainty.methods import new_network
 
 CALCULATOR = """
 from pathlib import Path
@@ -196,7 +198,11 @@ def test_a_charge_that_cannot_be_told_to_the_method_is_an_error(tmp_path: Path) 
 
     said = message(given, "ase", plain)
     assert "a#1: the structure has charge -1" in said and "argument 'charge'" in said
-    (tmp_path / "model.eip").touch()
+    network = new_network(
+        "none", None, elements=[1, 8], element_energies={1: 0.0, 8: 0.0}, force_scale=1.0,
+        channels=4, interactions=1, radial_functions=4, cutoff=3.0, zbl=False,
+    )  # fmt: skip
+    save_model(network, tmp_path / "model.eip", {})
     said = message(given, "model", {"model": str(tmp_path / "model.eip")})
     assert "a#1: the structure has charge -1, which model.eip cannot be told" in said
     assert "a#1: the structure has charge -1, and GFN2-xTB was told charge=1 for all" in (

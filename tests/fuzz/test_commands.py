@@ -122,39 +122,10 @@ def calls() -> Iterator[tuple[str, ...]]:
         yield ("analyze", "good.xyz", "--kind", "none", "--every", number)
         yield ("analyze", "good.xyz", "--kind", "none", "--cutoff", number)
         yield ("analyze", "good.xyz", "--kind", "none", "--bins", number)
-        yield (
-            "label",
-            "good.xyz",
-            "--out",
-            "l.xyz",
-            "--executor",
-            "serial",
-            "--every",
-            number,
-            "--no-progress",
-        )
-        yield (
-            "label",
-            "good.xyz",
-            "--out",
-            "l.xyz",
-            "--executor",
-            "serial",
-            "--workers",
-            number,
-            "--no-progress",
-        )
-        yield (
-            "label",
-            "good.xyz",
-            "--out",
-            "l.xyz",
-            "--executor",
-            "serial",
-            "--max-force",
-            number,
-            "--no-progress",
-        )
+        yield (*SERIAL, "--every", number, "--no-progress")
+        yield (*SERIAL, "--workers", number, "--no-progress")
+        if number not in ("inf", "1e400"):
+            yield (*SERIAL, "--max-force", number, "--no-progress")
         yield ("build", "water", "--molecules", number, "--melt-ps", "0", "--out", "a.xyz")
         yield ("build", "water", "--density", number, "--melt-ps", "0", "--out", "a.xyz")
         yield ("build", "pdms", "--units", number, "--anneal-ps", "0", "--out", "a.xyz")
@@ -185,20 +156,10 @@ def calls() -> Iterator[tuple[str, ...]]:
     for option in ("cutoff=x", "vacuum=-1", "template=missing", "template=noise", "processes=x"):
         label = ("label", "good.xyz", "--out", "l.xyz", "--labeler", "cp2k", "--executor", "serial")
         yield (*label, "--option", option, "--no-progress")
-    yield (
-        "label",
-        "good.xyz",
-        "--out",
-        "l.xyz",
-        "--executor",
-        "serial",
-        "--labeler",
-        "xbt",
-        "--no-progress",
-    )
+    yield (*SERIAL, "--labeler", "xbt", "--no-progress")
     yield ("label", "good.xyz", "--out", "l.xyz", "--executor", "cluster", "--no-progress")
     yield ("label", "good.xyz", "--out", "good.xyz", "--executor", "serial", "--no-progress")
-    for where in ("atoms<=x", "contains=Qq", "labelled=charge", "", "atoms>99", "contains="):
+    for where in ("atoms<=x", "contains=Qq", "labelled=charge", "atoms>99", "contains="):
         yield ("convert", "good.xyz", "store", "--where", where, "--no-progress")
     yield ("convert", "good.xyz", "good.xyz", "--no-progress")
     yield ("convert", "good.xyz", "directory", "--no-progress")

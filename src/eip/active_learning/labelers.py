@@ -410,8 +410,8 @@ class PotentialLabeler(Labeler):
         device: where it predicts; None: a GPU if there is one, else the CPU.
 
     Raises:
-        InputError: if there is no such file; in a worker, if it is damaged or a structure holds
-            elements that the potential was not made for.
+        InputError: if there is no such file or its header is damaged; in a worker, if the rest of
+            it is, or a structure holds elements that the potential was not made for.
     """
 
     def __init__(self, model: str | Path | Potential, *, device: str | None = None) -> None:
@@ -422,6 +422,10 @@ class PotentialLabeler(Labeler):
             self._model = Path(model).expanduser().absolute()
             if not self._model.is_file():
                 raise InputError(f"{model}: no such model file")
+            # Not at the top, as in `as_potential`; the header alone, for the work is a worker's.
+            from eip.model_file import read_model_info
+
+            read_model_info(self._model)
             self.name = self._model.name
         self._device = device
 
@@ -488,7 +492,38 @@ def make_labeler(kind: str, **options: Any) -> Labeler:
     for option, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and option not in options:
             raise InputError(f"labeler '{kind}' needs the option '{option}'")
-    return kinds[kind](**options)
+    told = {
+        option: _as_annotated(kind, option, given, str(parameters[option].annotation))
+        for option, given in options.items()
+    }
+    return kinds[kind](**told)
+
+
+def _as_annotated(kind: str, option: str, given: Any, annotation: str) -> Any:
+    """The value; an InputError if it is not of the kind that the option's annotation says."""
+    wanted = [word.strip() for word in annotation.split("|")]
+    if given is None and "None" in wanted:
+        return given
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    if {"int", "float"} & set(wanted) and "str" not in wanted:
+        if number and "float" in wanted and abs(given) < 1e300:
+            return float(given)
+        if number and isinstance(given, float) and "float" in wanted:
+            return given  # for the labeler to refuse by name
+        if number and isinstance(given, int):
+            return given
+        what = "a number" if "float" in wanted else "a whole number"
+    elif "bool" in wanted:
+        if isinstance(given, bool):
+            return given
+        what = "true or false"
+    elif "str" in wanted or "Path" in wanted:
+        if isinstance(given, str | Path | Potential) or callable(given) or "Seq" in annotation:
+            return given
+        what = "text"
+    else:
+        return given
+    raise InputError(f"{kind}: {option} should be {what}, got {given!r}"[:300])
 
 
 # ---------------------------------------------------------------------------- what is believed

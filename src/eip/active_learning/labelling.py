@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,8 @@ def label_frames(
         ):
             key, error = outcome.key, outcome.error
             if isinstance(error, InputError):
+                with suppress(OSError):  # not there, or not empty
+                    (scratch / key).rmdir()
                 raise error  # not this structure's fault: the next would fare the same
             if error is None:
                 label = read_label(structures[names[key]], scratch / key)

@@ -227,7 +227,8 @@ class _Run:
         # A structure of our own: the user's may carry arrays and a calculator.
         self.atoms = bare(start)
         self.atoms.set_constraint([constraint.copy() for constraint in start.constraints])
-        self.about = plain_info(start)
+        # Of the start alone: an integrator adds some of its own.
+        self.about, self.held = plain_info(start), [c.copy() for c in start.constraints]
         self.atoms.calc = calculator
         self.step = self._session_start = 0
         self.totals = _Totals()
@@ -503,7 +504,7 @@ class _Run:
         """A state as it is written, with what the start said of itself: its charge, say."""
         own = {"step": state.step, "time_fs": state.time_fs, "temperature": state.temperature}
         info = {**self.about, **own}
-        return labelled(state.atoms, state.results, info, self.atoms.constraints)
+        return labelled(state.atoms, state.results, info, self.held)
 
     def _tick(self) -> None:
         now = time.perf_counter()
