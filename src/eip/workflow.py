@@ -60,6 +60,7 @@ from eip.errors import InputError, MissingLabel, did_you_mean
 from eip.evaluation import Evaluation, calibrate, compute_metrics, evaluate, write_report
 from eip.files import write_whole
 from eip.model_file import load_model, read_model_info, save_model
+from eip.models.cartesian_ace import FEATURE_LIMIT
 from eip.potential import Potential, WrappedPotential
 from eip.run_folder import RunFolder, file_identity, with_files, working_in
 from eip.signals import die_with, heed_termination
@@ -297,6 +298,7 @@ def _network(
     if model.backbone == "cartesian_ace":
         dataset = GraphDataset(store, indices, cutoff=model.cutoff)
         network["mean_neighbors"] = dataset.mean_neighbors()
+        network["feature_limit"] = FEATURE_LIMIT
     with seeded(config.training.seed):
         return new_network(
             model.uncertainty,
