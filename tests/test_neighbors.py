@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import eip.neighbors
 from eip.graph import AtomGraph, batch_graphs
-from eip.neighbors import VerletList, build_graph, find_edges
+from eip.neighbors import TooDense, VerletList, build_graph, find_edges
 
 Edges = set[tuple[int, int, int, int, int]]
 
@@ -291,3 +291,10 @@ def test_errors_of_a_verlet_list() -> None:
     atoms.positions[2] = np.nan
     with pytest.raises(ValueError, match=r"atoms \[2\] are not finite"):
         verlet(atoms)
+
+
+def test_a_cell_that_would_take_all_memory_is_refused() -> None:
+    with pytest.raises(TooDense, match="is the cell in Å"):
+        build_graph(Atoms("O", cell=[0.01] * 3, pbc=True), 4.0)
+    # Many images are no error.
+    assert build_graph(Atoms("O", cell=[1.0] * 3, pbc=True), 4.0).n_edges > 200

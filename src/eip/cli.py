@@ -1031,6 +1031,10 @@ def _resumable(how: str) -> Iterator[None]:
         raise Interrupted(f"Interrupted; {how}") from None
 
 
+#: What Typer makes of a KeyboardInterrupt.
+_CAUGHT = 130
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; an error is one paragraph on stderr and exit code 2.
 
@@ -1047,6 +1051,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
                 variant()
             code = app(args=given, prog_name="eip", standalone_mode=False)
+            if code == _CAUGHT:  # Typer has caught it, and knows of Ctrl-C alone
+                raise KeyboardInterrupt
         except (Exception, KeyboardInterrupt) as error:
             if debug:
                 raise

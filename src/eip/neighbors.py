@@ -20,6 +20,15 @@ _PAIRWISE_ATOMS = 64
 #: Pairs, or edges, that are looked at in one go: bounds the memory of what is in between.
 _AT_ONCE = 2**20
 
+#: Neighbors of an atom beyond which a structure is none: matter pressed to a tenth of its volume
+#: has some thousands. A cell of 0.01 Å would ask for all memory there is.
+_MOST_NEIGHBORS = 20_000
+
+
+class TooDense(ValueError):
+    """Atoms lie so close that a neighbor list would not fit anywhere."""
+
+
 Edges = tuple[Int[Tensor, "edges"], Int[Tensor, "edges"], Shaped[Tensor, "edges 3"]]
 
 
@@ -61,6 +70,7 @@ def _edges(
     wraps = None
     if periodic.any():
         positions, box, wraps = _boxed(positions, cell, periodic, cutoff)
+        _demand_room(len(positions), box, cutoff)
     search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
     # Views of vesin's own memory: each is copied once, into the form that it is wanted in.
     pairs, images = search.compute(
@@ -115,6 +125,16 @@ def _boxed(
             wrapped = wrapped + np.outer(closed - along, unit)
             box[axis] = unit * (closed.max() + 2 * cutoff + 1.0)
     return wrapped, box, wraps
+
+
+def _demand_room(n_atoms: int, box: Float[np.ndarray, "3 3"], cutoff: float) -> None:
+    volume = abs(float(np.linalg.det(box)))
+    neighbors = n_atoms * 4.0 / 3.0 * np.pi * cutoff**3 / max(volume, 1e-300)
+    if neighbors > _MOST_NEIGHBORS:
+        raise TooDense(
+            f"{n_atoms} atoms in {volume:.3g} Å³ would have {neighbors:.2g} neighbors each within "
+            f"{cutoff:g} Å; is the cell in Å?"
+        )
 
 
 def _is_pairwise(n_atoms: int, periodic: Bool[np.ndarray, "3"]) -> bool:
@@ -185,7 +205,7 @@ def build_graph(
                 )
             )
         except ValueError as error:
-            raise ValueError(f"structure {index}: {error}") from error
+            raise type(error)(f"structure {index}: {error}") from error
     if small:
         graphs.append(_pairwise_graph(small, cutoff))
     return batch_graphs(graphs).to(device=device)

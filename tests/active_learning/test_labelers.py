@@ -19,6 +19,7 @@ from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
+from eip.active_learning.electrons import electrons_of
 from eip.active_learning.labelers import (
     CalculatorLabeler,
     Labeler,
@@ -523,3 +524,12 @@ def test_constraints_do_not_reach_the_label(tmp_path: Path):
     fixed = CalculatorLabeler(emt).label(atoms, tmp_path)
     np.testing.assert_array_equal(fixed.get_forces(), free)
     assert np.abs(free[0]).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["charge", "Charge", "TOTAL_CHARGE", "tot_charge", "Net_Charge"])
+def test_a_charge_is_understood_in_any_case(name: str) -> None:
+    atoms = Atoms("H")
+    atoms.info[name] = -1
+    assert electrons_of(atoms).charge == -1
+    atoms.info["Spin_Multiplicity"] = 3
+    assert electrons_of(atoms).multiplicity == 3

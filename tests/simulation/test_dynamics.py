@@ -15,7 +15,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.calculators.morse import MorsePotential
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixCartesian, FixedPlane
 from ase.io import read
 
 from eip.data import read_structures
@@ -532,3 +532,20 @@ def test_what_is_fixed_stays_fixed_in_a_run_from_the_last_frame(tmp_path):
     run_dynamics(last, ToyPotential(), settings(steps=4), tmp_path / "b")
     moved = read(tmp_path / "b" / "last.xyz").positions - last.positions
     assert (moved[[0, 2]] == 0).all() and np.abs(moved[1]).max() > 0
+
+
+def test_constraints_whose_count_is_a_numpy_number(tmp_path):
+    """ASE's degrees of freedom are then one too, and were written as np.float64(…)."""
+    atoms = cluster(5)
+    atoms.set_constraint(FixCartesian([0], [True, False, False]))
+    run(atoms, tmp_path, steps=4)
+    assert all(float(row["temperature"]) >= 0 for row in rows(tmp_path))
+    last = read_structures(tmp_path / "last.xyz")
+    assert next(atoms.constraints for _, atoms in last)
+
+
+def test_a_constraint_that_a_frame_cannot_say_is_named(tmp_path):
+    atoms = cluster(5)
+    atoms.set_constraint(FixedPlane([0], (0, 0, 1)))
+    with pytest.warns(UserWarning, match=r"FixedPlane of the start is kept to in this run, but"):
+        run(atoms, tmp_path, steps=2)

@@ -8,9 +8,9 @@ from ase import Atoms
 
 from eip.errors import InputError
 
-CHARGE_NAMES = ("charge", "total_charge")
+CHARGE_NAMES = ("charge", "total_charge", "tot_charge", "net_charge")
 #: All of them 2S + 1; ``spin`` too, as OMol25 has it.
-MULTIPLICITY_NAMES = ("multiplicity", "spin_multiplicity", "spin")
+MULTIPLICITY_NAMES = ("multiplicity", "spin_multiplicity", "mult", "spin")
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,8 @@ def electrons_of(atoms: Atoms) -> Electrons:
 
 def _whole(atoms: Atoms, names: tuple[str, ...]) -> int | None:
     found: dict[str, int] = {}
-    for name in names:
-        value = atoms.info.get(name)
-        if value is None:
+    for name, value in atoms.info.items():
+        if value is None or not isinstance(name, str) or name.casefold() not in names:
             continue
         try:
             number = float(value)

@@ -130,7 +130,10 @@ class ExtxyzReader:
         self._path, self._labels, self._wanted = path, labels, wanted
         self.position = start or Position()
         group = GROUP_NAMES if labels.group is None else (labels.group,)
-        self._words = frozenset((*ISOLATED_NAMES, *(() if labels.group == BY_FILE else group)))
+        self._words = frozenset(
+            name.casefold()
+            for name in (*ISOLATED_NAMES, *(() if labels.group == BY_FILE else group))
+        )
         self._scales: dict[tuple[tuple[str, str], ...], Scales] = {}
         self._kinds: dict[tuple[str, ...], dict[str, _Kind]] = {}
         self._demanded = False
@@ -320,7 +323,7 @@ class ExtxyzReader:
             labels=labels,
             numeric=tuple(key for key in chosen if key in names),
             columns=tuple(key for key in chosen if key not in names),
-            words=tuple(k for k in names if k in self._words or k.casefold() in _UNITS),
+            words=tuple(k for k in names if k.casefold() in self._words or k.casefold() in _UNITS),
         )
 
     def _check_twice(self, listed: Sequence[tuple[str, str]], where: str) -> None:
@@ -330,7 +333,7 @@ class ExtxyzReader:
         for key, value in listed:
             fold = key.casefold()
             if key in seen and (
-                key in matter or key in self._words or fold in _GEOMETRY or fold in _UNITS
+                key in matter or fold in self._words or fold in _GEOMETRY or fold in _UNITS
             ):
                 raise InputError(f"{where} has '{key}' twice, '{seen[key]}' and '{value}'")
             seen[key] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -26,8 +27,11 @@ COMMON_NAMES: dict[str, tuple[str, ...]] = {
 }
 #: Under which names, in any case, files say in which unit they are.
 UNIT_NAMES: dict[str, tuple[str, ...]] = {
-    "energy": ("energy_unit", "energy_units", "e_unit"),
-    "length": ("length_unit", "length_units", "r_unit", "positions_unit", "position_unit"),
+    "energy": ("energy_unit", "energy_units", "energies_unit", "e_unit", "unit_energy"),
+    "length": (
+        *("length_unit", "length_units", "r_unit", "positions_unit", "position_unit"),
+        *("positions_units", "pos_unit", "cell_unit", "distance_unit", "unit_length"),
+    ),
     "forces": ("forces_unit", "force_unit", "forces_units", "force_units", "f_unit"),
     "stress": ("stress_unit", "stress_units"),
     "virial": ("virial_unit", "virial_units", "virials_unit"),
@@ -37,7 +41,7 @@ GROUP_NAMES: tuple[str, ...] = ("material_id", "mp_id", "mptrj_traj_id")
 #: The group key that makes of each file a group.
 BY_FILE = "file"
 #: What a lone atom whose energy is E0 says it is, under "config_type" (MACE).
-ISOLATED_NAMES, ISOLATED = ("config_type",), ("isolatedatom", "isolated_atom")
+ISOLATED_NAMES, ISOLATED = ("config_type",), ("isolatedatom", "isolatedatoms")
 #: Whose sign a stress has: ASE's, (1/V) ∂E/∂ε, or VASP's, the other one.
 STRESS_SIGNS: tuple[str, ...] = ("ase", "vasp")
 
@@ -163,7 +167,8 @@ class Labels:
         if self.group == BY_FILE:
             return where.rpartition("#")[0]
         keys = GROUP_NAMES if self.group is None else (self.group,)
-        key = next((name for name in keys if name in held), None)
+        folded = {key.casefold(): key for key in held}
+        key = next((folded[name.casefold()] for name in keys if name.casefold() in folded), None)
         if key is None:
             return None
         value = np.asarray(held[key])
@@ -179,8 +184,10 @@ class Labels:
         if self.keep_isolated_atoms:
             return False
         return any(
-            isinstance(value := held.get(name), str) and value.casefold() in ISOLATED
-            for name in ISOLATED_NAMES
+            isinstance(value, str)
+            and key.casefold() in ISOLATED_NAMES
+            and re.sub(r"[ _-]", "", value.casefold()) in ISOLATED
+            for key, value in held.items()
         )
 
     def demand(self, held: Iterable[str], where: str) -> None:
@@ -220,21 +227,29 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def declared_units(held: Mapping[str, Any]) -> dict[str, str]:
-    """The units that a file declares beside its labels, by what they are of."""
+    """The units that a file declares beside its labels, by what they are of.
+
+    Raises:
+        InputError: if two of its keys contradict each other.
+    """
     folded = {key.casefold(): value for key, value in held.items() if isinstance(value, str)}
-    return {
-        kind: folded[name]
-        for kind, names in UNIT_NAMES.items()
-        for name in reversed(names)
-        if name in folded
-    }
+    declared: dict[str, str] = {}
+    for kind, names in UNIT_NAMES.items():
+        there = [name for name in names if name in folded]
+        if len({folded[name].casefold() for name in there}) > 1:
+            said = " and ".join(f"{name}={folded[name]}" for name in there)
+            raise InputError(f"{said} contradict each other")
+        if there:
+            declared[kind] = folded[there[0]]
+    return declared
 
 
 @dataclass(frozen=True)
 class Scales:
     """Factors from a file's units to eV, Å, eV/Å, eV/Å³; text where a factor has to be asked for.
 
-    ``stress`` has the sign in it; ``virial`` is a factor to eV.
+    ``stress`` has the sign in it; ``virial`` is a factor to eV. ``of_stress``: somebody said what
+    unit or sign a stress has.
     """
 
     energy: float = 1.0
@@ -242,6 +257,7 @@ class Scales:
     forces: float | str = 1.0
     stress: float | str = 1.0
     virial: float = 1.0
+    of_stress: bool = False
 
 
 def scales(
@@ -280,6 +296,7 @@ def scales(
         factors["forces"],
         stress if isinstance(stress, str) else sign * stress,
         energy if virial is None else virial,
+        own["stress"] is not None or sign < 0,
     )
 
 

@@ -47,9 +47,15 @@ def reading_options(path: Path, kind: str, labels: Labels) -> tuple[dict[str, An
     if units and units not in _UNITS:
         raise InputError(f"{path} is in LAMMPS units '{units}', expected {', '.join(_UNITS)}")
     declared = _UNITS[units] if units else {}
-    if "element" in columns or "mass" in columns or (kind == DATA and _has_masses(path)):
-        return {}, declared
     elements = labels.elements
+    own = next((name for name in ("element", "mass") if name in columns), None)
+    if own is not None and elements is not None:
+        raise InputError(
+            f"{path} has a column '{own}' that says which elements its atoms are, and elements "
+            f"were given as well ({', '.join(elements)}): leave them out, or dump without it"
+        )
+    if own is not None or (kind == DATA and elements is None and _has_masses(path)):
+        return {}, declared
     if elements is None:
         raise InputError(
             f"{path} has LAMMPS' types in place of elements; give the elements of types 1, 2, … "
@@ -77,4 +83,5 @@ def _header(path: Path) -> tuple[list[str], str]:
 
 def _has_masses(path: Path) -> bool:
     with open_with_compression(str(path), "rt") as file:
-        return any(line.startswith("Masses") for line in file)
+        next(file, None)  # the title may say anything
+        return any(line.split()[:1] == ["Masses"] for line in file)

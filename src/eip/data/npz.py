@@ -41,6 +41,8 @@ _DAMAGE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, Runtim
 #: Deflate makes a byte of at most so many.
 _MOST_INFLATED = 1032
 _MOST_NAMED = 10
+#: Names, in small letters, under which others keep cells.
+_NEARLY = ("cell", "cells", "lattice", "lattices", "box")
 
 
 def read_npz(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
@@ -68,6 +70,13 @@ def read_npz(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
                     f"{path} holds no {what}: expected one of the arrays {', '.join(names)}, got "
                     f"{there}{', …' if len(arrays) > _MOST_NAMED else ''}"
                 )
+        for name in arrays:
+            # A cell that is not read makes a crystal a molecule.
+            if name.casefold() in _NEARLY and name not in _NPZ_GEOMETRY["cell"]:
+                raise InputError(
+                    f"{path} holds an array '{name}', which is not read: a cell is expected as "
+                    f"{' or '.join(_NPZ_GEOMETRY['cell'])}"
+                )
         labels.demand(arrays, str(path))
         shapes = {name: array.shape for name, array in arrays.items()}
         keys = labels.choose(shapes, str(path), labels.candidates(shapes, extra=_NPZ_LABELS))
@@ -77,7 +86,11 @@ def read_npz(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
             columns["group"] = arrays[group_key]
         n_frames = _npz_frames(path, columns)
         rows = range(*wanted.indices(n_frames))
-        units = {k: v.text() for k, v in arrays.items() if k.endswith("_unit") and not v.shape}
+        units = {
+            key: array.text()
+            for key, array in arrays.items()
+            if "unit" in key.casefold() and math.prod(array.shape) == 1 and array.dtype.kind in "US"
+        }
         md17 = any(key in arrays for key in _MD17_KEYS)
         declared = declared_units(units)
         if (
@@ -182,6 +195,7 @@ _ROWS: dict[str, tuple[tuple[int | None, ...], ...]] = {
     "energy": ((), (1,)),
     "forces": ((None, 3),),
     "stress": ((3, 3), (6,), (9,)),
+    "virial": ((3, 3), (6,), (9,)),
     "group": ((), (1,)),
 }
 
@@ -237,7 +251,7 @@ class _NpzArray:
         if self.dtype.kind not in "US":
             raise InputError(f"{self} should be a word, got {self.dtype}")
         try:
-            value = next(self._whole())
+            value = np.ravel(next(self._whole()))[0]
             return value.decode() if isinstance(value, bytes) else str(value)
         except _DAMAGE as error:
             raise InputError(f"{self} is damaged: {error}") from error

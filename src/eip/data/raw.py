@@ -78,6 +78,12 @@ def _stress(
         found.append((key, _symmetric(value, _known(scale.stress, key, source), key, source)))
     if "virial" in values:
         key, value = values["virial"]
+        if not found and scale.of_stress:
+            raise InputError(
+                f"{source}: '{key}' is a virial, −V times the stress, and a unit or sign was given "
+                "for a stress: name the key of a stress, or leave stress_unit and stress_sign out "
+                "(virial_unit in the file says what a virial is in)"
+            )
         volume = abs(np.linalg.det(lattice))
         if volume == 0:
             raise InputError(f"{source}: the cell has no volume: {lattice.tolist()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
+from ase.constraints import FixAtoms, FixCartesian
 
 from eip.errors import InputError
 from eip.files import json_text, write_whole
+from eip.neighbors import TooDense
 from eip.potential import Potential
 from eip.run_folder import RECORD, working_in
 from eip.signals import deferred_interrupts
@@ -229,6 +232,13 @@ class _Run:
         self.atoms.set_constraint([constraint.copy() for constraint in start.constraints])
         # Of the start alone: an integrator adds some of its own.
         self.about, self.held = plain_info(start), [c.copy() for c in start.constraints]
+        lost = {type(c).__name__ for c in self.held if not isinstance(c, FixAtoms | FixCartesian)}
+        if lost:
+            warnings.warn(
+                f"{', '.join(sorted(lost))} of the start is kept to in this run, but extended xyz "
+                f"cannot say it: a run that begins from {paths.last.name} will not",
+                stacklevel=3,
+            )
         self.atoms.calc = calculator
         self.step = self._session_start = 0
         self.totals = _Totals()
@@ -326,6 +336,8 @@ class _Run:
         except (ValueError, OverflowError, ZeroDivisionError) as error:
             # Neighbors cannot be found among atoms that are nowhere; any other error is an error.
             atoms = self.atoms
+            if isinstance(error, TooDense):
+                return Ending("collapsed", "closest_approach", f"step {self.step}: {error}")
             if np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all():
                 raise
             return Ending(

@@ -91,7 +91,7 @@ def degrees_of_freedom(atoms: Atoms, ensemble: str) -> int:
     thermostat scales velocities or is none; Langevin's noise sets it spinning.
     """
     if atoms.constraints or len(atoms) == 1:
-        return max(atoms.get_number_of_degrees_of_freedom(), 1)
+        return max(int(atoms.get_number_of_degrees_of_freedom()), 1)
     rotations = 0
     if not atoms.pbc.any() and ensemble != "langevin":
         rotations = int(np.linalg.matrix_rank(_inertia(atoms), rtol=1e-8))

@@ -190,7 +190,9 @@ class Recorder:
             self._log.flush()
 
     def log(self, row: Mapping[str, Any]) -> None:
-        self._rows.writerow({k: repr(v) if isinstance(v, float) else v for k, v in row.items()})
+        # float(): NumPy's own would be written with its name.
+        plain = {k: repr(float(v)) if isinstance(v, float) else v for k, v in row.items()}
+        self._rows.writerow(plain)
         self._log.flush()
 
     def frame(self, frame: Atoms) -> None:
