@@ -384,9 +384,9 @@ EPOCH = "eip.training.trainer:TrainingModule.validation_step"
 @pytest.mark.parametrize(
     ("number", "where", "command", "said"),
     [
-        (TERM, EPOCH, TRAIN, "go on with: eip train config.yaml --resume"),
-        (INT, EPOCH, TRAIN, "go on with: eip train config.yaml --resume"),
-        (TERM, "eip.data.kept:cache_names", TRAIN, "go on with: eip train config.yaml --resume"),
+        (TERM, EPOCH, TRAIN, "the same command with --resume goes on"),
+        (INT, EPOCH, TRAIN, "the same command with --resume goes on"),
+        (TERM, "eip.data.kept:cache_names", TRAIN, "the same command with --resume goes on"),
         (
             TERM,
             EPOCH,
@@ -409,7 +409,7 @@ EPOCH = "eip.training.trainer:TrainingModule.validation_step"
             TERM,
             "eip.active_learning.loop:explore",
             "learn learn.yaml --set run_dir=stopped",
-            "go on with: eip learn learn.yaml --resume",
+            "the same command with --resume goes on",
         ),
         (
             TERM,

@@ -147,7 +147,7 @@ def train(
     settings = load_config(config, set_ or ())
     from eip.workflow import train_model
 
-    with _resumable(f"go on with: eip train {config} --resume"):
+    with _resumable("the same command with --resume goes on"):
         run = train_model(settings, resume=resume, progress=progress, say=_say)
         if run.model is None and run.result.ending == "interrupted":
             raise KeyboardInterrupt
@@ -639,7 +639,7 @@ def learn(
     if dry_run:
         out.print(learning.plan(settings))
         return
-    with _resumable(f"go on with: eip learn {config} --resume"):
+    with _resumable("the same command with --resume goes on"):
         result = learning.learn(settings, resume=resume, progress=progress, say=_say)
     _say(f"Model: {result.model}    report: {settings.run_dir / 'learning.md'}")
 

@@ -220,7 +220,7 @@ class ModelConfig(Section):
     backbone: Literal["painn", "cartesian_ace"] = Field(
         "painn",
         description="painn, the paper's; cartesian_ace: tensors and products of three factors, "
-        "more accurate and several times as dear",
+        "more accurate, about one and a half times as dear to train",
     )
     uncertainty: Literal[
         "tensor",

@@ -283,3 +283,13 @@ def test_a_label_without_a_checksum_is_read_with_a_warning(tmp_path: Path) -> No
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(InputError, match=r"label\.npz cannot be read .*delete it"):
         read_label(atoms, path.parent)
+
+
+def test_a_label_does_not_pass_for_that_of_another_method(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    (tmp_path / "mend").touch()
+    atoms, out = molecule("H2O"), tmp_path / "out.xyz"
+    atoms.info["method"] = "CCSD(T)"
+    label_frames({"a": atoms}, out, "ase", options, executor="serial", progress=False)
+    assert read(out).info["method"] not in ("CCSD(T)", "")

@@ -231,6 +231,9 @@ def label_frames(
             for name, key in keys.items()
             if key in labels
         ]
+        for frame in written:
+            if "method" in frame.info:  # of the labels that it had before
+                frame.info["method"] = made.name
         with replacing(out) as temporary:
             write(temporary, written, format="extxyz")
     failed = {name: reasons[key] for name, key in keys.items() if key in reasons}

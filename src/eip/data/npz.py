@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from eip.data.frame import Frame
-from eip.data.labels import BY_FILE, Labels, declared_units, scales
+from eip.data.labels import BY_FILE, UNIT_NAMES, Labels, declared_units, scales
 from eip.data.raw import atomic_numbers, demand_real, make_frame
 from eip.errors import InputError
 from eip.units import ENERGY_IN_EV
@@ -86,11 +86,8 @@ def read_npz(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
             columns["group"] = arrays[group_key]
         n_frames = _npz_frames(path, columns)
         rows = range(*wanted.indices(n_frames))
-        units = {
-            key: array.text()
-            for key, array in arrays.items()
-            if "unit" in key.casefold() and math.prod(array.shape) == 1 and array.dtype.kind in "US"
-        }
+        said = {name for names in UNIT_NAMES.values() for name in names}
+        units = {key: one.text() for key, one in arrays.items() if key.casefold() in said}
         md17 = any(key in arrays for key in _MD17_KEYS)
         declared = declared_units(units)
         if (
@@ -248,10 +245,10 @@ class _NpzArray:
     def text(self) -> str:
         """The word that it holds."""
         self.demand_whole()
-        if self.dtype.kind not in "US":
-            raise InputError(f"{self} should be a word, got {self.dtype}")
+        if self.dtype.kind not in "US" or math.prod(self.shape) != 1:
+            raise InputError(f"{self} should be a word, got {self.dtype} {self.shape}")
         try:
-            value = np.ravel(next(self._whole()))[0]
+            (value,) = np.ravel(next(self._whole()))
             return value.decode() if isinstance(value, bytes) else str(value)
         except _DAMAGE as error:
             raise InputError(f"{self} is damaged: {error}") from error
