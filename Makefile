@@ -53,10 +53,10 @@ test: env ## the tests, without the slow ones
 	$(BIN)/python -m pytest -q -rs -m "not slow" $(AT_ONCE)
 
 # All tests run with this processor's own kernels; those that have to do with kernels, with the
-# others and with plain PyTorch too.
+# others and with plain PyTorch too. A processor that has AVX-512 uses it for its own.
 KERNEL_TESTS := tests/kernels tests/models tests/uncertainty tests/test_contracts.py tests/test_prepared.py tests/test_graph.py tests/simulation/test_calculator.py
 test-kernels: env ## the tests of kernels under every EIP_KERNELS that this processor can run
-	@variants=$$($(BIN)/python -c 'from eip.kernels.build import runnable; print(*[v for v in runnable() if v != "native"])') && \
+	@variants=$$($(BIN)/python -c 'from eip.kernels.build import runnable; print(*[v for v in runnable() if v not in ("native", "avx512")])') && \
 	for variant in $$variants; do \
 	  echo "Kernels: EIP_KERNELS=$$variant"; \
 	  EIP_KERNELS=$$variant $(BIN)/python -m pytest -q -m "not slow" $(AT_ONCE) $(KERNEL_TESTS) || exit 1; \
