@@ -41,8 +41,6 @@ _DAMAGE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, Runtim
 #: Deflate makes a byte of at most so many.
 _MOST_INFLATED = 1032
 _MOST_NAMED = 10
-#: Names, in small letters, under which others keep cells.
-_NEARLY = ("cell", "cells", "lattice", "lattices", "box")
 
 
 def read_npz(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
@@ -70,12 +68,13 @@ def read_npz(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
                     f"{path} holds no {what}: expected one of the arrays {', '.join(names)}, got "
                     f"{there}{', …' if len(arrays) > _MOST_NAMED else ''}"
                 )
+        cells = _NPZ_GEOMETRY["cell"]
         for name in arrays:
             # A cell that is not read makes a crystal a molecule.
-            if name.casefold() in _NEARLY and name not in _NPZ_GEOMETRY["cell"]:
+            if name not in cells and name.casefold() in cells:
                 raise InputError(
                     f"{path} holds an array '{name}', which is not read: a cell is expected as "
-                    f"{' or '.join(_NPZ_GEOMETRY['cell'])}"
+                    f"{' or '.join(cells)}"
                 )
         labels.demand(arrays, str(path))
         shapes = {name: array.shape for name, array in arrays.items()}
