@@ -184,7 +184,7 @@ def test_what_is_wrong_names_file_and_frame(runs, tmp_path, run):
 
     assert "did you mean 'polymer'" in fails(runs["md"], "--kind", "polimer")
     assert f"{tmp_path / 'none.xyz'} does not exist" in fails(tmp_path / "none.xyz")
-    assert "no such file" in fails(tmp_path)
+    assert f"{tmp_path / 'trajectory.xyz'} does not exist" in fails(tmp_path)
     assert "1 labels for 2 trajectories" in fails(*runs.values(), "--labels", "MD")
     assert "the same label" in fails(*runs.values(), "--labels", "a,a")
     empty = tmp_path / "empty.xyz"
