@@ -12,7 +12,13 @@ os.environ["COLUMNS"] = "100"
 def write_reference(folder: Path) -> None:
     """Writes the pages; one that has not changed keeps its time, so that it is not built anew."""
     folder.mkdir(exist_ok=True)
-    for name, text in (("cli", _command_line()), ("config", _configuration()), ("api", _api())):
+    pages = {
+        "cli": _command_line(),
+        "config": _configuration(),
+        "prediction": predicted(),
+        "api": _api(),
+    }
+    for name, text in pages.items():
         page = folder / f"{name}.md"
         if not page.exists() or page.read_text(encoding="utf-8") != text:
             page.write_text(text, encoding="utf-8")
@@ -52,9 +58,36 @@ def _configuration() -> str:
     )
 
 
+def predicted() -> str:
+    """What a potential says, a line for each quantity."""
+    from eip.prediction import Prediction, quantities
+
+    lines = [
+        "| name | shape | unit | is | elsewhere |",
+        "|---|---|---|---|---|",
+    ]
+    for of in quantities(Prediction):
+        shape = " × ".join(str(size) for size in (f"{of.level}s", *of.shape))
+        others = ", ".join(f"`{name}`" for name in (*of.ase, *of.aliases) if name != of.name)
+        about = of.about + (" (not in results and files)" if of.internal else "")
+        lines.append(f"| `{of.name}` | {shape} | {of.unit} | {about} | {others} |")
+    table = "\n".join(lines)
+    return f"""# What is predicted
+
+Fields of `eip.Prediction`, results of `eip.Calculator` (of one structure, the stress in Voigt
+order), columns and keys of `trajectory.xyz` and `predictions.xyz`. "Elsewhere" are names that ASE
+or other codes have for the same; results are found by those as well. `forces_uncertainty` is σ_i
+for each component, atoms × 3.
+
+{table}
+
+A potential of yours can say more: see `eip.prediction`. What it adds is in all these places, too.
+"""
+
+
 #: Modules whose public names are the library's interface, by what one does with them.
 _MODULES = {
-    "Predict": ["eip.potential", "eip.graph", "eip.neighbors", "eip.model_file"],
+    "Predict": ["eip.potential", "eip.prediction", "eip.graph", "eip.neighbors", "eip.model_file"],
     "Simulate": [
         "eip.simulation.calculator",
         "eip.simulation.bias",

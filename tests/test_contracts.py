@@ -20,7 +20,8 @@ from eip.models.backbone import AtomFeatures, Backbone
 from eip.models.painn import PaiNN
 from eip.models.radial import cosine_cutoff
 from eip.neighbors import build_graph
-from eip.potential import Differentiable, Potential, Prediction
+from eip.potential import Differentiable, Potential
+from eip.prediction import Prediction
 from eip.simulation.bias import UDDPotential
 from eip.testing import (
     DERIVATIVE_LAWS,

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from eip.kernels import reference_path
 from eip.models.painn import PaiNN
 from eip.neighbors import build_graph
-from eip.potential import Potential, Prediction, prepared
+from eip.potential import Potential, prepared
+from eip.prediction import Prediction
 from eip.simulation import Calculator
 from eip.uncertainty.evidential import EvidentialPotential
 from eip.uncertainty.latent_distance import LatentDistancePotential, fit_latent_distance

@@ -12,7 +12,8 @@ from ase.build import bulk, molecule
 from torch import Tensor, nn
 
 from eip.graph import AtomGraph
-from eip.potential import Differentiable, Potential, Prediction
+from eip.potential import Differentiable, Potential
+from eip.prediction import Prediction
 from eip.testing import scan_bonds
 
 

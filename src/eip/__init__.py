@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from eip.model_file import save_model as save
     from eip.neighbors import build_graph as build_graph
     from eip.potential import Potential as Potential
-    from eip.potential import Prediction as Prediction
     from eip.potential import prepared as prepared
+    from eip.prediction import Prediction as Prediction
     from eip.simulation.bias import UDDPotential as UDDPotential
     from eip.simulation.calculator import Calculator as Calculator
     from eip.workflow import analyze_runs as analyze
@@ -46,7 +46,7 @@ _HOMES = {
     "InputError": ("eip.errors", "InputError"),
     "NonFinitePrediction": ("eip.errors", "NonFinitePrediction"),
     "Potential": ("eip.potential", "Potential"),
-    "Prediction": ("eip.potential", "Prediction"),
+    "Prediction": ("eip.prediction", "Prediction"),
     "UDDPotential": ("eip.simulation.bias", "UDDPotential"),
     "analyze": ("eip.workflow", "analyze_runs"),
     "build_graph": ("eip.neighbors", "build_graph"),

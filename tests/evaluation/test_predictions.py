@@ -13,7 +13,8 @@ from eip.errors import InputError
 from eip.evaluation import calibrate, compute_metrics, evaluate
 from eip.graph import AtomGraph
 from eip.neighbors import build_graph
-from eip.potential import Differentiable, Potential, Prediction
+from eip.potential import Differentiable, Potential
+from eip.prediction import Prediction
 
 
 @dataclass(frozen=True)

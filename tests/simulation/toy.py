@@ -8,7 +8,8 @@ from ase.build import bulk, molecule
 from torch import nn
 
 from eip.graph import AtomGraph
-from eip.potential import Differentiable, Potential, Prediction
+from eip.potential import Differentiable, Potential
+from eip.prediction import Prediction
 
 
 class ToyPotential(Potential):

@@ -10,7 +10,7 @@ from ase.build import bulk, molecule
 from eip.data.dataset import Batch
 from eip.errors import InputError
 from eip.neighbors import build_graph
-from eip.potential import Prediction
+from eip.prediction import Prediction
 from eip.training.loss import Loss
 from eip.uncertainty.evidence import Errors, Evidence
 from eip.uncertainty.evidential import HEADS, EvidentialPotential

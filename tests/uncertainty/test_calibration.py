@@ -17,7 +17,8 @@ from torch import nn
 from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.neighbors import build_graph
-from eip.potential import Differentiable, Potential, Prediction
+from eip.potential import Differentiable, Potential
+from eip.prediction import Prediction
 from eip.testing import check_uncertainty_gradient, example_structures
 from eip.uncertainty.calibration import (
     ONE_SIGMA,

@@ -4,7 +4,8 @@ import pytest
 
 from eip.errors import InputError
 from eip.graph import AtomGraph
-from eip.potential import Potential, Prediction
+from eip.potential import Potential
+from eip.prediction import Prediction
 from eip.uncertainty.evidential import EvidentialPotential
 from eip.uncertainty.registry import build_potential, describe_potential
 

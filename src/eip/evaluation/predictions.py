@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from eip.errors import InputError
 from eip.graph import AtomGraph
-from eip.potential import Potential, check_finite, prepared
+from eip.potential import Potential, prepared
+from eip.prediction import Prediction, Quantity, check_finite, quantities
 from eip.uncertainty.calibration import CalibratedPotential, Calibration, fit_calibration
 
 
@@ -51,6 +52,8 @@ class Evaluation:
         force_aleatoric: eV/Å.
         uncertainty: σ of each frame, the mean of its σ_i, eV/Å.
         energy_uncertainty: eV.
+        others: what else was predicted, by name.
+        quantities: what the predictions are.
         sources: where each frame came from.
         interval: coverage → half-width in σ_i, of a calibrated potential (`Calibration.interval`);
             None where σ is not calibrated.
@@ -72,14 +75,23 @@ class Evaluation:
     energy_uncertainty: Float[np.ndarray, "frames"] | None = None
     sources: tuple[str, ...] = ()
     interval: Mapping[float, float] | None = None
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
+    quantities: tuple[Quantity, ...] = quantities(Prediction)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for one in fields(self):
+            value = getattr(self, one.name)
             if isinstance(value, np.ndarray):
                 view = value.view()
                 view.flags.writeable = False
-                object.__setattr__(self, field.name, view)
+                object.__setattr__(self, one.name, view)
+
+    def predictions(self) -> Iterator[tuple[Quantity, np.ndarray]]:
+        """All that was predicted, ``[atoms or frames, …]``, and what it is."""
+        for of in self.quantities:
+            array = self.others.get(of.name, getattr(self, _column(of), None))
+            if array is not None and not of.internal:
+                yield of, array
 
     @property
     def n_frames(self) -> int:
@@ -111,14 +123,9 @@ class Evaluation:
         return self.uncertainty if self.uncertainty is not None else self.energy_uncertainty
 
 
-#: Fields of `Prediction` that are kept under their own names.
-_KEPT = (
-    "force_uncertainty",
-    "force_covariance",
-    "force_aleatoric",
-    "uncertainty",
-    "energy_uncertainty",
-)
+def _column(of: Quantity) -> str:
+    """What a quantity is called in an evaluation; labels stand beside what has one."""
+    return f"{of.name}_pred" if of.name in ("energy", "forces") else of.name
 
 
 def evaluate(
@@ -134,7 +141,9 @@ def evaluate(
     """
     was_training = potential.training
     snapshot = prepared(potential.eval())
-    columns: dict[str, list[np.ndarray | None]] = {}
+    columns: dict[str, list[np.ndarray]] = {}
+    described = quantities(Prediction)
+    n_batches = 0
     sources: list[str] = []
     n_frames = 0
     try:
@@ -142,33 +151,39 @@ def evaluate(
             graph = batch.graph.to(potential.device)
             prediction = snapshot(graph, forces=True).detach()
             check_finite(prediction, graph, partial(_source, batch.sources))
-            found: dict[str, np.ndarray | None] = {
+            found = {
                 "numbers": _numpy(graph.numbers),
                 "frame": _numpy(graph.frame) + n_frames,
                 "positions": _float64(batch.graph.positions),
                 "cell": _float64(batch.graph.cell),
                 "pbc": _numpy(graph.pbc),
                 "energy_true": _label(batch.energy, (graph.n_frames,)),
-                "energy_pred": _float64(prediction.energy),
                 "forces_true": _label(batch.forces, (graph.n_atoms, 3)),
-                "forces_pred": _float64(prediction.forces),
             }
-            for name in _KEPT:
-                value = getattr(prediction, name)
-                found[name] = None if value is None else _float64(value)
+            described = quantities(type(prediction))
+            for of, value in prediction.figures():
+                if not of.internal:
+                    found[_column(of)] = _float64(value)
             for name, array in found.items():
                 columns.setdefault(name, []).append(array)
             sources += batch.sources
             n_frames += graph.n_frames
+            n_batches += 1
     finally:
         potential.train(was_training)
     if not n_frames:
         raise InputError("an evaluation needs at least one frame, got none")
-    arrays: dict[str, Any] = {}
-    for name, parts in columns.items():
-        given = [part for part in parts if part is not None]
-        arrays[name] = np.concatenate(given) if len(given) == len(parts) else None
-    return Evaluation(**arrays, sources=tuple(sources), interval=_interval_of(potential))
+    # What one batch lacks is not there.
+    arrays = {k: np.concatenate(v) for k, v in columns.items() if len(v) == n_batches}
+    own = {one.name for one in fields(Evaluation)}
+    others = {name: arrays.pop(name) for name in set(arrays) - own}
+    return Evaluation(
+        **arrays,
+        others=others,
+        quantities=described,
+        sources=tuple(sources),
+        interval=_interval_of(potential),
+    )
 
 
 def calibrate(

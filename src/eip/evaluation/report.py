@@ -30,20 +30,25 @@ from eip.evaluation.metrics import (
 )
 from eip.evaluation.predictions import Evaluation
 from eip.files import json_text, replacing, to_json, write_whole
+from eip.prediction import Prediction, Quantity, quantities
+
+
+def _key(of: Quantity) -> str:
+    """Of predictions.xyz: what ASE has a name for are the labels."""
+    return f"eip_{of.name}" if of.ase else of.name
+
 
 #: What the per-atom columns and per-frame keys of predictions.xyz hold.
 PREDICTION_KEYS: dict[str, str] = {
     "energy": "reference total energy, eV (absent without a label)",
     "forces": "reference forces, eV/Å (absent without labels)",
-    "eip_energy": "predicted total energy, eV",
-    "eip_forces": "predicted forces, eV/Å",
     "force_error": "mean_a |f_true - f_pred| of the atom, eV/Å (absent without labels)",
-    "force_uncertainty": "σ of the atom's force, eV/Å",
-    "force_covariance": "its covariance, rows of the 3×3 matrix, (eV/Å)²",
-    "force_aleatoric": "standard deviation of the noise in the labels, eV/Å",
-    "uncertainty": "mean of the frame's σ, eV/Å",
-    "energy_uncertainty": "σ of the energy, eV, of potentials that give one",
     "source": "where the frame was read",
+    **{
+        _key(of): f"predicted: {of.about}, {of.unit}"
+        for of in quantities(Prediction)
+        if not of.internal
+    },
 }
 
 
@@ -118,7 +123,8 @@ def write_metrics(
 def write_predictions(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
     """Structures with labels and predictions as extended XYZ, one frame after another.
 
-    The columns are those of `PREDICTION_KEYS`; ``energy`` and ``forces`` are always the labels.
+    The columns are those of `PREDICTION_KEYS` and what else was predicted; ``energy`` and
+    ``forces`` are always the labels.
     """
     with replacing(path) as temporary, temporary.open("w") as file:
         for atoms in prediction_frames(evaluation):
@@ -128,14 +134,6 @@ def write_predictions(evaluation: Evaluation, path: str | os.PathLike[str]) -> N
 def prediction_frames(evaluation: Evaluation) -> Iterator[Atoms]:
     """The frames of `write_predictions` as ASE structures, labels in their calculator."""
     starts = np.concatenate([[0], np.cumsum(evaluation.n_atoms)])
-    per_atom = {
-        "force_uncertainty": evaluation.force_uncertainty,
-        "force_aleatoric": evaluation.force_aleatoric,
-    }
-    per_frame = {
-        "uncertainty": evaluation.uncertainty,
-        "energy_uncertainty": evaluation.energy_uncertainty,
-    }
     for index in range(evaluation.n_frames):
         part = slice(int(starts[index]), int(starts[index + 1]))
         atoms = Atoms(
@@ -153,17 +151,13 @@ def prediction_frames(evaluation: Evaluation) -> Iterator[Atoms]:
             atoms.set_array("force_error", evaluation.atom_error[part])
         if labels:
             atoms.calc = SinglePointCalculator(atoms, **labels)
-        atoms.info["eip_energy"] = float(evaluation.energy_pred[index])
-        atoms.set_array("eip_forces", np.array(evaluation.forces_pred[part]))
-        for name, values in per_atom.items():
-            if values is not None:
-                atoms.set_array(name, np.array(values[part]))
-        if evaluation.force_covariance is not None:
-            rows = evaluation.force_covariance[part].reshape(-1, 9)
-            atoms.set_array("force_covariance", np.array(rows))
-        for name, values in per_frame.items():
-            if values is not None:
-                atoms.info[name] = float(values[index])
+        for of, values in evaluation.predictions():
+            if of.level == "atom":
+                # A row for each atom, of a matrix its rows one after the other.
+                rows = values[part].reshape((len(atoms), -1) if of.shape else -1)
+                atoms.set_array(_key(of), np.array(rows))
+            else:
+                atoms.info[_key(of)] = np.array(values[index]) if of.shape else float(values[index])
         if evaluation.sources:
             atoms.info["source"] = evaluation.sources[index]
         yield atoms

@@ -25,7 +25,8 @@ from torch import Tensor
 from eip.errors import InputError, did_you_mean
 from eip.graph import AtomGraph
 from eip.neighbors import build_graph
-from eip.potential import Differentiable, Potential, Prediction, WrappedPotential
+from eip.potential import Differentiable, Potential, WrappedPotential
+from eip.prediction import Prediction
 from eip.units import BOLTZMANN
 
 #: What the limiter measures. "global": one factor for a structure, from its largest ‖F_bias‖:

@@ -18,11 +18,8 @@ from jaxtyping import Float
 from eip.errors import unknown_elements
 from eip.graph import AtomGraph
 from eip.neighbors import VerletList
-from eip.potential import Potential, Prediction, check_finite, prepared
-
-#: Fields of a prediction that are one number for a structure, and those that are arrays by atom.
-_BY_STRUCTURE = ("energy", "energy_uncertainty", "uncertainty", "energy_bias")
-_BY_ATOM = ("forces", "force_uncertainty", "force_covariance", "force_aleatoric", "forces_bias")
+from eip.potential import Potential, prepared
+from eip.prediction import Prediction, check_finite, quantities
 
 
 def as_potential(
@@ -62,23 +59,33 @@ class Results(dict[str, Any]):
 
     Attributes:
         own: what ASE has no name for.
+        kind: the class of prediction, whose `eip.prediction.quantities` say what each of them is.
     """
 
-    def __init__(self, results: Mapping[str, Any]) -> None:
+    def __init__(self, results: Mapping[str, Any], kind: type[Prediction] = Prediction) -> None:
         super().__init__({k: v for k, v in results.items() if k in all_properties})
         self.own = {k: v for k, v in results.items() if k not in all_properties}
+        self.kind = kind
 
     def __missing__(self, key: str) -> Any:
+        for of in quantities(self.kind):
+            if key in of.aliases and of.name in self:
+                return of.aliases[key](self[of.name])
         return self.own[key]
 
     def __contains__(self, key: object) -> bool:
-        return super().__contains__(key) or key in self.own
+        if super().__contains__(key) or key in self.own:
+            return True
+        return any(key in of.aliases and of.name in self for of in quantities(self.kind))
 
     def get(self, key: str, default: Any = None) -> Any:
-        return super().get(key, self.own.get(key, default))
+        try:
+            return self[key]
+        except KeyError:
+            return default
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Results, (self.everything(),)
+        return Results, (self.everything(), self.kind)
 
     def everything(self) -> dict[str, Any]:
         """All of it as a plain dictionary."""
@@ -89,17 +96,9 @@ class Calculator(AseCalculator):
     """Energy, forces and stress with their uncertainties, for ASE.
 
     ``results`` (see `Results`) holds ASE's ``energy``, ``free_energy`` (the same), ``forces`` and
-    ``stress`` (Voigt order), and by name whichever the potential has of
-
-    ===================  ===========  =======================================================
-    force_uncertainty    [N]          σ_i, eV/Å, a standard deviation, epistemic
-    force_covariance     [N, 3, 3]    (eV/Å)², epistemic
-    force_aleatoric      [N]          eV/Å, noise in the labels
-    uncertainty          float        mean of σ_i, eV/Å
-    energy_uncertainty   float        eV
-    energy_bias          float        eV, of a biased potential (UDD)
-    forces_bias          [N, 3]       eV/Å, of a biased potential (UDD)
-    ===================  ===========  =======================================================
+    ``stress`` (Voigt order), and under its own name whatever else the potential says
+    (``force_uncertainty``, ``uncertainty``, …; see `eip.prediction.Prediction`): a float of a
+    structure, an array of its atoms, in eV and Å.
 
     ``energy``, ``forces`` and ``stress`` never hold the bias: what ASE writes to a file are labels.
     An integrator that is to feel the bias takes a `BiasedCalculator`.
@@ -120,7 +119,9 @@ class Calculator(AseCalculator):
         NonFinitePrediction: where something predicted is NaN or infinite.
     """
 
-    implemented_properties = [*_BY_STRUCTURE, *_BY_ATOM, "free_energy", "stress"]  # noqa: RUF012
+    implemented_properties = [  # noqa: RUF012
+        name for of in quantities(Prediction) if not of.internal for name in of.names
+    ]
 
     def __init__(
         self,
@@ -210,7 +211,7 @@ class Calculator(AseCalculator):
         )
         if not self._allow_non_finite:
             check_finite(prediction, self._graph, lambda _: atoms.get_chemical_formula())
-        self.results = Results(_results(prediction))
+        self.results = _results(prediction)
 
 
 class BiasedCalculator(Calculator):
@@ -226,18 +227,16 @@ class BiasedCalculator(Calculator):
         return forces if bias is None else forces + bias
 
 
-def _results(prediction: Prediction) -> dict[str, Any]:
+def _results(prediction: Prediction) -> Results:
     results: dict[str, Any] = {}
-    for name in _BY_STRUCTURE:
-        value = getattr(prediction, name)
-        if value is not None:
-            results[name] = float(value[0])
-    for name in _BY_ATOM:
-        value = getattr(prediction, name)
-        if value is not None:
-            results[name] = value.detach().cpu().numpy().astype(np.float64)
-    results["free_energy"] = results["energy"]
-    if prediction.stress is not None:
-        stress = prediction.stress[0].detach().cpu().numpy().astype(np.float64)
-        results["stress"] = full_3x3_to_voigt_6_stress(stress)
-    return results
+    for of, value in prediction.figures():
+        if of.internal:
+            continue
+        array = value.detach().cpu().numpy().astype(np.float64)
+        found: Any = array if of.level == "atom" else array[0]
+        if of.level == "frame" and not of.shape:
+            found = float(found)
+        elif "stress" in of.ase:
+            found = full_3x3_to_voigt_6_stress(found)
+        results |= dict.fromkeys(of.names, found)
+    return Results(results, type(prediction))

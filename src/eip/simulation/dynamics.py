@@ -20,6 +20,7 @@ from eip.errors import InputError
 from eip.files import json_text, write_whole
 from eip.neighbors import TooDense
 from eip.potential import Potential
+from eip.prediction import quantities
 from eip.run_folder import RECORD, working_in
 from eip.signals import deferred_interrupts
 from eip.simulation.bias import UDDParameters, UDDPotential, UDDProposal
@@ -373,6 +374,7 @@ class _Run:
             kinetic=float(frozen.get_kinetic_energy()),
             temperature=self.integrator.temperature(),
             drift=0.0,
+            quantities=quantities(computed.kind),
         )
         if math.isnan(self.energy_start):
             return state
@@ -516,7 +518,7 @@ class _Run:
         """A state as it is written, with what the start said of itself: its charge, say."""
         own = {"step": state.step, "time_fs": state.time_fs, "temperature": state.temperature}
         info = {**self.about, **own}
-        return labelled(state.atoms, state.results, info, self.held)
+        return labelled(state.atoms, state.results, info, self.held, state.quantities)
 
     def _tick(self) -> None:
         now = time.perf_counter()

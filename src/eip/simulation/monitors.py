@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from eip.graph import AtomGraph
 from eip.neighbors import find_edges
+from eip.prediction import Prediction, Quantity, quantities
 
 #: "finished": all steps done. "stopped": on purpose, at a sound state (σ passed its threshold, or
 #: the user interrupted). "collapsed": the state is no physics any more.
@@ -55,6 +56,7 @@ class State:
         temperature: K, over the degrees of freedom that the ensemble moves.
         drift: change of energy + kinetic − work of the bias since the start, eV per atom; what
             NVE conserves, with a bias and without.
+        quantities: what the results are.
     """
 
     step: int
@@ -65,6 +67,7 @@ class State:
     kinetic: float
     temperature: float
     drift: float
+    quantities: tuple[Quantity, ...] = quantities(Prediction)
 
     @cached_property
     def lengths(self) -> Float[np.ndarray, "edges"]:

@@ -24,6 +24,7 @@ from ase.io.extxyz import write_xyz
 from eip.data.labels import COMMON_NAMES
 from eip.errors import InputError
 from eip.files import load_arrays, save_arrays, warn_unchecked
+from eip.prediction import Prediction, Quantity, quantities
 from eip.run_folder import RECORD
 
 #: Columns of log.csv: eV, Å, eV/Å, fs, K, eV/Å³; empty where a run has no such thing.
@@ -48,15 +49,14 @@ LOG_COLUMNS = (
 #: 1: the first layout of checkpoint.npz.
 CHECKPOINT_FORMAT = 1
 
-_LABELS = ("energy", "free_energy", "forces", "stress")
 _NOT_OF_THE_START = frozenset(
     (
         *(name for names in COMMON_NAMES.values() for name in names),
-        *("free_energy", "uncertainty", "energy_bias", "step", "time_fs", "temperature"),
-        *("properties", "lattice", "pbc"),
+        *(name for of in quantities(Prediction) if not of.internal for name in of.names),
+        *(alias for of in quantities(Prediction) for alias in of.aliases),
+        *("step", "time_fs", "temperature", "properties", "lattice", "pbc"),
     )
 )
-_ATOM_COLUMNS = ("force_uncertainty", "force_aleatoric", "forces_bias")
 
 
 @dataclass(frozen=True)
@@ -134,25 +134,26 @@ def labelled(
     results: Mapping[str, Any],
     info: Mapping[str, Any],
     constraints: Sequence[FixConstraint] = (),
+    described: Sequence[Quantity] = quantities(Prediction),
 ) -> Atoms:
-    """A frame to be written: unbiased labels, momenta, uncertainties by atom.
+    """A frame to be written: unbiased labels, momenta, and what else was predicted.
+
+    Matrices of each atom are left out: they would make a trajectory twice as large.
 
     Args:
         constraints: of the run. Extended xyz holds those that fix atoms or components of their
             positions, as ``move_mask``: a run that begins from the frame keeps fixed what was.
+        described: what the results are.
     """
     frame = bare(atoms)
     # Labels are written as they are: what ASE zeroes for atoms that are held, it zeroes when asked.
     frame.set_constraint(list(constraints))
-    labels = {name: results[name] for name in _LABELS if name in results}
+    labels = {name: results[name] for of in described for name in of.ase if name in results}
     frame.calc = SinglePointCalculator(frame, **labels)
-    for name in _ATOM_COLUMNS:
-        if name in results:
-            frame.arrays[name] = results[name]
     frame.info.update(info)
-    for name in ("uncertainty", "energy_bias"):
-        if name in results:
-            frame.info[name] = results[name]
+    for of in described:
+        if of.name in results and not of.ase and of.rank < 2:
+            (frame.arrays if of.level == "atom" else frame.info)[of.name] = results[of.name]
     return frame
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,8 @@ from torch import Tensor
 from eip.graph import AtomGraph
 from eip.models.backbone import Backbone
 from eip.neighbors import build_graph
-from eip.potential import Potential, Prediction
+from eip.potential import Potential
+from eip.prediction import Prediction
 
 #: Largest deviation of two float64 results that exact arithmetic would make equal, relative to
 #: the largest value of the quantity in the structure.
@@ -66,6 +66,7 @@ class Observable:
         by_atom: whether there is one value for each atom, else for each structure.
         extensive: whether a structure twice as large has twice the value.
         scale: what deviations are relative to; None: the largest value.
+        unit: for the message.
     """
 
     values: Tensor
@@ -73,6 +74,7 @@ class Observable:
     by_atom: bool = True
     extensive: bool = False
     scale: float | None = None
+    unit: str = ""
 
 
 Observables = dict[str, Observable]
@@ -108,28 +110,14 @@ def as_subject(subject: Potential | Subject) -> Subject:
     return Subject(observe, potential.cutoff, potential.elements)
 
 
-_KINDS: dict[str, dict[str, Any]] = {
-    "energy": {"by_atom": False, "extensive": True},
-    "forces": {"rank": 1},
-    "stress": {"rank": 2, "by_atom": False},
-    "force_uncertainty": {},
-    "force_covariance": {"rank": 2},
-    "force_aleatoric": {},
-    "energy_uncertainty": {"by_atom": False, "extensive": True},
-    "uncertainty": {"by_atom": False},
-    "features": {},
-    "energy_bias": {"by_atom": False},
-    "forces_bias": {"rank": 1},
-}
-
-
 def of_prediction(prediction: Prediction) -> Observables:
     """The fields that a prediction has."""
-    found = {}
-    for name, kind in _KINDS.items():
-        value = getattr(prediction, name)
-        if value is not None:
-            found[name] = Observable(value.detach().cpu().double(), **kind)
+    found = {
+        of.name: Observable(
+            value.detach().cpu().double(), of.rank, of.level == "atom", of.extensive, unit=of.unit
+        )
+        for of, value in prediction.figures()
+    }
     forces = found.get("forces")
     if forces is not None:
         # An energy is measured by the forces it comes with, not by its offset.
@@ -221,22 +209,12 @@ def compare(
         if deviation > allowed:
             raise ContractViolation(
                 law,
-                f"{name} deviates by {deviation:.2e} {unit(name)} in {where}, "
+                f"{name} deviates by {deviation:.2e} {one.unit} in {where}, "
                 f"{deviation / scale:.1e} of its scale of {scale:.2g}; allowed are {tolerance:.0e}",
                 quantity=name,
                 deviation=deviation,
                 allowed=allowed,
             )
-
-
-def unit(name: str) -> str:
-    if name in ("energy", "energy_uncertainty", "energy_bias"):
-        return "eV"
-    if name == "stress":
-        return "eV/Å³"
-    if name == "force_covariance":
-        return "(eV/Å)²"
-    return "" if name in ("features", "scalars", "vectors") else "eV/Å"
 
 
 def moved_copy(atoms: Atoms, positions: np.ndarray, cell: np.ndarray | Cell | None = None) -> Atoms:

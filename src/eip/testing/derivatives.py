@@ -14,7 +14,8 @@ from torch import Tensor
 
 from eip.graph import AtomGraph, batch_graphs
 from eip.neighbors import build_graph
-from eip.potential import Potential, Prediction
+from eip.potential import Potential
+from eip.prediction import Prediction
 from eip.testing.contract import (
     DERIVATIVE_TOLERANCE,
     FLOORS,

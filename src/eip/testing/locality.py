@@ -22,7 +22,6 @@ from eip.testing.contract import (
     in_float64,
     observe,
     scale_of,
-    unit,
 )
 
 
@@ -75,9 +74,9 @@ def _check_finite_gradient(potential: Potential, atoms: Atoms, where: str) -> No
     graph = build_graph(atoms, double.cutoff, device=double.device)
     positions = graph.positions.requires_grad_()
     prediction = double(graph.with_positions(positions), forces=False, differentiable="uncertainty")
-    for name in ("energy", "uncertainty", "energy_uncertainty"):
-        value = getattr(prediction, name)
-        if value is None or not value.requires_grad:
+    for of, value in prediction.figures():
+        name = of.name
+        if of.level != "frame" or not value.requires_grad:
             continue
         (gradient,) = torch.autograd.grad(
             value.sum(), [positions], retain_graph=True, allow_unused=True, materialize_grads=True
@@ -129,7 +128,7 @@ def check_smoothness(
         if not deviation <= allowed:
             raise ContractViolation(
                 "smoothness",
-                f"{name} jumps by {deviation:.2e} ({unit(name)}) when an atom crosses the cutoff "
+                f"{name} jumps by {deviation:.2e} ({one.unit}) when an atom crosses the cutoff "
                 f"of {subject.cutoff} Å; 100 times farther from it the step was {before:.2e}",
                 quantity=name,
                 deviation=deviation,

@@ -39,28 +39,18 @@ def check_prediction(potential: Potential, structures: Sequence[Atoms]) -> None:
                 f"energy is {prediction.energy.dtype}; totals must be float64, or they lose meV",
                 quantity="energy",
             )
-        shapes = {
-            "energy": (1,),
-            "forces": (n, 3),
-            "stress": (1, 3, 3),
-            "force_uncertainty": (n,),
-            "force_covariance": (n, 3, 3),
-            "force_aleatoric": (n,),
-            "energy_uncertainty": (1,),
-            "uncertainty": (1,),
-            "energy_bias": (1,),
-            "forces_bias": (n, 3),
-        }
-        for name, shape in shapes.items():
-            value = getattr(prediction, name)
-            if value is None:
-                if name == "forces" or (name == "stress" and atoms.pbc.all()):
-                    raise ContractViolation(law, f"{name} asked for, got None", quantity=name)
-                continue
-            if tuple(value.shape) != shape:
+        for asked in ("forces", "stress") if atoms.pbc.all() else ("forces",):
+            if getattr(prediction, asked) is None:
+                raise ContractViolation(law, f"{asked} asked for, got None", quantity=asked)
+        for of, value in prediction.figures():
+            name, found = of.name, tuple(value.shape)
+            expected = (n if of.level == "atom" else 1, *of.shape)
+            # A width that has a name is the potential's own.
+            given = (b if isinstance(a, str) else a for a, b in zip(expected, found, strict=False))
+            if len(found) != len(expected) or found != tuple(given):
                 raise ContractViolation(
                     law,
-                    f"{name} has shape {tuple(value.shape)}, expected {shape} in {where}",
+                    f"{name} has shape {found}, expected {expected} in {where}",
                     quantity=name,
                 )
             if name != "stress" and not bool(value.isfinite().all()):
@@ -69,9 +59,7 @@ def check_prediction(potential: Potential, structures: Sequence[Atoms]) -> None:
                 raise ContractViolation(
                     law, f'{name} is attached though differentiable="nothing"', quantity=name
                 )
-        for name in ("force_uncertainty", "force_aleatoric", "energy_uncertainty", "uncertainty"):
-            value = getattr(prediction, name)
-            if value is not None and not bool((value >= 0).all()):
+            if of.deviation and not bool((value >= 0).all()):
                 raise ContractViolation(
                     law, f"{name} is negative in {where}: {float(value.min())}", quantity=name
                 )

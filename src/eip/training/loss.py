@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eip.data.dataset import Batch
 from eip.errors import InputError
-from eip.potential import Prediction
+from eip.prediction import Prediction
 from eip.training.settings import TrainingSettings
 from eip.uncertainty.evidence import Errors, Evidence
 

@@ -47,7 +47,8 @@ from torch import Tensor
 
 from eip.errors import InputError, did_you_mean
 from eip.graph import AtomGraph
-from eip.potential import Differentiable, Potential, Prediction, WrappedPotential
+from eip.potential import Differentiable, Potential, WrappedPotential
+from eip.prediction import Prediction
 from eip.uncertainty.registry import build_potential, describe_potential, register
 
 Method = Literal["scale", "per_element", "isotonic", "split_conformal"]

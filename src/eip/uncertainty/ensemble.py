@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 
 from eip.errors import InputError
 from eip.graph import AtomGraph
-from eip.potential import Differentiable, Potential, Prediction
+from eip.potential import Differentiable, LikeAnother, Potential
+from eip.prediction import Prediction
 from eip.uncertainty.evidence import GaussianEvidence
 from eip.uncertainty.registry import build_potential, describe_potential, register
 
 
 @register
-class EnsemblePotential(Potential):
+class EnsemblePotential(LikeAnother):
     """The mean of potentials trained from different weights (Lakshminarayanan et al. 2017).
 
     Energy, forces and stress are the members' means; U_i is the covariance of their forces, with
@@ -50,16 +52,8 @@ class EnsemblePotential(Potential):
         return tuple(self.potentials)  # type: ignore[arg-type]
 
     @property
-    def cutoff(self) -> float:
-        return self.members[0].cutoff
-
-    @property
-    def elements(self) -> tuple[int, ...]:
-        return self.members[0].elements
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.members[0].dtype
+    def _like(self) -> Potential:
+        return self.members[0]
 
     def forward(
         self,
@@ -78,17 +72,14 @@ class EnsemblePotential(Potential):
         force = torch.stack([p.forces for p in said])
         energy = torch.stack([p.energy for p in said])
         moments = GaussianEvidence(1.0, sample_covariance(force)).moments()
-        assert moments.force_uncertainty is not None
-        return Prediction(
+        prediction = Prediction(
             energy=energy.mean(dim=0),
             forces=force.mean(dim=0) if forces else None,
             stress=torch.stack([p.stress for p in said]).mean(dim=0) if stress else None,
-            force_uncertainty=moments.force_uncertainty,
-            force_covariance=moments.force_covariance,
-            energy_uncertainty=energy.std(dim=0),
-            uncertainty=graph.mean_by_frame(moments.force_uncertainty),
             features=said[0].features,
         )
+        moments = replace(moments, energy_uncertainty=energy.std(dim=0))
+        return prediction.with_uncertainty(graph, **vars(moments))
 
     def settings(self) -> dict[str, Any]:
         """JSON-able: the members."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +14,8 @@ from eip.graph import AtomGraph
 from eip.kernels import Library
 from eip.kernels.packing import Packable, panels
 from eip.models.backbone import AtomFeatures, norm
-from eip.potential import Differentiable, Prediction
+from eip.potential import Differentiable
+from eip.prediction import Prediction
 from eip.uncertainty.compiled import PackedHead, tensor_head
 from eip.uncertainty.evidence import (
     ComponentEvidence,
@@ -227,21 +227,7 @@ class EvidentialPotential(NetworkPotential):
                     retain_graph=differentiable != "nothing",
                     create_graph=differentiable == "everything",
                 )
-        sigma = moments.force_uncertainty
         prediction = Prediction(
-            energy=energy,
-            forces=force,
-            stress=virial,
-            force_uncertainty=sigma,
-            force_covariance=moments.force_covariance,
-            force_aleatoric=moments.force_aleatoric,
-            energy_uncertainty=moments.energy_uncertainty,
-            uncertainty=None if sigma is None else graph.mean_by_frame(sigma),
-            features=invariants,
-            evidence=evidence,
-        )
-        return (
-            prediction
-            if differentiable != "nothing"
-            else replace(prediction.detach(), evidence=None)
-        )
+            energy=energy, forces=force, stress=virial, features=invariants, evidence=evidence
+        ).with_uncertainty(graph, **vars(moments))
+        return prediction if differentiable != "nothing" else prediction.detach()

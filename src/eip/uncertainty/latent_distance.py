@@ -35,7 +35,8 @@ from eip.graph import AtomGraph
 from eip.kernels import Library, kernels_for
 from eip.kernels.build import pointer
 from eip.kernels.packing import Packable, panels
-from eip.potential import Differentiable, Potential, Prediction, WrappedPotential
+from eip.potential import Differentiable, Potential, WrappedPotential
+from eip.prediction import Prediction
 from eip.uncertainty.registry import build_potential, describe_potential, register
 
 #: Added to a covariance's diagonal, as a share of its mean: directions in which the training atoms

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from eip.errors import InputError
 from eip.graph import AtomGraph
-from eip.potential import Differentiable, Potential, Prediction, WrappedPotential
+from eip.potential import Differentiable, Potential, WrappedPotential
+from eip.prediction import Prediction
 from eip.uncertainty.registry import build_potential, describe_potential, register
 
 #: Numbers of components among which the Bayesian information criterion chooses, by element.
@@ -102,13 +102,7 @@ class MixturePotential(WrappedPotential):
         if prediction.features is None:
             raise InputError("a Gaussian mixture needs a potential with features")
         sigma = self.force_scale * self.surprise(prediction.features, graph.numbers)
-        return replace(
-            prediction,
-            force_uncertainty=sigma,
-            force_covariance=None,
-            force_aleatoric=None,
-            uncertainty=graph.mean_by_frame(sigma),
-        )
+        return prediction.with_uncertainty(graph, sigma)
 
     def settings(self) -> dict[str, Any]:
         """JSON-able: the potential inside and sizes; the mixtures are weights."""

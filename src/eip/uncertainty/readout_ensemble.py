@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,7 +24,8 @@ from torch import Tensor, nn
 
 from eip.errors import InputError, did_you_mean
 from eip.graph import AtomGraph
-from eip.potential import Differentiable, Prediction
+from eip.potential import Differentiable
+from eip.prediction import Prediction
 from eip.uncertainty.ensemble import sample_covariance
 from eip.uncertainty.evidence import GaussianEvidence, NoEvidence
 from eip.uncertainty.evidential import EvidentialPotential
@@ -113,19 +113,15 @@ class ReadoutEnsemblePotential(NetworkPotential):
             )
             moments = evidence.moments()
             features = run.output.features.invariants()
-        sigma = moments.force_uncertainty
         prediction = Prediction(
             energy=energy,
             forces=force if forces else None,
             stress=virial,
-            force_uncertainty=sigma,
-            force_covariance=moments.force_covariance,
-            uncertainty=None if sigma is None else graph.mean_by_frame(sigma),
             features=features,
             # Masks are not trained: the spread is no likelihood.
             evidence=evidence if self.origin == "shallow_ensemble" else NoEvidence(evidence.scale),
-        )
-        return prediction if attached else replace(prediction.detach(), evidence=None)
+        ).with_uncertainty(graph, **vars(moments))
+        return prediction if attached else prediction.detach()
 
     def _forces_of_members(self, run: Pass, *, create_graph: bool) -> list[Tensor]:
         """What each member's forces are beyond those of w."""
