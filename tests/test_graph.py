@@ -36,7 +36,7 @@ def test_a_batch_keeps_order_and_offsets(graphs: list[AtomGraph]) -> None:
 def test_batches_can_be_batched(graphs: list[AtomGraph]) -> None:
     nested = batch_graphs([batch_graphs(graphs[:2]), graphs[2]])
     flat = batch_graphs(graphs)
-    for name in AtomGraph.__dataclass_fields__:
+    for name in AtomGraph.__dataclass_fields__.keys() - {"owned"}:
         assert torch.equal(getattr(nested, name), getattr(flat, name)), name
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import eip.neighbors
 from eip.graph import AtomGraph, batch_graphs
-from eip.neighbors import TooDense, VerletList, build_graph, find_edges
+from eip.neighbors import TooDense, VerletList, build_graph, find_edges, graph_from_tensors
 
 Edges = set[tuple[int, int, int, int, int]]
 
@@ -193,6 +193,9 @@ def test_many_structures_give_what_each_gives_alone(
     alone = batch_graphs([build_graph(atoms, 4.0) for atoms in structures])
     for name in AtomGraph.__dataclass_fields__:
         one, other = getattr(batch, name), getattr(alone, name)
+        if name == "owned":
+            assert one is other is None
+            continue
         assert one.dtype == other.dtype and torch.equal(one, other), name
     assert batch.edge_vectors().norm(dim=1).max() < 4.0 + 1e-9
 
@@ -298,3 +301,53 @@ def test_a_cell_that_would_take_all_memory_is_refused() -> None:
         build_graph(Atoms("O", cell=[0.01] * 3, pbc=True), 4.0)
     # Many images are no error.
     assert build_graph(Atoms("O", cell=[1.0] * 3, pbc=True), 4.0).n_edges > 200
+
+
+# What engines hand over.
+
+
+def edge_set(graph: AtomGraph) -> Edges:
+    i, j, shifts = (part.numpy() for part in (graph.centers, graph.neighbors, graph.shifts))
+    return edges(i, j, shifts, np.ones(len(i), dtype=bool))
+
+
+def test_a_batch_of_tensors_is_the_graph_of_its_structures() -> None:
+    structures = [crystal(), molecule("CH3CH2OH"), bulk("Si")]
+    expected = build_graph(structures, 4.0)
+    found = graph_from_tensors(
+        *(expected.numbers, expected.positions, expected.cell, expected.pbc, 4.0),
+        frame=expected.frame,
+    )
+    for field in ("numbers", "positions", "cell", "pbc", "frame"):
+        assert torch.equal(getattr(found, field), getattr(expected, field))
+    assert edge_set(found) == edge_set(expected)
+
+
+def test_an_engines_list_may_be_in_any_order() -> None:
+    expected = build_graph(crystal(), 4.0)
+    order = torch.randperm(expected.n_edges, generator=torch.Generator().manual_seed(1))
+    shuffled = tuple(
+        part[order] for part in (expected.centers, expected.neighbors, expected.shifts.int())
+    )
+    found = graph_from_tensors(
+        expected.numbers, expected.positions, expected.cell, expected.pbc, 4.0, edges=shuffled
+    )
+    assert edge_set(found) == edge_set(expected)
+    assert bool((found.centers.diff() >= 0).all())
+
+
+def test_half_a_list_is_refused() -> None:
+    graph = build_graph(crystal(), 4.0)
+    half = graph.centers < graph.neighbors
+    edges = tuple(part[half] for part in (graph.centers, graph.neighbors, graph.shifts))
+    with pytest.raises(ValueError, match="should be full"):
+        graph_from_tensors(graph.numbers, graph.positions, graph.cell, graph.pbc, 4.0, edges=edges)
+
+
+def test_frames_that_do_not_ascend_are_refused() -> None:
+    graph = build_graph([molecule("H2O"), molecule("H2O")], 4.0)
+    with pytest.raises(ValueError, match="should ascend from 0 to 1"):
+        graph_from_tensors(
+            *(graph.numbers, graph.positions, graph.cell, graph.pbc, 4.0),
+            frame=graph.frame.flip(0),
+        )

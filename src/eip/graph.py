@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,6 +33,8 @@ class AtomGraph:
         frame: which structure each atom belongs to, ascending.
         centers, neighbors: the two ends of each edge.
         shifts: integer multiples of the lattice vectors to add to the neighbor's position, float32.
+        owned: the atoms that a sum or mean over a structure counts; None: all. Others are the
+            ghosts of an engine that divides space: neighbors, whose energies another process has.
 
     The geometry is float64 whatever a network computes in: it is the differences of positions that
     are rounded, not the positions (see `edge_vectors`). In float32 a molecule 1,000 Å from the
@@ -46,6 +49,7 @@ class AtomGraph:
     centers: Int[Tensor, "edges"]
     neighbors: Int[Tensor, "edges"]
     shifts: Float[Tensor, "edges 3"]
+    owned: Bool[Tensor, "atoms"] | None = None
 
     @property
     def n_atoms(self) -> int:
@@ -61,7 +65,8 @@ class AtomGraph:
 
     @property
     def atoms_per_frame(self) -> Int[Tensor, "frames"]:
-        return torch.bincount(self.frame, minlength=self.n_frames)
+        frame = self.frame if self.owned is None else self.frame[self.owned]
+        return torch.bincount(frame, minlength=self.n_frames)
 
     def edge_vectors(self, dtype: torch.dtype = torch.float64) -> Float[Tensor, "edges 3"]:
         """Vectors from centre to neighbor, Å; differentiable in positions and cell.
@@ -100,6 +105,9 @@ class AtomGraph:
 
     def sum_by_frame(self, per_atom: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "frames *rest"]:
         """Sum of a per-atom quantity over each structure."""
+        if self.owned is not None:
+            owned = self.owned.reshape(-1, *[1] * (per_atom.ndim - 1))
+            per_atom = torch.where(owned, per_atom, 0.0)
         if self.n_frames == 1:
             return per_atom.sum(dim=0, keepdim=True)
         out = per_atom.new_zeros(self.n_frames, *per_atom.shape[1:])
@@ -109,14 +117,18 @@ class AtomGraph:
         self, per_atom: Float[Tensor, "atoms *rest"]
     ) -> Float[Tensor, "frames *rest"]:
         """Mean of a per-atom quantity over each structure."""
-        if self.n_frames == 1:
+        if self.n_frames == 1 and self.owned is None:
             return per_atom.mean(dim=0, keepdim=True)
         count = self.atoms_per_frame.to(per_atom.dtype)
         return self.sum_by_frame(per_atom) / count.reshape(-1, *[1] * (per_atom.ndim - 1))
 
     def to(self, device: torch.device | str | None) -> AtomGraph:
         """The same graph elsewhere; where it is, for None."""
-        return AtomGraph(**{f.name: getattr(self, f.name).to(device=device) for f in fields(self)})
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {
+            name: array.to(device=device) for name, array in arrays.items() if array is not None
+        }
+        return replace(self, **moved)
 
     def with_positions(self, positions: Float[Tensor, "atoms 3"]) -> AtomGraph:
         """The same edges at other positions (a Verlet list, a strain, a finite difference)."""
@@ -149,7 +161,14 @@ def batch_graphs(graphs: list[AtomGraph]) -> AtomGraph:
         centers=torch.cat([g.centers for g in graphs]) + atom_offset,
         neighbors=torch.cat([g.neighbors for g in graphs]) + atom_offset,
         shifts=torch.cat([g.shifts for g in graphs]),
+        owned=(
+            None if all(g.owned is None for g in graphs) else torch.cat([_owned(g) for g in graphs])
+        ),
     )
+
+
+def _owned(graph: AtomGraph) -> Bool[Tensor, "atoms"]:
+    return torch.ones_like(graph.numbers, dtype=torch.bool) if graph.owned is None else graph.owned
 
 
 def _before(counts: Int[Tensor, "graphs"]) -> Int[Tensor, "graphs"]:

@@ -250,6 +250,79 @@ def graph_from_arrays(
     )
 
 
+def graph_from_tensors(
+    numbers: Int[Tensor, "atoms"],
+    positions: Float[Tensor, "atoms 3"],
+    cell: Float[Tensor, "frames 3 3"],
+    pbc: Bool[Tensor, "frames 3"],
+    cutoff: float,
+    *,
+    frame: Int[Tensor, "atoms"] | None = None,
+    owned: Bool[Tensor, "atoms"] | None = None,
+    edges: tuple[Int[Tensor, "edges"], Int[Tensor, "edges"], Shaped[Tensor, "edges 3"]]
+    | None = None,
+) -> AtomGraph:
+    """One graph of what an engine holds: a batch of structures as tensors, on any device.
+
+    Args:
+        positions: Å, of all structures one after the other.
+        cell: lattice vectors as rows, Å.
+        frame: which structure each atom belongs to, ascending; None: there is one.
+        owned: see `eip.graph.AtomGraph`; ghosts are to reach as far as the potential's layers
+            together, and their forces are to be added to those of the atoms that they stand for.
+        edges: centers, neighbors and shifts of the engine's own list, full, in any order, at least
+            up to the cutoff; None: vesin finds them, on the CPU.
+
+    Raises:
+        ValueError: if frames do not ascend, there is a structure without atoms, the geometry is not
+            finite, or the engine's list is not full.
+    """
+    device, n_frames = positions.device, len(cell)
+    frame = torch.zeros_like(numbers) if frame is None else frame
+    counts = torch.bincount(frame, minlength=n_frames)
+    if bool((frame.diff() < 0).any()) or len(counts) != n_frames or bool((counts == 0).any()):
+        raise ValueError(
+            f"frame should ascend from 0 to {n_frames - 1}, each with at least one atom"
+        )
+    cell = torch.where(pbc[:, :, None], cell, 0.0).double()
+    positions = positions.double()
+    if edges is None:
+        found, first = [], 0
+        parts = zip(positions.split(counts.tolist()), cell, pbc, strict=True)
+        for index, (part, box, periodic) in enumerate(parts):
+            places, vectors, axes = (a.detach().cpu().numpy() for a in (part, box, periodic))
+            try:
+                i, j, shift = _edges(places, vectors, axes, cutoff)
+            except ValueError as error:
+                raise type(error)(f"structure {index}: {error}") from error
+            found.append((i + first, j + first, shift))
+            first += len(part)
+        edges = tuple(torch.cat(parts) for parts in zip(*found, strict=True))  # type: ignore[assignment]
+    else:
+        _demand_full(edges, len(numbers))
+        order = torch.argsort(edges[0], stable=True)
+        edges = tuple(part.index_select(0, order) for part in edges)  # type: ignore[assignment]
+    assert edges is not None
+    centers, neighbors, shifts = (part.to(device) for part in edges)
+    return AtomGraph(
+        *(numbers, positions, cell, pbc, frame, centers.long(), neighbors.long()),
+        shifts=shifts.float(),
+        owned=owned,
+    )
+
+
+def _demand_full(edges: Edges, n_atoms: int) -> None:
+    """With an edge there is its reverse."""
+    centers, neighbors, shifts = (part.detach().long() for part in edges)
+    out = torch.cat([centers[:, None], neighbors[:, None], shifts], dim=1)
+    back = torch.cat([neighbors[:, None], centers[:, None], -shifts], dim=1)
+    same = torch.equal(torch.unique(out, dim=0), torch.unique(back, dim=0))
+    if not same or (len(out) and not 0 <= int(out[:, :2].min()) <= int(out[:, :2].max()) < n_atoms):
+        raise ValueError(
+            f"the list of edges should be full (each pair both ways) and of {n_atoms} atoms"
+        )
+
+
 def _numbers(numbers: Int[np.ndarray, "atoms"]) -> Int[Tensor, "atoms"]:
     """A copy: the structure's own may change."""
     return torch.tensor(numbers, dtype=torch.int64)
