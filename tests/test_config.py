@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,13 @@ from hypothesis import strategies as st
 
 from eip.config import (
     Config,
-    TrainingConfig,
-    _all_keys,
-    build_labels,
-    build_training,
     config_yaml,
     default_config_yaml,
     load_config,
     parse_config,
 )
 from eip.errors import InputError
+from eip.settings.explain import all_keys
 from eip.training.settings import TrainingSettings
 
 
@@ -58,8 +54,8 @@ def test_written_defaults_hold_every_key_with_its_meaning() -> None:
                 out += keys(value, f"{prefix}{key}.")
         return out
 
-    assert keys(values) == list(_all_keys())
-    for key in TrainingConfig.model_fields:
+    assert keys(values) == list(all_keys(Config))
+    for key in TrainingSettings.model_fields:
         assert re.search(rf"# .+\n  {key}:", text), f"{key} has no comment"
     assert max(map(len, text.splitlines())) <= 100
 
@@ -80,11 +76,10 @@ def test_a_kept_config_reads_back(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
 
 
-def test_training_settings_are_all_configurable(tmp_path: Path) -> None:
-    names = {f.name for f in fields(TrainingSettings)}
-    assert set(TrainingConfig.model_fields) == {*names, "parallel"}
+def test_training_settings_are_the_configuration_s(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, MINIMAL), ["training.epochs=7", "training.quantile="])
-    settings = build_training(config.training)
+    settings = config.training
+    assert isinstance(settings, TrainingSettings)
     assert settings.epochs == 7
     assert settings.quantile is None
 
@@ -93,7 +88,7 @@ def test_labels_and_units(tmp_path: Path) -> None:
     config = load_config(
         write(tmp_path, MINIMAL + "  labels: {energy: E, energy_unit: kcal/mol}\n")
     )
-    labels = build_labels(config.data)
+    labels = config.data.label_keys()
     assert (labels.energy, labels.energy_unit, labels.length_unit) == ("E", "kcal/mol", None)
 
 
@@ -157,7 +152,7 @@ def test_overrides_are_checked_too(tmp_path: Path) -> None:
     assert "expects key=value" in message(tmp_path, MINIMAL, "training.epochs")
 
 
-@given(st.sampled_from(list(_all_keys())), st.integers(0, 30), st.sampled_from("qxz"))
+@given(st.sampled_from(list(all_keys(Config))), st.integers(0, 30), st.sampled_from("qxz"))
 def test_a_key_with_one_letter_wrong_is_recognized(key: str, position: int, letter: str) -> None:
     *sections, last = key.split(".")
     at = position % len(last)

@@ -12,7 +12,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +162,7 @@ def earlier_version(folder: Path) -> None:
         (store,) = (folder / "run" / "data" / key).iterdir()
         file = folder / "data" / f"{key}.xyz"
         state = file.stat()
-        parts = [1, asdict(Labels()), [str(file), str(file.resolve()), state.st_size,
+        parts = [1, None, [str(file), str(file.resolve()), state.st_size,
                                        state.st_mtime_ns]]  # fmt: skip
         labels = {k: None for k in ("energy", "forces", "stress", "energy_unit", "length_unit",
                                     "group")}  # fmt: skip

@@ -15,7 +15,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -213,16 +213,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--frames", type=int, help="train on so many frames only")
     # Every setting of the training, by its own name; what is given is part of the run's.
-    for field in fields(TrainingSettings):
-        if field.name not in ("seed", "device", "devices", "num_workers"):
+    for name, field in TrainingSettings.model_fields.items():
+        if name not in ("seed", "device", "devices", "parallel", "num_workers"):
             kind = type(field.default) if field.default is not None else float
             as_given = {"action": "store_true", "default": None} if kind is bool else {"type": kind}
-            parser.add_argument(f"--{field.name.replace('_', '-')}", **as_given)
+            parser.add_argument(f"--{name.replace('_', '-')}", **as_given)
     arguments = parser.parse_args()
     changed = {
         k: v
         for k, v in vars(arguments).items()
-        if v is not None and k in TrainingSettings.__dataclass_fields__
+        if v is not None and k in TrainingSettings.model_fields
     }
     # What was there before other backbones were keeps its name.
     of_network = ["" if arguments.backbone == "painn" else arguments.backbone, arguments.head]
@@ -241,7 +241,7 @@ def main() -> None:
         runs = [
             run(
                 split,
-                replace(TrainingSettings(), seed=seed, **changed),
+                TrainingSettings(seed=seed, **changed),
                 arguments.head,
                 {key: getattr(arguments, key) for key in NETWORK},
                 arguments.latent_distance,

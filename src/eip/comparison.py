@@ -20,7 +20,7 @@ import torch
 from rich.table import Table
 
 from eip import plots
-from eip.config import Config, build_labels, build_training
+from eip.config import Config
 from eip.data import open_frames
 from eip.data.dataset import Batch, GraphDataset, make_loader
 from eip.errors import InputError, did_you_mean
@@ -289,7 +289,7 @@ def _panels(runs: Mapping[str, Path], config: Config) -> dict[str, tuple[Any, An
 
 
 def _test_set(config: Config, potential: Potential) -> GraphDataset:
-    store = open_frames(config.data.test, build_labels(config.data), config.run_dir / "data")
+    store = open_frames(config.data.test, config.data.label_keys(), config.run_dir / "data")
     return GraphDataset(store, cutoff=potential.cutoff, dtype=potential.dtype)
 
 
@@ -327,7 +327,7 @@ def costs_of(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, 
     loaded = {label: load_model(path) for label, path in models.items()}
     snapshots = {label: prepared(potential) for label, potential in loaded.items()}
     batch = _timed_batch(config, loaded["none"])
-    loss = Loss.of(build_training(config.training))
+    loss = Loss.of(config.training)
     networks = {label: bare_network(load_model(path)) for label, path in models.items()}
     for label, network in networks.items():
         # Drawn after a plain training; to train its last layers would be another method.

@@ -19,8 +19,6 @@ from eip.config import (
     Config,
     DataConfig,
     LearningConfig,
-    build_labels,
-    build_learning,
     config_yaml,
 )
 from eip.data import FrameStore, open_frames, read_structures, split_indices
@@ -49,7 +47,7 @@ def learn(
         InterruptedError: if the user stopped a training.
     """
     folder = config.run_dir
-    settings = build_learning(config.learn)
+    settings = config.learn
     starts = _starts(config)
     labeler = make_labeler(config.learn.labeler, **config.learn.labeler_options)
     Pool(settings.executor, settings.workers, retries=settings.retries)  # refused before all else
@@ -79,7 +77,7 @@ def plan(config: LearningConfig) -> Table:
         InputError: as `learn`, as far as it can be known beforehand.
     """
     starts = _starts(config)
-    settings = build_learning(config.learn)
+    settings = config.learn
     labeler = make_labeler(config.learn.labeler, **config.learn.labeler_options)
     Pool(settings.executor, settings.workers, retries=settings.retries)  # refused before all else
     base = _base(config)
@@ -125,7 +123,7 @@ def _base(config: LearningConfig, run: RunFolder | None = None) -> tuple[list[At
         return [], []
 
     def frames(name: str, paths: Sequence[Path]) -> FrameStore:
-        needed, labels = ["energy", "forces"], build_labels(data)
+        needed, labels = ["energy", "forces"], data.label_keys()
         if run is None:
             return open_frames(paths, labels, require=needed)
         return kept_frames(paths, labels, run.path / "data" / name, needed, begun=run.begun)
@@ -148,7 +146,7 @@ def _element_energies(config: LearningConfig) -> dict[str, float] | None:
     data = config.data
     found = {}
     if data.train:
-        store = open_frames(data.train, build_labels(data), config.run_dir / "data")
+        store = open_frames(data.train, data.label_keys(), config.run_dir / "data")
         found = {chemical_symbols[z]: e for z, e in store.isolated_atoms.items()}
     return found | (data.element_energies or {}) or None
 
@@ -165,7 +163,7 @@ def _train(config: LearningConfig, task: TrainingTask, progress: bool) -> Path:
             # As a store: their keys and units are the user's, those of our own files are not.
             store = config.run_dir / "data" / name
             if not (store / "store.json").exists():
-                write_store(iter(open_frames(paths, build_labels(config.data))), store)
+                write_store(iter(open_frames(paths, config.data.label_keys())), store)
             data[name] = [store]
     own = Config(
         run_dir=task.run_dir,

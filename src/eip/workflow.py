@@ -32,8 +32,6 @@ from eip.analysis.report import label_runs, write_analysis
 from eip.config import (
     Config,
     LearningConfig,
-    build_labels,
-    build_training,
     config_yaml,
     load_config,
     parse_config,
@@ -194,7 +192,7 @@ def _train_model(
             f"Training on {len(sets['train'])} frames, validating on {len(sets['validation'])}; "
             f"{weights:,} weights."
         )
-        settings = build_training(config.training)
+        settings = config.training
         result = train(
             potential,
             sets["train"],
@@ -559,7 +557,7 @@ def _read_sets(config: Config, folder: Path, begun: bool) -> dict[str, FrameStor
         try:
             with _without_news(needed):
                 stores[name] = kept_frames(
-                    paths, build_labels(data), folder / name, needed, begun=begun
+                    paths, data.label_keys(), folder / name, needed, begun=begun
                 )
         except MissingLabel as error:
             raise InputError(f"{error}, or {_WITHOUT[error.label]}") from error

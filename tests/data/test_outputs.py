@@ -173,7 +173,7 @@ def test_types_of_lammps_are_no_elements(tmp_path: Path) -> None:
         file.write_text(dump(types=types))
         with pytest.raises(InputError, match=r"dump#0: there are atoms of type (3|0|-1), and"):
             list(read_frames(file, Labels(elements=("O", "H"))))
-    with pytest.raises(InputError, match="elements: 'Hh' is no chemical symbol"):
+    with pytest.raises(InputError, match="'elements' 'Hh' is no chemical symbol"):
         Labels(elements=("O", "Hh"))
 
 

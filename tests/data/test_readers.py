@@ -112,7 +112,7 @@ def test_labels_in_info_and_arrays(tmp_path: Path) -> None:
     atoms.arrays["REF_forces"] = np.arange(9.0).reshape(3, 3)
     atoms.info["REF_virial"] = np.diag([1.0, 2.0, 3.0])
     write(tmp_path / "a.xyz", atoms)
-    for labels in (Labels(), Labels("REF_energy", "REF_forces", "REF_virial")):
+    for labels in (Labels(), Labels(energy="REF_energy", forces="REF_forces", stress="REF_virial")):
         (frame,) = read(tmp_path / "a.xyz", labels)
         assert frame.energy == -5.0
         np.testing.assert_array_equal(frame.forces, np.arange(9.0).reshape(3, 3))
@@ -140,9 +140,9 @@ def test_unknown_key_and_unit(tmp_path: Path) -> None:
     write(tmp_path / "a.xyz", labelled())
     with pytest.raises(InputError, match=r"a\.xyz#0 has no 'force' .* did you mean 'forces'\?"):
         read(tmp_path / "a.xyz", Labels(forces="force"))
-    with pytest.raises(InputError, match=r"unknown energy_unit 'Hartre': did you mean 'Hartree'\?"):
+    with pytest.raises(InputError, match=r"'energy_unit' unknown unit: did you mean 'Hartree'\?"):
         Labels(energy_unit="Hartre")
-    with pytest.raises(InputError, match=r"unknown length_unit 'parsec': expected one of Ang"):
+    with pytest.raises(InputError, match=r"'length_unit' unknown unit: expected one of Ang"):
         Labels(length_unit="parsec")
     with pytest.raises(InputError, match=r"unknown label 'force', did you mean 'forces'\?"):
         read(tmp_path / "a.xyz", require=("force",))
@@ -212,7 +212,7 @@ def test_iso17(tmp_path: Path, form: str) -> None:
     assert not any(f.pbc.any() or f.has("stress") for f in frames)
     (last,) = read(tmp_path / "reference.db", index=-1)
     assert last.energy == energies[5] and last.source.endswith("#5")
-    wrong = Labels("total_energy", "atomic_forces", energy_unit="kcal/mol")
+    wrong = Labels(energy="total_energy", forces="atomic_forces", energy_unit="kcal/mol")
     if form == "by SchNetPack":
         with pytest.raises(InputError, match="declares energy in 'eV', but energy_unit"):
             read(tmp_path / "reference.db", wrong)

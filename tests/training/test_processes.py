@@ -61,7 +61,7 @@ def alone(store, tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_two_devices_train_as_one(store, alone, tmp_path: Path) -> None:
-    potential, result = run(store, tmp_path, replace(SETTINGS, devices=2))
+    potential, result = run(store, tmp_path, SETTINGS.replace(devices=2))
     expected, reference = alone
     assert result.ending == "finished" and len(result.history) == SETTINGS.epochs
     for row, other in zip(result.history, reference.history, strict=True):
@@ -74,7 +74,7 @@ def test_two_devices_train_as_one(store, alone, tmp_path: Path) -> None:
 
 
 def test_batches_by_atoms_on_two_devices(store, tmp_path: Path) -> None:
-    _, result = run(store, tmp_path, replace(SETTINGS, devices=2, max_atoms=100))
+    _, result = run(store, tmp_path, SETTINGS.replace(devices=2, max_atoms=100))
     losses = [row["val_loss"] for row in result.history]
     assert result.ending == "finished" and losses[-1] < losses[0]
 
@@ -83,7 +83,7 @@ def test_a_bad_label_is_named_from_another_process(store, tmp_path: Path) -> Non
     frames = list(store)
     bad = [replace(f, forces=f.forces * 1e300) if i == 3 else f for i, f in enumerate(frames)]
     with pytest.raises(NonFiniteLoss, match=r"the step's frames were .*#"):
-        run(write_store(bad, tmp_path / "bad"), tmp_path / "run", replace(SETTINGS, devices=2))
+        run(write_store(bad, tmp_path / "bad"), tmp_path / "run", SETTINGS.replace(devices=2))
 
 
 def test_processes_of_a_launcher(tmp_path: Path) -> None:

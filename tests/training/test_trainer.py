@@ -38,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_each_head_learns(store, tmp_path: Path, head: str) -> None:
-    settings = replace(SETTINGS, epochs=8, learning_rate=1e-2)
+    settings = SETTINGS.replace(epochs=8, learning_rate=1e-2)
     _, result = run(store, tmp_path, settings, head=head)
     maes = [row["val_force_mae"] for row in result.history]
     assert maes[-1] < 0.95 * maes[0]
@@ -47,7 +47,7 @@ def test_each_head_learns(store, tmp_path: Path, head: str) -> None:
 
 def test_training_is_a_function_of_its_seeds(store, tmp_path: Path) -> None:
     one, other, third = (
-        run(store, tmp_path / str(i), replace(SETTINGS, seed=seed))[0]
+        run(store, tmp_path / str(i), SETTINGS.replace(seed=seed))[0]
         for i, seed in enumerate((0, 0, 1))
     )
     torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=0)
@@ -121,7 +121,7 @@ def test_epochs_of_batches_by_size_are_whole(tmp_path: Path, monkeypatch) -> Non
 
     monkeypatch.setattr(TrainingModule, "training_step", counted_step)
     monkeypatch.setattr(TrainingModule, "on_validation_epoch_end", counted_end)
-    settings = replace(SETTINGS, epochs=5, max_atoms=50)
+    settings = SETTINGS.replace(epochs=5, max_atoms=50)
     train(make_potential(store), training, validation, settings, tmp_path / "run", progress=False)
     assert epochs.pop() == [] and len(epochs) == settings.epochs
     assert all(sorted(seen) == sorted(epochs[0]) and len(set(seen)) == 30 for seen in epochs)
@@ -157,8 +157,8 @@ def test_frames_of_a_non_finite_loss_are_named(store, tmp_path: Path) -> None:
 
 
 def test_early_stopping(store, tmp_path: Path) -> None:
-    settings = replace(
-        SETTINGS, epochs=30, patience=2, learning_rate=1e-30, minimum_learning_rate=0.0
+    settings = SETTINGS.replace(
+        epochs=30, patience=2, learning_rate=1e-30, minimum_learning_rate=0.0
     )
     _, result = run(store, tmp_path, settings)
     # At this rate no weight changes.
@@ -182,7 +182,7 @@ def test_best_weights_are_kept_not_the_last(
 
     monkeypatch.setattr(TrainingModule, "on_train_epoch_end", kept)
     # Without an average the weights of an epoch are those that were trained.
-    potential, result = run(store, tmp_path, replace(SETTINGS, ema_decay=0.0))
+    potential, result = run(store, tmp_path, SETTINGS.replace(ema_decay=0.0))
     assert (result.best_epoch, result.best_loss) == (best, min(losses))
     assert [row["val_loss"] for row in result.history] == list(losses)
     torch.testing.assert_close(weights(potential), after[best - 1], rtol=0, atol=0)
@@ -202,8 +202,8 @@ def test_stress_is_learned_where_it_is_asked_for(tmp_path: Path) -> None:
         return float((predicted - batch.stress).abs().mean())
 
     before = stress_error()
-    settings = replace(
-        SETTINGS, epochs=12, batch_size=2, learning_rate=2e-2, energy_weight=0.0,
+    settings = SETTINGS.replace(
+        epochs=12, batch_size=2, learning_rate=2e-2, energy_weight=0.0,
         force_weight=1e-3, stress_weight=10.0,
     )  # fmt: skip
     train(potential, training, training, settings, tmp_path / "run", progress=False)
@@ -212,12 +212,12 @@ def test_stress_is_learned_where_it_is_asked_for(tmp_path: Path) -> None:
 
 def test_a_stress_that_is_asked_for_and_missing_is_not_passed_over(store, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"training needs stress, but frames .*ethanol_300K\.xyz#"):
-        run(store, tmp_path, replace(SETTINGS, stress_weight=1.0))
+        run(store, tmp_path, SETTINGS.replace(stress_weight=1.0))
 
 
 def test_wrong_settings_are_refused(store, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"ema_decay must lie in \[0, 1\), got 1.5"):
-        run(store, tmp_path, replace(SETTINGS, ema_decay=1.5))
+    with pytest.raises(InputError, match=r"'ema_decay' should be less than 1, got 1.5"):
+        run(store, tmp_path, SETTINGS.replace(ema_decay=1.5))
 
 
 def test_learning_rate_rises_then_falls() -> None:
@@ -233,10 +233,10 @@ def test_the_best_epoch_may_be_that_of_the_forces(
 ) -> None:
     # The loss is told to be best in epoch 2; of the forces the last epoch is, or near it.
     script_losses(monkeypatch, (3.0, 1.0, 2.0, 5.0))
-    settings = replace(SETTINGS, ema_decay=0.0)
+    settings = SETTINGS.replace(ema_decay=0.0)
     chosen = {}
     for selection, column in (("loss", "val_loss"), ("force_rmse", "val_force_rmse")):
-        potential, result = run(store, tmp_path / selection, replace(settings, selection=selection))
+        potential, result = run(store, tmp_path / selection, settings.replace(selection=selection))
         values = [row[column] for row in result.history]
         assert result.best_epoch == 1 + values.index(min(values))
         assert result.best_loss == result.history[result.best_epoch - 1]["val_loss"]
@@ -257,7 +257,7 @@ def test_the_energy_may_count_more_in_the_last_fifth(store, tmp_path: Path, monk
         return call(self, *arguments)
 
     monkeypatch.setattr(Loss, "__call__", spy)
-    settings = replace(SETTINGS, epochs=5, energy_weight=0.01, final_energy_weight=2.0)
+    settings = SETTINGS.replace(epochs=5, energy_weight=0.01, final_energy_weight=2.0)
     run(store, tmp_path, settings)
     # Three steps of training and one of validation an epoch.
     assert met == [0.01] * 16 + [2.0] * 3 + [0.01]
@@ -276,7 +276,7 @@ def test_decay_may_leave_biases_and_embeddings_alone(store) -> None:
 
 
 def test_other_schedules_and_amsgrad_train(store, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, schedule="constant", amsgrad=True, decayed="matrices")
+    settings = SETTINGS.replace(schedule="constant", amsgrad=True, decayed="matrices")
     _, result = run(store, tmp_path, settings)
     rates = [row["learning_rate"] for row in result.history]
     assert rates[1:] == [pytest.approx(settings.learning_rate)] * 3

@@ -1,29 +1,72 @@
-"""Reference data: files → frames in eV and Å → a store on disk → batches of graphs."""
+"""Reference data: files → frames in eV and Å → a store on disk → batches of graphs.
 
-from eip.data.dataset import (
-    Batch,
-    FrameBatchSampler,
-    GraphDataset,
-    LeakageWarning,
-    check_elements,
-    collate,
-    make_loader,
-    split_indices,
-    subset,
-)
-from eip.data.frame import Frame, LabelWarning
-from eip.data.labels import Labels
-from eip.data.readers import read_frames
-from eip.data.statistics import (
-    DataSummary,
-    energy_scale,
-    fit_element_energies,
-    force_rms,
-    force_scale,
-    summarize,
-)
-from eip.data.store import FrameStore, open_frames, write_store
-from eip.data.structures import read_structures
+Names are imported on first use, so that settings are read before torch is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eip._lazy import importer
+
+if TYPE_CHECKING:
+    from eip.data.dataset import Batch as Batch
+    from eip.data.dataset import FrameBatchSampler as FrameBatchSampler
+    from eip.data.dataset import GraphDataset as GraphDataset
+    from eip.data.dataset import LeakageWarning as LeakageWarning
+    from eip.data.dataset import check_elements as check_elements
+    from eip.data.dataset import collate as collate
+    from eip.data.dataset import make_loader as make_loader
+    from eip.data.dataset import split_indices as split_indices
+    from eip.data.dataset import subset as subset
+    from eip.data.frame import Frame as Frame
+    from eip.data.frame import LabelWarning as LabelWarning
+    from eip.data.labels import Labels as Labels
+    from eip.data.readers import read_frames as read_frames
+    from eip.data.statistics import DataSummary as DataSummary
+    from eip.data.statistics import energy_scale as energy_scale
+    from eip.data.statistics import fit_element_energies as fit_element_energies
+    from eip.data.statistics import force_rms as force_rms
+    from eip.data.statistics import force_scale as force_scale
+    from eip.data.statistics import summarize as summarize
+    from eip.data.store import FrameStore as FrameStore
+    from eip.data.store import open_frames as open_frames
+    from eip.data.store import write_store as write_store
+    from eip.data.structures import read_structures as read_structures
+
+_MODULES = {
+    "dataset": (
+        "Batch",
+        "FrameBatchSampler",
+        "GraphDataset",
+        "LeakageWarning",
+        "check_elements",
+        "collate",
+        "make_loader",
+        "split_indices",
+        "subset",
+    ),
+    "frame": (
+        "Frame",
+        "LabelWarning",
+    ),
+    "labels": ("Labels",),
+    "readers": ("read_frames",),
+    "statistics": (
+        "DataSummary",
+        "energy_scale",
+        "fit_element_energies",
+        "force_rms",
+        "force_scale",
+        "summarize",
+    ),
+    "store": (
+        "FrameStore",
+        "open_frames",
+        "write_store",
+    ),
+    "structures": ("read_structures",),
+}
 
 __all__ = [
     "Batch",
@@ -50,3 +93,12 @@ __all__ = [
     "summarize",
     "write_store",
 ]
+
+__getattr__ = importer(
+    __name__,
+    {name: (f"{__name__}.{module}", name) for module, names in _MODULES.items() for name in names},
+)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -16,8 +16,9 @@ from ase.io.formats import filetype
 from eip.data import lammps
 from eip.data.convergence import unconverged_steps
 from eip.data.frame import Frame, LabelWarning
-from eip.data.labels import Labels, Scales, declared_units, scales
+from eip.data.labels import Labels
 from eip.data.raw import make_frame
+from eip.data.scales import Scales, declared_units, scales
 from eip.errors import InputError
 
 

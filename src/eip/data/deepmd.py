@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from eip.data.frame import Frame
-from eip.data.labels import Labels, scales
+from eip.data.labels import Labels
 from eip.data.raw import atomic_numbers, demand_real, make_frame
+from eip.data.scales import scales
 from eip.errors import InputError
 
 

@@ -24,17 +24,9 @@ from ase.data import atomic_numbers
 from ase.io.formats import open_with_compression
 
 from eip.data.frame import Frame
-from eip.data.labels import (
-    BY_FILE,
-    GROUP_NAMES,
-    ISOLATED_NAMES,
-    UNIT_NAMES,
-    Labels,
-    Scales,
-    declared_units,
-    scales,
-)
+from eip.data.labels import BY_FILE, GROUP_NAMES, ISOLATED_NAMES, UNIT_NAMES, Labels
 from eip.data.raw import make_frame
+from eip.data.scales import Scales, declared_units, scales
 from eip.data.xyz_comment import (
     IPIComment,
     all_pairs,

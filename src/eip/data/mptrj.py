@@ -27,8 +27,9 @@ from ase import units as ase_units
 from ase.data import atomic_numbers
 
 from eip.data.frame import LABELS, Frame
-from eip.data.labels import GROUP_NAMES, Labels, scales
+from eip.data.labels import GROUP_NAMES, Labels
 from eip.data.raw import make_frame
+from eip.data.scales import scales
 from eip.errors import InputError, did_you_mean
 
 #: eV/Å³ of VASP's kBar: VASP counts a compressed crystal's stress positive, eIP (as ASE) its

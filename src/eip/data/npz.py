@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from eip.data.frame import Frame
-from eip.data.labels import BY_FILE, UNIT_NAMES, Labels, declared_units, scales
+from eip.data.labels import BY_FILE, UNIT_NAMES, Labels
 from eip.data.raw import atomic_numbers, demand_real, make_frame
+from eip.data.scales import declared_units, scales
 from eip.errors import InputError
 from eip.units import ENERGY_IN_EV
 

@@ -10,7 +10,8 @@ import numpy as np
 from ase.data import atomic_numbers as number_of_symbol
 
 from eip.data.frame import Frame
-from eip.data.labels import Scales, stress_matrix
+from eip.data.labels import stress_matrix
+from eip.data.scales import Scales
 from eip.errors import InputError
 
 # Stresses that differ by less are one: of files that round, in eV/Å³ (0.16 GPa) and as a share.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
 from pathlib import Path
 
 from ase import Atoms
@@ -71,7 +70,6 @@ def read_structures(
         raise InputError(f"{path}: no frames" + ("" if wanted == slice(None) else f" in {index}"))
 
 
-@dataclass(frozen=True)
 class _NoLabels(Labels):
     """Finds none, so that none is looked at."""
 

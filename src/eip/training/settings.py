@@ -2,65 +2,92 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import Field
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train; the defaults are what did best on molecules and liquid water alike.
+from eip.settings import Settings
+from eip.settings.values import Count, Seed
 
-    Attributes:
-        epochs: passes over the training frames.
-        batch_size: frames of a step, of all devices together.
-        max_atoms: atoms of a step on each device, in place of ``batch_size``, for frames of mixed
-            sizes; or
-        max_edges: edges of the graphs, which time and memory follow more closely.
-        learning_rate: AdamW's, after the warm-up.
-        schedule: "cosine" or "constant", of the rate after the warm-up.
-        minimum_learning_rate: where the cosine decay ends.
-        amsgrad: AdamW's second moments never shrink (Reddi et al. 2018).
-        weight_decay: AdamW's.
-        decayed: "all" weights, or "matrices" alone: no biases and no embeddings.
-        warmup_epochs: epochs over which the rate rises from zero; may be a fraction.
-        ema_decay: of the running average of the weights, which is what is validated and kept.
-        gradient_clip: largest norm of the gradient.
-        selection: the best epoch is that of the least validation "loss", or "force_rmse": a
-            likelihood overfits long before forces do.
-        patience: epochs without a better one before training stops; 0 never.
-        final_energy_weight: of the last fifth of the epochs; None: ``energy_weight``.
-        energy_weight, force_weight, stress_weight, energy_per_atom, quantile, regularization,
-            variance_weight: see `eip.training.loss.Loss`.
-        seed: of the order of the frames. (Initial weights are seeded where they are made.)
-        device: "auto", "cpu" or "cuda".
-        devices: how many, on this machine.
-        num_workers: processes that build neighbor lists.
-    """
 
-    epochs: int = 200
-    batch_size: int = 5
-    max_atoms: int | None = None
-    max_edges: int | None = None
-    learning_rate: float = 2e-3
-    schedule: Literal["cosine", "constant"] = "cosine"
-    minimum_learning_rate: float = 1e-6
-    amsgrad: bool = False
-    weight_decay: float = 0.01
-    decayed: Literal["all", "matrices"] = "all"
-    warmup_epochs: float = 1.0
-    ema_decay: float = 0.99
-    gradient_clip: float = 10.0
-    selection: Literal["loss", "force_rmse"] = "loss"
-    patience: int = 0
-    energy_weight: float = 1.0
-    final_energy_weight: float | None = None
-    force_weight: float = 1.0
-    stress_weight: float = 0.0
-    energy_per_atom: bool = True
-    quantile: float | None = 0.5
-    regularization: float = 0.1
-    variance_weight: float = 0.0
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = 1
-    num_workers: int = 0
+class TrainingSettings(Settings):
+    """How the weights are found."""
+
+    epochs: Count = Field(200, ge=1, description="passes over the training frames")
+    batch_size: Count = Field(5, ge=1, description="frames of a step, of all devices together")
+    max_atoms: Count | None = Field(
+        None,
+        ge=1,
+        description="atoms of a step on each device, in place of batch_size, for frames of mixed "
+        "sizes",
+    )
+    max_edges: Count | None = Field(
+        None,
+        ge=1,
+        description="pairs of atoms within the cutoff, of a step on each device, in place of both",
+    )
+    learning_rate: float = Field(2e-3, gt=0, description="of AdamW, after the warm-up")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="of the rate: cosine or constant"
+    )
+    minimum_learning_rate: float = Field(1e-6, ge=0, description="where the cosine decay ends")
+    amsgrad: bool = Field(False, description="second moments of AdamW never shrink")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    decayed: Literal["all", "matrices"] = Field(
+        "all",
+        description="weights that decay: all, or matrices (no biases, no embeddings)",
+    )
+    warmup_epochs: float = Field(1.0, ge=0, description="epochs over which the rate rises")
+    ema_decay: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="of the running average of the weights, which is kept",
+    )
+    gradient_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
+    selection: Literal["loss", "force_rmse"] = Field(
+        "loss",
+        description="what is least in the best epoch, on validation frames: loss or force_rmse",
+    )
+    patience: Count = Field(
+        0,
+        ge=0,
+        description="epochs without a better one before the end; 0: never",
+    )
+    energy_weight: float = Field(1.0, ge=0, description="of the energy's error in the loss")
+    final_energy_weight: float | None = Field(
+        None,
+        ge=0,
+        description="that of the last fifth of the epochs; empty: the same",
+    )
+    force_weight: float = Field(1.0, ge=0, description="of the evidential loss of the forces")
+    stress_weight: float = Field(0.0, ge=0, description="of the stress; needs stress labels")
+    energy_per_atom: bool = Field(
+        True, description="count the energy's error per atom, not per frame"
+    )
+    quantile: float | None = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="q of the loss; any but 0.5 breaks rotation; empty: without",
+    )
+    regularization: float = Field(
+        0.1, ge=0, description="λ: how much errors weigh against evidence"
+    )
+    variance_weight: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="power of its own σ by which an atom counts; 1 where a few forces are far "
+        "larger than the rest (crystals of many kinds), or they are passed off as noise",
+    )
+    seed: Seed = Field(0, description="of initial weights and the order of frames")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
+    devices: int = Field(1, ge=1, le=1024, description="how many of them")
+    parallel: int = Field(1, ge=1, le=1024, description="members of an ensemble trained at once")
+    num_workers: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="processes that prepare batches; 0: none beside",
+    )

@@ -1,0 +1,50 @@
+"""learn.yaml: all of a learning run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from eip.active_learning.settings import LearningSettings
+from eip.config.data import DataConfig
+from eip.config.training import Config
+from eip.settings import Settings
+from eip.settings.values import ConfigPath, Files
+
+
+class Reference(Settings):
+    """Where active learning starts, and who labels."""
+
+    starts: Files = Field(
+        description="structures that dynamics starts from; every frame of the files",
+        examples=[["start.xyz"]],
+        min_length=1,
+    )
+    labeler: Literal["xtb", "cp2k", "ase", "model"] = Field(
+        "xtb", description="reference method: xtb (GFN2-xTB), cp2k, ase (any calculator), model"
+    )
+    labeler_options: dict[str, Any] = Field(
+        {}, description="of the labeler, as {method: GFN1-xTB} or {calculator: 'calc.py:make'}"
+    )
+
+
+class LearnConfig(LearningSettings, Reference):
+    """Active learning: explore, select, label, train again."""
+
+
+class LearningDataConfig(DataConfig):
+    """Labelled frames to begin with, if there are any, and to test with."""
+
+    train: Files = Field([], description="frames labelled already; empty: learn.initial are made")
+
+
+class LearningConfig(Config):
+    """All of a learning run."""
+
+    run_dir: ConfigPath = Field(
+        Path("runs/learn"), validate_default=True, description="folder for everything"
+    )
+    learn: LearnConfig
+    data: LearningDataConfig = LearningDataConfig()

@@ -1,0 +1,76 @@
+"""Settings → YAML: every key with its meaning and default, or what a run was told."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from eip.config.learning import LearningConfig
+from eip.config.training import Config
+from eip.settings.explain import nested
+
+
+def default_config_yaml(train: Sequence[str] = (), root: type[Config] = Config) -> str:
+    """A commented config.yaml with every key and its default; ``train`` fills ``data.train``."""
+    needed = "learn.starts" if issubclass(root, LearningConfig) else "data.train"
+    lines = [
+        "# eIP configuration. Paths are relative to this file; units are eV, Å, fs, K.",
+        f"# What is shown is the default and may be left out; {needed} alone is needed.",
+        "",
+        *_section_yaml(root, "", {"data.train": list(train)} if train else {}),
+    ]
+    return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
+
+
+def _section_yaml(
+    section: type[BaseModel], indent: str, given: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    for key, field in section.model_fields.items():
+        inner = nested(section, key)
+        if inner is not None:
+            yield ""
+            yield from _comment(inner.__doc__ or "", indent)
+            yield f"{indent}{key}:"
+            yield from _section_yaml(inner, indent + "  ", given, f"{prefix}{key}.")
+            continue
+        yield from _comment(field.description or "", indent)
+        default = (field.examples or [None])[0] if field.is_required() else field.default
+        value = given.get(prefix + key, default)
+        yield f"{indent}{key}: {_scalar(value)}".rstrip()
+
+
+def _comment(text: str, indent: str) -> list[str]:
+    prefix = f"{indent}# "
+    return textwrap.wrap(text, 100, initial_indent=prefix, subsequent_indent=prefix)
+
+
+def _scalar(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Path):
+        value = str(value)
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def config_yaml(config: Config, run_dir: Path) -> str:
+    """A configuration as YAML, to be kept in its run folder: its paths are relative to that."""
+
+    def relative(paths: list[Path]) -> list[str]:
+        return [os.path.relpath(path, run_dir) for path in paths]
+
+    values = config.to_dict()
+    values["run_dir"] = "."
+    for key in ("train", "validation", "test", "ood"):
+        paths = getattr(config.data, key)
+        if isinstance(paths, list):
+            values["data"][key] = relative(paths)
+    if isinstance(config, LearningConfig):
+        values["learn"]["starts"] = relative(config.learn.starts)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
