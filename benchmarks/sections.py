@@ -60,6 +60,9 @@ class Platform:
     threads: int
 
 
+#: Ours: with σ, without, with the gradient of the bias, and the first in plain PyTorch.
+VARIANTS = ("tensor", "none", "udd", "reference")
+
 Result = dict[str, Any]
 Section = Callable[[Context, Platform], Result]
 
@@ -82,11 +85,14 @@ def md_step(context: Context, on: Platform) -> Result:
             graph = _graph(running["eip"], path)
             rates = [running["eip"].ask("rate", atoms=graph["atoms"])]
             jobs = []
-            for variant in ("tensor", "none", "udd", "reference"):
+            for variant in (*VARIANTS, *(f"ace_{variant}" for variant in VARIANTS)):
                 jobs.append(_step(f"eip {variant} model", running["eip"], path, variant, "model"))
-            jobs.append(
-                _step("eip tensor calculator", running["eip"], path, "tensor", "calculator")
-            )
+            for variant in ("tensor", "ace_tensor"):
+                jobs.append(
+                    _step(f"eip {variant} calculator", running["eip"], path, variant, "calculator")
+                )
+            if "mace" in running and per_side == 4:  # the larger box would want some 60 GB of it
+                jobs.append(_step("mace large model", running["mace"], path, "large", "model"))
             for name, worker in running.items():
                 if name != "eip":
                     for mode in ("model", "calculator"):
@@ -101,6 +107,12 @@ def md_step(context: Context, on: Platform) -> Result:
                 if name != "eip"
                 for mode in ("model", "calculator")
             }
+            if "mace" in running:
+                ratios |= {
+                    f"{name} over ace": ratio(results, name, "eip ace_tensor model")
+                    for name in ("mace model", "mace large model")
+                    if name in results
+                }
             ratios["reference path"] = ratio(results, "eip reference model", "eip tensor model")
             sizes[str(graph["atoms"])] = {
                 **graph,
@@ -129,13 +141,15 @@ def overhead(context: Context, on: Platform) -> Result:
         for per_side in (4, 8):
             jobs = [
                 _step(v, worker, context.water(per_side), v, "model")
-                for v in ("tensor", "none", "udd")
+                for v in ("tensor", "none", "udd", "ace_tensor", "ace_none", "ace_udd")
             ]
             results = compare(jobs, rounds=4 * context.rounds, seconds=context.seconds / 4)
             out[f"md_step {3 * per_side**3}"] = {
                 "results": results,
                 "sigma_overhead": _by_round(results, "tensor", "none") - 1,
                 "udd_over_md": _by_round(results, "udd", "tensor"),
+                "ace_sigma_overhead": _by_round(results, "ace_tensor", "ace_none") - 1,
+                "ace_udd_over_md": _by_round(results, "ace_udd", "ace_tensor"),
             }
         jobs = [_training(v, worker, context, v) for v in ("tensor", "none")]
         results = compare(jobs, rounds=context.rounds, seconds=context.seconds, least=1)
@@ -165,7 +179,8 @@ def _training(label: str, worker: WorkerProcess, context: Context, variant: str)
 def train_step(context: Context, on: Platform) -> Result:
     """One optimizer step on ten water boxes of 192 atoms."""
     with processes(["eip", *context.peers], on.threads, on.device, WATER) as (running, about):
-        jobs = [_training(f"eip {v}", running["eip"], context, v) for v in ("tensor", "none")]
+        ours = ("tensor", "none", "ace_tensor")
+        jobs = [_training(f"eip {v}", running["eip"], context, v) for v in ours]
         jobs += [
             _training(name, worker, context, "default")
             for name, worker in running.items()
@@ -174,6 +189,7 @@ def train_step(context: Context, on: Platform) -> Result:
         rounds = max(2, context.rounds // 2)
         results = compare(jobs, rounds=rounds, seconds=context.seconds, least=1)
     ratios = {name: ratio(results, name, "eip tensor") for name in context.peers}
+    ratios |= {f"{name} over ace": ratio(results, name, "eip ace_tensor") for name in context.peers}
     return {"about": about, "results": results, "ratios": ratios}
 
 

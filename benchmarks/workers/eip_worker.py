@@ -1,7 +1,8 @@
 """eIP, by its public interface.
 
-Variants: "tensor" (energy, forces, σ: what a user gets), "none" (without σ), "udd" (σ and the
-gradient of the bias), "reference" (as "tensor", in plain PyTorch).
+Variants, of PaiNN: "tensor" (energy, forces, σ: what a user gets), "none" (without σ), "udd" (σ
+and the gradient of the bias), "reference" (as "tensor", in plain PyTorch); of the other backbone, at
+the size that its accuracy is measured with, the same with "ace_" before.
 """
 
 from __future__ import annotations
@@ -40,16 +41,43 @@ from workers.serving import (
     serve,
 )
 
+#: Channels of cartesian_ace, as in experiments/accuracy.
+ACE_CHANNELS = 64
+#: Of an atom in liquid water within 5 Å.
+AVERAGE_NEIGHBORS = 52.0
+
 
 class EIP(Worker):
     def load(self, elements: list[int], channels: int = CHANNELS) -> dict[str, Any]:
-        settings = {
-            "channels": channels,
-            "interactions": LAYERS,
-            "radial_functions": RADIAL_FUNCTIONS,
-            "cutoff": CUTOFF,
+        networks: dict[str, dict[str, Any]] = {
+            "": {
+                "backbone": "painn",
+                "channels": channels,
+                "interactions": LAYERS,
+                "radial_functions": RADIAL_FUNCTIONS,
+                "cutoff": CUTOFF,
+            },
+            "ace_": {
+                "backbone": "cartesian_ace",
+                "channels": ACE_CHANNELS,
+                "interactions": LAYERS,
+                "cutoff": CUTOFF,
+                "mean_neighbors": AVERAGE_NEIGHBORS,
+                "feature_limit": 6.0,
+            },
         }
         self._potentials: dict[str, Potential] = {}
+        for prefix, network in networks.items():
+            self._make(prefix, elements, network)
+        return {
+            "implementation": "eIP",
+            "version": eip.__version__,
+            "settings": networks[""],
+            "ace_settings": networks["ace_"],
+        }
+
+    def _make(self, prefix: str, elements: list[int], network: dict[str, Any]) -> None:
+        known = self._potentials
         with tempfile.TemporaryDirectory() as folder:
             for head in ("tensor", "none"):
                 torch.manual_seed(0)
@@ -58,19 +86,18 @@ class EIP(Worker):
                     element_energies={z: 0.0 for z in elements},
                     force_scale=1.0,
                     head=head,
-                    **settings,
+                    **network,
                 )
                 path = Path(folder) / f"{head}.eip"
                 eip.save(potential, path)
-                self._potentials[head] = eip.load(path, device=self.device)
-        self._potentials["udd"] = eip.UDDPotential(
-            self._potentials["tensor"], A=1.0, B=1.0, C=1.0, D=1.0
+                known[prefix + head] = eip.load(path, device=self.device)
+        known[prefix + "udd"] = eip.UDDPotential(
+            known[prefix + "tensor"], A=1.0, B=1.0, C=1.0, D=1.0
         )
-        self._potentials["reference"] = self._potentials["tensor"]
-        return {"implementation": "eIP", "version": eip.__version__, "settings": settings}
+        known[prefix + "reference"] = known[prefix + "tensor"]
 
     def _path(self, variant: str) -> contextlib.AbstractContextManager[None]:
-        return reference_path() if variant == "reference" else contextlib.nullcontext()
+        return reference_path() if "reference" in variant else contextlib.nullcontext()
 
     def _graphs(self, atoms: Atoms) -> Iterator[eip.AtomGraph]:
         """One list, positions that move: endlessly."""
@@ -124,14 +151,7 @@ class EIP(Worker):
             tuple(f"frame {i}" for i in range(len(frames))),
         ).to(self.device)
         s = TrainingSettings()
-        loss = Loss(
-            s.energy_weight,
-            s.force_weight,
-            s.stress_weight,
-            s.quantile,
-            s.regularization,
-            s.energy_per_atom,
-        )
+        loss = Loss.of(s)
         optimizer = torch.optim.AdamW(
             potential.parameters(), lr=LEARNING_RATE, weight_decay=s.weight_decay
         )
