@@ -1,8 +1,8 @@
 """eIP, by its public interface.
 
 Variants, of PaiNN: "tensor" (energy, forces, σ: what a user gets), "none" (without σ), "udd" (σ
-and the gradient of the bias), "reference" (as "tensor", in plain PyTorch); of the other backbone, at
-the size that its accuracy is measured with, the same with "ace_" before.
+and the gradient of the bias), "reference" (as "tensor", in plain PyTorch); with "ace_" before, of
+the other backbone at the size that its accuracy is measured with.
 """
 
 from __future__ import annotations
