@@ -29,7 +29,6 @@ from ase.io import read
 from rich.console import Console
 from rich.progress import track
 
-from eip.active_learning.executors import Outcome, Pool
 from eip.active_learning.exploration import Walker, WalkerOutcome, explore, frames_of
 from eip.active_learning.labelers import Labeler, LabelFailure, LabelLimits, check_label
 from eip.active_learning.labelling import label_one, read_label, write_frames
@@ -43,6 +42,7 @@ from eip.active_learning.selection import (
 )
 from eip.active_learning.settings import LearningSettings
 from eip.errors import InputError
+from eip.executors import Outcome, Pool
 from eip.files import json_text, write_whole
 from eip.model_file import load_model, read_model_info
 from eip.simulation import DynamicsSettings
