@@ -470,7 +470,7 @@ def site(jobs: ModuleType, tmp_path: Path) -> Path:
                 provider = LocalProvider(
                     init_blocks=1,
                     max_blocks=1,
-                    worker_init="export OMP_NUM_THREADS=1 PYTHONPATH={modules}",
+                    worker_init="export OMP_NUM_THREADS=1 PYTHONPATH={modules}:$PYTHONPATH",
                 )
                 here = HighThroughputExecutor(
                     label="here",

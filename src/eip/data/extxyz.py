@@ -2,6 +2,11 @@
 
 A frame is what ASE takes it for, to the same bits, with what `xyz_comment` says of its comment
 line; only the columns that are asked for are converted.
+
+The C parser of libAtoms (extxyz 0.4.6) was tried in November 2026: about three times as fast, as
+strict about the atoms' columns, but of two energies it takes the last, of ``energy=T`` a truth, of
+``lattice=`` nothing; a file without a cell is periodic to it; it names neither file nor frame, and
+a column count of 999999999 ends the process. So this one is ours.
 """
 
 from __future__ import annotations
