@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ase import Atoms
@@ -91,3 +91,28 @@ def _energy_of_elements(atoms: Atoms, energies: Mapping[int, float] | None) -> f
         names = ", ".join(chemical_symbols[z] for z in sorted(missing))
         raise InputError(f"element_energies lack {names}")
     return float(sum(energies[z] for z in atoms.numbers.tolist()))
+
+
+def with_energy_window(limits: LabelLimits, known: Sequence[Atoms]) -> LabelLimits:
+    """The limits, with a window of energies about those of labelled structures.
+
+    Energies of elements are fitted to them; the window is wide, 20 spreads of what is left and
+    3 eV an atom at least: it is to catch another electronic state or a broken run, not strain.
+    """
+    elements = sorted({int(z) for atoms in known for z in atoms.numbers})
+    counts = np.array([[np.sum(a.numbers == z) for z in elements] for a in known], float)
+    energies = np.array([a.get_potential_energy() for a in known])
+    # Median and a few rounds, because wrong ones may be among those that set the scale.
+    inside = np.ones(len(known), dtype=bool)
+    for _ in range(4):
+        fitted = np.linalg.lstsq(counts[inside], energies[inside], rcond=None)[0]
+        rest = (energies - counts @ fitted) / counts.sum(axis=1)
+        middle = float(np.median(rest))
+        spread = 1.4826 * float(np.median(np.abs(rest - middle)))
+        width = max(3.0, 20.0 * spread)
+        inside = np.abs(rest - middle) <= width
+    return replace(
+        limits,
+        energy_per_atom_window=(middle - width, middle + width),
+        element_energies=dict(zip(elements, fitted.tolist(), strict=True)),
+    )
