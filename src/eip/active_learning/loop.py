@@ -548,11 +548,8 @@ class LearningRun:
         write_whole(self.folder / "time.json", json_text(self._seconds))
 
 
-# --- labels on disk ------------------------------------------------------------------------------
-
-
 def read_frames(path: Path) -> list[Atoms]:
-    """Frames of an extended XYZ file."""
+    """What `write_frames` wrote: nothing there is for a reader to judge."""
     return list(read(path, index=":", format="extxyz"))
 
 
