@@ -50,7 +50,7 @@ def open_frames(
     if not files:
         raise InputError("open_frames needs at least one file, got none")
     if len(files) == 1 and is_store(files[0]) and cache_dir is None:
-        store = _verified(files[0])
+        store = FrameStore(files[0]).verify_once()
     else:
         keep_alive = None
         if cache_dir is None:
@@ -59,7 +59,7 @@ def open_frames(
         cached = [Path(cache_dir) / name for name in cache_names(files, labels)]
         path = next(filter(is_store, cached), cached[0])
         if is_store(path):
-            store = _verified(path)
+            store = FrameStore(path).verify_once()
         elif len(files) == 1 and is_store(files[0]):
             store = _refer(path, files[0])
         else:
@@ -69,19 +69,13 @@ def open_frames(
     return store
 
 
-def _verified(path: Path) -> FrameStore:
-    store = FrameStore(path)
-    store.verify_once()
-    return store
-
-
 def _refer(path: Path, store: Path) -> FrameStore:
     """A store that is nothing but where another one is; what is there now is found again."""
     contents = {
         "format": "eip-frames",
         "version": VERSION,
         "store": str(store.resolve()),
-        "holds": _verified(store).checksums(),
+        "holds": FrameStore(store).verify_once().checksums(),
     }
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     temporary.mkdir(parents=True)
@@ -102,7 +96,11 @@ def _convert(files: list[Path], labels: Labels, require: tuple[str, ...]) -> Ite
     # a store from the cache is warned of too.
     tally = LabelTally(require)
     for file in files:
-        read = _verified(file).with_isolated() if is_store(file) else stream_frames(file, labels)
+        read = (
+            FrameStore(file).verify_once().with_isolated()
+            if is_store(file)
+            else stream_frames(file, labels)
+        )
         for frame in read:
             if not frame.isolated:
                 tally.add({label: frame.has(label) for label in LABELS}, frame.source)

@@ -103,8 +103,8 @@ class FrameStore:
         sizes = {name: (self._folder / f"{name}.npy").stat().st_size for name in there}
         return checksums(self._folder, sizes, None)
 
-    def verify_once(self) -> None:
-        """`verify`, unless the same files were found whole before.
+    def verify_once(self) -> FrameStore:
+        """`verify`, unless the same files were found whole before; gives the store itself.
 
         Raises:
             InputError: if a column is not what was written.
@@ -115,7 +115,7 @@ class FrameStore:
         if not self._about or self._sum is None:
             warn_unchecked(self._folder)
             if not self._about:
-                return
+                return self
         state = {"contents": self._sum}
         for name in self._about:
             found = (self._folder / f"{name}.npy").stat()
@@ -123,10 +123,11 @@ class FrameStore:
         mark = self._folder / _MARK
         with suppress(OSError, ValueError):
             if json.loads(mark.read_text(encoding="utf-8")) == state:
-                return
+                return self
         self.verify()
         with suppress(OSError):  # a store of somebody else: it is read again next time
             write_whole(mark, json_text(state))
+        return self
 
     @classmethod
     def open(cls, path: str | Path) -> FrameStore:
