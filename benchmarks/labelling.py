@@ -16,10 +16,10 @@ from pathlib import Path
 import report
 from rich.console import Console
 
-from eip.active_learning.executors import Pool
 from eip.active_learning.labelers import make_labeler
 from eip.active_learning.labelling import label_one, read_label
 from eip.builders import lifepo4
+from eip.executors import Pool
 
 
 def seconds(workers: int, labels: int, folder: Path) -> float:

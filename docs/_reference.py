@@ -97,6 +97,7 @@ _MODULES = {
     "Read and keep frames": ["eip.data.readers", "eip.data.labels", "eip.data.store"],
     "Train and evaluate": [
         "eip.training.trainer",
+        "eip.training.module",
         "eip.training.settings",
         "eip.training.loss",
         "eip.evaluation.predictions",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,6 +56,41 @@ def shared_data() -> Path:
 def demo_data() -> Path:
     """The project's own labelled frames."""
     return ROOT / "examples" / "data"
+
+
+class StrangersPackage:
+    """A package beside eIP, as `pip install` would leave it, in processes that this starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._site = folder, folder / "site-packages"
+
+    def __call__(self, name: str, content: str, **entry_points: str) -> None:
+        """Installs a module, with entry points by group."""
+        about = self._site / f"{name}-1.0.dist-info"
+        about.mkdir(parents=True)
+        (self._site / f"{name}.py").write_text(content)
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        text = "".join(f"[{group}]\n{line}\n" for group, line in entry_points.items())
+        (about / "entry_points.txt").write_text(text)
+
+    def run(self, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Python code, with arguments, where the package is installed; its errors in one line."""
+        paths = [str(self._site), *filter(None, [os.environ.get("PYTHONPATH")])]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=self._folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        done.stderr = " ".join(done.stderr.split())
+        return done
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> StrangersPackage:
+    return StrangersPackage(tmp_path)
 
 
 @pytest.fixture

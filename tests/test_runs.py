@@ -377,7 +377,7 @@ def signals_at(where: str, number: int) -> Callable[[], None]:
 
 TERM, INT = int(signal.SIGTERM), int(signal.SIGINT)
 TRAIN = "train config.yaml --set run_dir=stopped"
-EPOCH = "eip.training.trainer:TrainingModule.validation_step"
+EPOCH = "eip.training.module:TrainingModule.validation_step"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from ase.data import chemical_symbols
 from rich.table import Table
 
 from eip import plots
-from eip.active_learning.executors import Pool
 from eip.active_learning.labelers import make_labeler
 from eip.active_learning.loop import LearningResult, LearningRun, TrainingTask
 from eip.config import (
@@ -25,6 +24,7 @@ from eip.data import FrameStore, open_frames, read_structures, split_indices
 from eip.data.kept import kept_frames
 from eip.data.store import write_store
 from eip.errors import InputError
+from eip.executors import Pool
 from eip.files import write_whole
 from eip.run_folder import RunFolder
 from eip.workflow import Say, nobody, plot_dynamics, run_of, train_model

@@ -189,7 +189,7 @@ def test_usual_frames_are_read_the_fast_way(
         images.append(atoms)
     ase.io.write(tmp_path / "a.xyz", images)
     monkeypatch.delattr(extxyz, "all_pairs")
-    monkeypatch.delattr(extxyz, "numbers_of")
+    monkeypatch.delattr("eip.data.xyz_columns.numbers_of")
     reader = ExtxyzReader(tmp_path / "a.xyz", Labels())
     kinds = []
     monkeypatch.setattr(

@@ -19,8 +19,9 @@ import pytest
 from typer.testing import CliRunner
 
 from eip.cli import app
-from eip.data import fetch as module
 from eip.data.fetch import DataSet, RemoteFile, catalog, fetch, find_data_set
+from eip.data.fetch.download import _PIECE
+from eip.data.fetch.files import _check
 from eip.errors import InputError
 from eip.locks import locked
 
@@ -130,7 +131,7 @@ def test_a_cut_connection_is_taken_up_where_it_broke(server: Server, tmp_path: P
     folder = bring(data_set, tmp_path, reporter=lambda name: lambda *at: seen.append(at))
     assert (folder / "a.bin").read_bytes() == CONTENT
     assert [wanted is None for _, wanted in server.asked] == [True, False, False]
-    assert server.sent <= len(CONTENT) + 2 * module._PIECE  # no more than a piece comes twice
+    assert server.sent <= len(CONTENT) + 2 * _PIECE  # no more than a piece comes twice
     there = [at for at, _ in seen]
     assert there == sorted(there) and seen[-1] == (len(CONTENT), len(CONTENT))
 
@@ -144,7 +145,7 @@ def test_the_next_call_goes_on(server: Server, tmp_path: Path) -> None:
     server.asked, server.sent = [], 0
     folder = bring(data_set, tmp_path)
     assert len(server.asked) == 1
-    assert len(CONTENT) - 1_200_000 <= server.sent <= len(CONTENT) - 1_200_000 + module._PIECE
+    assert len(CONTENT) - 1_200_000 <= server.sent <= len(CONTENT) - 1_200_000 + _PIECE
     assert (folder / "a.bin").read_bytes() == CONTENT
     assert left(tmp_path) == ["set/a.bin", "set/fetched.json"]
 
@@ -214,7 +215,7 @@ def test_no_checksum_is_said_and_the_one_found_is_kept(server: Server, tmp_path:
 def test_the_checksum_that_figshare_publishes(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FIGSHARE_API", server.url("/v2/articles/"))
+    monkeypatch.setattr("eip.data.fetch.files.FIGSHARE_API", server.url("/v2/articles/"))
 
     def publish(md5: str) -> None:
         files = [{"id": 6, "computed_md5": "0" * 32}, {"id": 7, "computed_md5": md5}]
@@ -279,7 +280,9 @@ def test_two_processes_at_once(server: Server, tmp_path: Path) -> None:
 def test_a_disk_that_is_too_small(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("U", (), {"free": 10}))
+    monkeypatch.setattr(
+        "eip.data.fetch.download.shutil.disk_usage", lambda _: type("U", (), {"free": 10})
+    )
     with pytest.raises(InputError, match=r"a\.bin needs 3 MB, .* has 10 B free"):
         bring(one(server), tmp_path)
 
@@ -371,7 +374,7 @@ def test_the_checksums_are_those_of_real_files(shared_data: Path, name: str, fol
     for file in find_data_set(name).files:
         path = shared_data / folder / file.name
         if path.exists():
-            module._check(path, file.checksum, "")
+            _check(path, file.checksum, "")
             assert file.size in (None, path.stat().st_size)
             checked += 1
     assert checked >= 2
@@ -383,7 +386,8 @@ def test_the_command(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert listed.exit_code == 0
     for word in ("iso17", "none is published", "CC0", "doi:10.1038/s42256-023-00716-3"):
         assert word in listed.output
-    monkeypatch.setattr(module, "catalog", lambda: {"set": one(server, checksum=SHA256)})
+    known = {"set": one(server, checksum=SHA256)}
+    monkeypatch.setattr("eip.data.fetch.data_sets.catalog", lambda: known)
     done = run(app, ["fetch", "set", "--to", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "set" / "a.bin").read_bytes() == CONTENT

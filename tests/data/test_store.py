@@ -206,7 +206,7 @@ def test_a_store_that_nobody_may_write_to_is_verified_all_the_same(
     def refuse(path: Path, content: str) -> None:
         raise PermissionError(path)
 
-    monkeypatch.setattr("eip.data.store.write_whole", refuse)
+    monkeypatch.setattr("eip.data.store.reader.write_whole", refuse)
     assert len(open_frames(path)) == 1
     assert not (path / ".verified").exists()
 

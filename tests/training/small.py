@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from eip.data import GraphDataset, fit_element_energies, force_rms
-from eip.training.trainer import TrainingModule, TrainingSettings, seeded, train
+from eip.training.module import TrainingModule
+from eip.training.settings import TrainingSettings
+from eip.training.trainer import seeded, train
 from eip.uncertainty.evidential import EvidentialPotential
 
 ROOT = Path(__file__).parents[2]

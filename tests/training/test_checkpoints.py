@@ -16,7 +16,7 @@ from eip.data import open_frames
 from eip.errors import InputError
 from eip.files import UncheckedFile, sealed, unsealed
 from eip.training.checkpoints import DamagedCheckpoint, Pace, newest_checkpoint, read_checkpoint
-from eip.training.trainer import TrainingModule
+from eip.training.module import TrainingModule
 
 from .small import ETHANOL, run, script_losses, weights
 

@@ -16,7 +16,9 @@ from eip.config import load_config
 from eip.data import GraphDataset, fit_element_energies, force_rms, open_frames
 from eip.data.store import write_store
 from eip.model_file import read_model_info
-from eip.training.trainer import NonFiniteLoss, TrainingSettings, seeded, train
+from eip.training.module import NonFiniteLoss
+from eip.training.settings import TrainingSettings
+from eip.training.trainer import seeded, train
 from eip.uncertainty.evidential import EvidentialPotential
 from eip.workflow import train_model
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import os
 import signal
 import subprocess
@@ -19,13 +18,8 @@ from eip.data import GraphDataset, open_frames
 from eip.errors import InputError
 from eip.training.checkpoints import read_checkpoint
 from eip.training.loss import Loss
-from eip.training.trainer import (
-    NonFiniteLoss,
-    TrainingModule,
-    decay_groups,
-    train,
-    warmup_cosine,
-)
+from eip.training.module import NonFiniteLoss, TrainingModule
+from eip.training.trainer import train
 from eip.uncertainty.evidential import HEADS
 
 from .small import ETHANOL, SETTINGS, WATER, make_potential, run, script_losses, sets, weights
@@ -220,14 +214,6 @@ def test_wrong_settings_are_refused(store, tmp_path: Path) -> None:
         run(store, tmp_path, SETTINGS.replace(ema_decay=1.5))
 
 
-def test_learning_rate_rises_then_falls() -> None:
-    factor = warmup_cosine(10, 100, 0.01)
-    rates = [factor(step) for step in range(101)]
-    assert rates[0] < 0.1 and max(rates) == factor(10) == 1.0
-    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
-    assert rates[-1] == pytest.approx(0.01)
-
-
 def test_the_best_epoch_may_be_that_of_the_forces(
     store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,18 +247,6 @@ def test_the_energy_may_count_more_in_the_last_fifth(store, tmp_path: Path, monk
     run(store, tmp_path, settings)
     # Three steps of training and one of validation an epoch.
     assert met == [0.01] * 16 + [2.0] * 3 + [0.01]
-
-
-def test_decay_may_leave_biases_and_embeddings_alone(store) -> None:
-    potential = make_potential(store)
-    names = {id(p): name for name, p in potential.named_parameters()}
-    (everything,) = decay_groups(potential, 0.1, matrices=False)
-    assert len(everything["params"]) == len(names) and everything["weight_decay"] == 0.1
-    decaying, others = decay_groups(potential, 0.1, matrices=True)
-    assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
-    left_alone = {names[id(p)] for p in others["params"]}
-    assert left_alone == {n for n in names.values() if n.endswith("bias") or "embedding" in n}
-    assert len(decaying["params"]) + len(left_alone) == len(names)
 
 
 def test_other_schedules_and_amsgrad_train(store, tmp_path: Path) -> None:

@@ -111,3 +111,9 @@ def fitting_multiplicity(atoms: Atoms, charge: int, multiplicity: int | None) ->
             f"multiplicity of {multiplicity} is impossible"
         )
     return multiplicity
+
+
+def check_multiplicity(multiplicity: int | None) -> None:
+    """Raises an InputError unless it is None or a whole number from 1 on."""
+    if multiplicity is not None and multiplicity < 1:
+        raise InputError(f"multiplicity must be 1 (a singlet) or more, got {multiplicity}")

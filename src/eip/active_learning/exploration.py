@@ -114,6 +114,7 @@ def frames_of(folder: Path) -> Iterator[tuple[Atoms, float]]:
         path = folder / name
         if not path.is_file() or path.stat().st_size == 0:
             continue
+        # By ASE, not through `read_structures`: what led to a collapse would be refused there.
         for atoms in iread(path, format="extxyz"):
             step = atoms.info.get("step")
             sigma = atoms.arrays.get("force_uncertainty")

@@ -18,7 +18,6 @@ from ase.io import write
 from rich.console import Console
 from rich.progress import track
 
-from eip.active_learning.executors import Pool
 from eip.active_learning.labelers import (
     Labeler,
     LabelFailure,
@@ -30,6 +29,7 @@ from eip.active_learning.labelers import (
 from eip.active_learning.ledger import content_key
 from eip.data.structures import keep_beside
 from eip.errors import InputError, full_disk
+from eip.executors import Pool
 from eip.files import load_arrays, replacing, save_arrays, warn_unchecked, write_whole
 from eip.locks import existing
 from eip.run_folder import RECORD, with_files, working_in

@@ -19,7 +19,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,9 @@ from ase.io import read
 from rich.console import Console
 from rich.progress import track
 
-from eip.active_learning.executors import Outcome, Pool
 from eip.active_learning.exploration import Walker, WalkerOutcome, explore, frames_of
 from eip.active_learning.labelers import Labeler, LabelFailure, LabelLimits, check_label
+from eip.active_learning.labelers.limits import with_energy_window
 from eip.active_learning.labelling import label_one, read_label, write_frames
 from eip.active_learning.ledger import Ledger, summary_text
 from eip.active_learning.selection import (
@@ -43,6 +43,7 @@ from eip.active_learning.selection import (
 )
 from eip.active_learning.settings import LearningSettings
 from eip.errors import InputError
+from eip.executors import Outcome, Pool
 from eip.files import json_text, write_whole
 from eip.model_file import load_model, read_model_info
 from eip.simulation import DynamicsSettings
@@ -497,26 +498,7 @@ class LearningRun:
         limits = LabelLimits(max_force=s.max_force, max_net_force=s.max_net_force)
         found = self.ledger.candidates("used", "labelled")
         known = [*self.base[0], *(c.atoms for c in found if c.generation < generation)]
-        if len(known) < 10:
-            return limits
-        elements = sorted({int(z) for atoms in known for z in atoms.numbers})
-        counts = np.array([[np.sum(a.numbers == z) for z in elements] for a in known], float)
-        energies = np.array([a.get_potential_energy() for a in known])
-        # Median and a few rounds, because wrong ones may be among those that set the scale.
-        inside = np.ones(len(known), dtype=bool)
-        for _ in range(4):
-            fitted = np.linalg.lstsq(counts[inside], energies[inside], rcond=None)[0]
-            rest = (energies - counts @ fitted) / counts.sum(axis=1)
-            middle = float(np.median(rest))
-            spread = 1.4826 * float(np.median(np.abs(rest - middle)))
-            # Wide: it is to catch another electronic state or a broken run, not strain.
-            width = max(3.0, 20.0 * spread)
-            inside = np.abs(rest - middle) <= width
-        return replace(
-            limits,
-            energy_per_atom_window=(middle - width, middle + width),
-            element_energies=dict(zip(elements, fitted.tolist(), strict=True)),
-        )
+        return limits if len(known) < 10 else with_energy_window(limits, known)
 
     def _labels(self) -> int:
         """Labels that were believed, in all generations."""
@@ -566,11 +548,8 @@ class LearningRun:
         write_whole(self.folder / "time.json", json_text(self._seconds))
 
 
-# --- labels on disk ------------------------------------------------------------------------------
-
-
 def read_frames(path: Path) -> list[Atoms]:
-    """Frames of an extended XYZ file."""
+    """What `write_frames` wrote: nothing there is for a reader to judge."""
     return list(read(path, index=":", format="extxyz"))
 
 

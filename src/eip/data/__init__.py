@@ -11,18 +11,18 @@ from eip._lazy import importer
 
 if TYPE_CHECKING:
     from eip.data.dataset import Batch as Batch
-    from eip.data.dataset import FrameBatchSampler as FrameBatchSampler
     from eip.data.dataset import GraphDataset as GraphDataset
-    from eip.data.dataset import LeakageWarning as LeakageWarning
     from eip.data.dataset import check_elements as check_elements
     from eip.data.dataset import collate as collate
     from eip.data.dataset import make_loader as make_loader
-    from eip.data.dataset import split_indices as split_indices
-    from eip.data.dataset import subset as subset
     from eip.data.frame import Frame as Frame
     from eip.data.frame import LabelWarning as LabelWarning
     from eip.data.labels import Labels as Labels
     from eip.data.readers import read_frames as read_frames
+    from eip.data.sampler import FrameBatchSampler as FrameBatchSampler
+    from eip.data.splits import LeakageWarning as LeakageWarning
+    from eip.data.splits import split_indices as split_indices
+    from eip.data.splits import subset as subset
     from eip.data.statistics import DataSummary as DataSummary
     from eip.data.statistics import energy_scale as energy_scale
     from eip.data.statistics import fit_element_energies as fit_element_energies
@@ -35,17 +35,9 @@ if TYPE_CHECKING:
     from eip.data.structures import read_structures as read_structures
 
 _MODULES = {
-    "dataset": (
-        "Batch",
-        "FrameBatchSampler",
-        "GraphDataset",
-        "LeakageWarning",
-        "check_elements",
-        "collate",
-        "make_loader",
-        "split_indices",
-        "subset",
-    ),
+    "dataset": ("Batch", "GraphDataset", "check_elements", "collate", "make_loader"),
+    "sampler": ("FrameBatchSampler",),
+    "splits": ("LeakageWarning", "split_indices", "subset"),
     "frame": (
         "Frame",
         "LabelWarning",

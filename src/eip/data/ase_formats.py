@@ -1,10 +1,11 @@
-"""ASE databases and whatever else ASE reads."""
+"""Formats that come as ASE's structures: databases, what else ASE reads, what packages add."""
 
 from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +16,72 @@ from ase.io.formats import filetype
 
 from eip.data import lammps
 from eip.data.convergence import unconverged_steps
+from eip.data.formats import Format
 from eip.data.frame import Frame, LabelWarning
 from eip.data.labels import Labels
 from eip.data.raw import make_frame
 from eip.data.scales import Scales, declared_units, scales
 from eip.errors import InputError
 
-
-def read_ase(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
-    selected, declared = ase_structures(path, labels, wanted)
-    failed = unconverged_steps(path, filetype(str(path)))
-    if failed:
-        selected = _converged(selected, path, failed, labels.skip_unconverged)
-    return frames_from_ase(path, labels, selected, declared)
+#: Structures with their numbers in the file, and the units that it declares as a whole; None: by
+#: each structure's own entries.
+Found = tuple[Iterator[tuple[int, Atoms]], Mapping[str, str] | None]
 
 
-def ase_structures(
-    path: Path, labels: Labels, wanted: slice
-) -> tuple[Iterator[tuple[int, Atoms]], dict[str, str] | None]:
-    """Structures with their numbers in the file, and the units that it declares as a whole."""
+@dataclass(frozen=True)
+class AtomsReader:
+    """Reads frames of a format that comes as ASE's structures.
+
+    Attributes:
+        structures: see `Found`; the slice says which are wanted.
+        labelled: the same where labels are read.
+    """
+
+    structures: Callable[[Path, Labels, slice], Found]
+    labelled: Callable[[Path, Labels, slice], Found] | None = None
+
+    def __call__(self, path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
+        read = self.labelled or self.structures
+        return frames_from_ase(path, labels, *read(path, labels, wanted))
+
+
+def registered_format(made: Format) -> AtomsReader:
+    """The reader of another package's format."""
+
+    def stream(path: Path) -> Iterator[Atoms]:
+        for atoms in made.structures(path):
+            if not isinstance(atoms, Atoms):
+                raise InputError(f"{type(made).__name__} gave {atoms!r:.60}, no ase.Atoms")
+            yield atoms
+
+    def structures(path: Path, labels: Labels, wanted: slice) -> Found:
+        return _selected(path, lambda: stream(path), wanted), made.units or None
+
+    return AtomsReader(structures)
+
+
+def _selected(
+    path: Path, read: Callable[[], Iterator[Any]], wanted: slice
+) -> Iterator[tuple[int, Atoms]]:
+    """Those that are wanted of all that there are, by number."""
+
+    def guarded() -> Iterator[Atoms]:
+        return _guarded(read(), path, itertools.count())
+
+    if any(bound is not None and bound < 0 for bound in (wanted.start, wanted.stop)):
+        wanted = slice(*wanted.indices(sum(1 for _ in guarded())))
+    return itertools.islice(enumerate(guarded()), wanted.start, wanted.stop, wanted.step)
+
+
+def _with_ase(path: Path, labels: Labels, wanted: slice) -> Found:
     kind = filetype(str(path))
     options: dict[str, Any] = {}
     declared: dict[str, str] = {}
     if kind in (*lammps.DUMPS, lammps.DATA):
         options, declared = lammps.reading_options(path, kind, labels)
 
-    def atoms() -> Iterator[Atoms]:
-        stream = ase.io.iread(
+    def stream() -> Iterator[Any]:
+        return ase.io.iread(
             str(path),
             slice(None),
             format=kind,
@@ -49,16 +89,22 @@ def ase_structures(
             do_not_split_by_at_sign=True,
             **options,
         )
-        return _guarded(stream, path, itertools.count())
 
-    numbered = enumerate(atoms())
-    selected: Iterator[tuple[int, Atoms]]
-    if any(bound is not None and bound < 0 for bound in (wanted.start, wanted.stop)):
-        wanted = slice(*wanted.indices(sum(1 for _ in atoms())))
-    selected = itertools.islice(numbered, wanted.start, wanted.stop, wanted.step)
+    selected = _selected(path, stream, wanted)
     if kind in lammps.DUMPS:
         selected = ((number, _without_energy(image)) for number, image in selected)
     return selected, declared or None
+
+
+def _labelled_with_ase(path: Path, labels: Labels, wanted: slice) -> Found:
+    selected, declared = _with_ase(path, labels, wanted)
+    failed = unconverged_steps(path, filetype(str(path)))
+    if failed:
+        selected = _converged(selected, path, failed, labels.skip_unconverged)
+    return selected, declared
+
+
+read_ase = AtomsReader(_with_ase, _labelled_with_ase)
 
 
 def _converged(
@@ -113,14 +159,7 @@ def _guarded(stream: Iterator[Any], path: Path, numbers: Iterator[int] | range) 
         yield item
 
 
-def read_database(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
-    return frames_from_ase(path, labels, *database_structures(path, labels, wanted))
-
-
-def database_structures(
-    path: Path, labels: Labels, wanted: slice
-) -> tuple[Iterator[tuple[int, Atoms]], dict[str, str]]:
-    """Structures with their numbers from 0, and the units that the metadata declare."""
+def _of_database(path: Path, labels: Labels, wanted: slice) -> Found:
     try:
         database = connect(str(path))
         count, metadata = database.count(), dict(database.metadata)
@@ -147,6 +186,9 @@ def database_structures(
             yield number, atoms
 
     return with_labels(), declared
+
+
+read_database = AtomsReader(_of_database)
 
 
 def frames_from_ase(

@@ -1,20 +1,18 @@
-"""Splits, graphs and batches of stored frames."""
+"""Graphs and batches of stored frames."""
 
 from __future__ import annotations
 
-import heapq
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from eip.data.frame import LABELS
+from eip.data.sampler import FrameBatchSampler
 from eip.data.store import FrameStore
 from eip.errors import InputError, unknown_elements
 from eip.graph import AtomGraph, batch_graphs
@@ -164,145 +162,6 @@ def collate(batches: list[Batch]) -> Batch:
     )
 
 
-class FrameBatchSampler(Sampler[list[int]]):
-    """Which frames make a batch; a function of (seed, epoch) alone, and each frame comes once.
-
-    The sum of the sizes of a batch's frames is at most ``limit``, and a frame larger than that is a
-    batch of its own. With sizes of 1 a batch has ``limit`` frames; with numbers of atoms or of
-    edges, frames of all sizes fill a device alike. Every epoch has the same number of batches: the
-    schedule of the learning rate and the training loop count on it.
-
-    With several devices, each process draws the same batches and takes its part of them: with
-    ``split`` a share of each, so that a step sees the same frames whatever the number of devices;
-    without, every ``devices``-th, so that ``limit`` is what one device holds. A process that has
-    none in a step gets a stand-in, whose step `stands_in` tells: all must take the same number of
-    steps.
-
-    Args:
-        sizes: of each frame.
-        limit: largest sum of sizes in a batch.
-        devices: processes that share the batches.
-        split: see above.
-        shuffle: draws the batches anew in each epoch; else frames come as they are.
-
-    Raises:
-        InputError: if the limit is below 1.
-    """
-
-    def __init__(
-        self,
-        sizes: Int[np.ndarray, "frames"],
-        limit: int,
-        *,
-        devices: int = 1,
-        split: bool = True,
-        shuffle: bool = True,
-        seed: int = 0,
-        epoch: int = 0,
-    ) -> None:
-        if limit < 1:
-            raise InputError(f"the size of a batch must be at least 1, got {limit}")
-        self._sizes, self.limit = np.asarray(sizes), limit
-        self.devices, self.split = devices, split
-        self.shuffle, self.seed, self.epoch = shuffle, seed, epoch
-        self._drawn: tuple[int, list[list[list[int]]]] | None = None
-
-    def set_epoch(self, epoch: int) -> None:
-        """Frames are drawn anew for each epoch; call it before each."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[list[int]]:
-        stand_in = int(self._sizes.argmin())
-        rank = process_rank()
-        return (parts[rank] or [stand_in] for parts in self._steps())
-
-    def __len__(self) -> int:
-        """Batches of this epoch for each process."""
-        return len(self._steps())
-
-    def stands_in(self, step: int) -> bool:
-        """Whether this process has no frames of its own in a step, counted from 0."""
-        return not self._steps()[step][process_rank()]
-
-    def _steps(self) -> list[list[list[int]]]:
-        """For each step the frames of each process."""
-        if self._drawn is None or self._drawn[0] != self.epoch:
-            batches, n = self._draw(), self.devices
-            if self.split:
-                steps = [[batch[rank::n] for rank in range(n)] for batch in batches]
-            else:
-                batches += [[]] * (-len(batches) % n)
-                steps = [batches[i : i + n] for i in range(0, len(batches), n)]
-            self._drawn = (self.epoch, steps)
-        return self._drawn[1]
-
-    def _draw(self) -> list[list[int]]:
-        if not self.shuffle:
-            return self._as_they_come(np.arange(len(self._sizes)))
-        rng = np.random.default_rng([self.seed, self.epoch])
-        if not len(self._sizes) or self._sizes.min() == self._sizes.max():
-            order = np.arange(len(self._sizes))
-            rng.shuffle(order)
-            return self._as_they_come(order)
-        for spread in _SPREADS:
-            batches = self._balanced(self._count, spread, rng)
-            if batches is not None:
-                break
-        assert batches is not None  # the last spread is the one that the count was found with
-        return [batches[i] for i in rng.permutation(len(batches))]
-
-    def _as_they_come(self, order: Int[np.ndarray, "frames"]) -> list[list[int]]:
-        batches: list[list[int]] = []
-        filled = 0
-        for index, size in zip(order.tolist(), self._sizes[order].tolist(), strict=True):
-            if not batches or filled + size > self.limit:  # the first may have no edge
-                batches.append([])
-                filled = 0
-            batches[-1].append(index)
-            filled += size
-        return batches
-
-    @cached_property
-    def _count(self) -> int:
-        """Batches of an epoch: the fewest that can be drawn at random, and without chance too."""
-        n = min(len(self._sizes), -(-int(np.minimum(self._sizes, self.limit).sum()) // self.limit))
-        rng = np.random.default_rng(self.seed)
-        # As many batches as frames always fit.
-        while any(self._balanced(n, spread, rng) is None for spread in (_SPREADS[0], 0.0)):
-            n = min(len(self._sizes), n + 1 + n // 200)
-        return n
-
-    def _balanced(self, n: int, spread: float, rng: np.random.Generator) -> list[list[int]] | None:
-        """Largest first, each frame to the emptiest of n batches; None if one gets too full.
-
-        The order is by size times a random factor of up to exp(± spread).
-        """
-        sizes = np.maximum(self._sizes, 1)  # a batch with an atom and no edge is not an empty one
-        noise = rng.uniform(-spread, spread, len(sizes))
-        order = rng.permutation(len(sizes))  # equal sizes in random order
-        order = order[np.argsort(-np.log(sizes[order]) + noise, kind="stable")]
-        batches: list[list[int]] = [[] for _ in range(n)]
-        filled = [(0, i) for i in range(n)]
-        for index, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
-            load, i = filled[0]
-            if load and load + size > self.limit:
-                return None
-            batches[i].append(index)
-            heapq.heapreplace(filled, (load + size, i))
-        return batches
-
-
-#: How far from the order of sizes batches are drawn; nearer where that fails to fit.
-_SPREADS = (0.5, 0.5, 0.25, 0.1, 0.0)
-
-
-def process_rank() -> int:
-    """Of this process among those that train together; 0 if it is alone."""
-    distributed = torch.distributed
-    ready = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_rank() if ready else 0
-
-
 def make_loader(
     dataset: GraphDataset,
     *,
@@ -366,112 +225,3 @@ def check_elements(
         if len(bad):
             source = store.source(int(block[frame[bad[0]]]))
             raise unknown_elements([int(numbers[bad[0]])], elements, source)
-
-
-class LeakageWarning(UserWarning):
-    """Frames that are not independent lie on both sides of a split."""
-
-
-#: How validation frames can be drawn from the training frames.
-SPLIT_MODES: tuple[str, ...] = ("random", "last", "by_group")
-
-
-def split_indices(
-    n: int,
-    validation: float | int,
-    seed: int,
-    mode: str = "random",
-    groups: Int[np.ndarray, "frames"] | None = None,
-) -> tuple[Int64[np.ndarray, "train"], Int64[np.ndarray, "validation"]]:
-    """Splits frames 0 … n−1 into training and validation, both ascending.
-
-    Args:
-        validation: a fraction between 0 and 1 (at least one frame), or a number of frames.
-        mode: "random" (by ``seed`` alone), or "last", the end of the data: frames that follow each
-            other in a trajectory are near-duplicates, and a random split then tells too good a
-            story; or "by_group": groups are drawn by ``seed``, each with all of its frames, until
-            the number of frames is as near to the one asked for as whole groups allow.
-        groups: for "by_group" the group of each frame, as `FrameStore.groups`; −1: none.
-
-    Raises:
-        InputError: if no frame would be left to train on or to validate with; if a frame has no
-            group, or all have the same.
-
-    Warns:
-        LeakageWarning: if a random split cuts through a group.
-    """
-    if mode not in SPLIT_MODES:
-        raise InputError(f"mode must be one of {', '.join(SPLIT_MODES)}, got '{mode}'")
-    count = _count(n, validation, "validation")
-    if count >= n:
-        raise InputError(f"validation={validation} of {n} frames leaves none to train on")
-    if mode == "by_group":
-        return _split_groups(np.full(n, -1) if groups is None else groups, count, seed)
-    order = np.arange(n)
-    if mode == "random":
-        np.random.default_rng(seed).shuffle(order)
-    train, held = np.sort(order[: n - count]), np.sort(order[n - count :])
-    if mode == "random" and groups is not None:
-        shared = np.intersect1d(groups[train], groups[held])
-        if (shared >= 0).any():
-            warnings.warn(
-                f"{(shared >= 0).sum()} groups (materials) have frames both in training and in "
-                "validation, so the validation error flatters; data.split: by_group keeps them "
-                "apart",
-                LeakageWarning,
-                stacklevel=2,
-            )
-    return train, held
-
-
-def _split_groups(
-    groups: Int[np.ndarray, "frames"], count: int, seed: int
-) -> tuple[Int64[np.ndarray, "train"], Int64[np.ndarray, "validation"]]:
-    without = np.flatnonzero(np.asarray(groups) < 0)
-    if len(without):
-        raise InputError(
-            f"a split by_group needs the group of each frame, and {len(without)} of {len(groups)} "
-            f"have none (the first is frame {without[0]}); data.group_key names the key that holds "
-            "it, 'file' makes of each file a group"
-        )
-    names, frames = np.unique(groups, return_counts=True)
-    if len(names) < 2:
-        raise InputError("a split by_group needs two groups at least, and all frames are of one")
-    order = np.random.default_rng(seed).permutation(len(names))
-    # At least one group on either side.
-    sizes = np.cumsum(frames[order])[:-1]
-    held = names[order[: int(np.abs(sizes - count).argmin()) + 1]]
-    inside = np.isin(groups, held)
-    return np.flatnonzero(~inside), np.flatnonzero(inside)
-
-
-def subset(
-    indices: Int[np.ndarray, "frames"], size: float | int, seed: int
-) -> Int64[np.ndarray, "chosen"]:
-    """A random part of indices, ascending; of one seed, the smaller parts lie in the larger.
-
-    Args:
-        size: a fraction above 0 up to 1, or a number of frames.
-
-    Raises:
-        InputError: if more are asked for than there are.
-    """
-    count = (
-        len(indices)
-        if size == 1.0 and isinstance(size, float)
-        else _count(len(indices), size, "size")
-    )
-    if count > len(indices):
-        raise InputError(f"size={size} asks for more than the {len(indices)} frames there are")
-    order = np.random.default_rng(seed).permutation(len(indices))
-    return np.sort(np.asarray(indices, dtype=np.int64)[order[:count]])
-
-
-def _count(n: int, part: float | int, name: str) -> int:
-    if isinstance(part, int) and not isinstance(part, bool) and part >= 1:
-        return part
-    if isinstance(part, float) and 0 < part < 1:
-        return max(1, round(part * n))
-    raise InputError(
-        f"{name} must be a fraction between 0 and 1 or a number of frames, at least 1; got {part}"
-    )

@@ -59,7 +59,7 @@ def kept_frames(
             LabelWarning,
             stacklevel=2,
         )
-        return _verified(kept)
+        return FrameStore(kept).verify_once()
     before = contents["holds"] if "holds" in contents else _checksums(kept)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
         now = open_frames(files, labels, temporary, require)
@@ -81,13 +81,7 @@ def kept_frames(
             shutil.rmtree(kept)
         else:
             kept.rename(folder / names[0])
-    return _verified(folder / names[0])
-
-
-def _verified(path: Path) -> FrameStore:
-    store = FrameStore(path)
-    store.verify_once()
-    return store
+    return FrameStore(folder / names[0]).verify_once()
 
 
 def _checksums(kept: Path) -> dict[str, str] | None:

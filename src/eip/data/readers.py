@@ -2,7 +2,8 @@
 
 Read are extended xyz, ASE databases (SchNetPack's with them) and whatever else ASE reads, npz
 files of two styles (MD17: one molecule, ``z R E F`` or ``nuclear_charges coords energies forces``;
-periodic: ``symbols positions cells energies forces``), MPtrj's JSON, and DeePMD's npy directories.
+periodic: ``symbols positions cells energies forces``), MPtrj's JSON, DeePMD's npy directories, and
+what installed packages add (`eip.data.formats`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import numpy as np
 from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
 from ase.utils import string2index
 
-from eip.data.ase_formats import read_ase, read_database
+from eip.data.ase_formats import read_ase, read_database, registered_format
 from eip.data.bulk_checks import doubtful
 from eip.data.checks import check_frame, check_labels
 from eip.data.convergence import output_of_cp2k
 from eip.data.deepmd import read_deepmd
 from eip.data.extxyz import ExtxyzReader, Position, read_extxyz
+from eip.data.formats import format_of
 from eip.data.frame import LABELS, Frame
 from eip.data.labels import Labels as Labels
 from eip.data.npz import read_npz
@@ -163,6 +165,9 @@ def reader_of(path: Path) -> Callable[[Path, Labels, slice], Iterator[Frame]]:
         raise InputError(f"{path} is empty")
     if path.suffix == ".npz":
         return read_npz
+    registered = format_of(path)
+    if registered is not None:
+        return registered_format(registered)
     # By content: ASE's databases are .json too. ijson is read for such files alone.
     if path.suffixes[-1:] == [".json"] or path.suffixes[-2:] == [".json", ".gz"]:
         from eip.data.mptrj import is_mptrj, read_mptrj

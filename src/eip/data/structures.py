@@ -13,13 +13,7 @@ from pathlib import Path
 
 from ase import Atoms
 
-from eip.data.ase_formats import (
-    ase_structures,
-    database_structures,
-    frames_from_ase,
-    read_ase,
-    read_database,
-)
+from eip.data.ase_formats import AtomsReader, frames_from_ase
 from eip.data.extxyz import ExtxyzReader, read_extxyz
 from eip.data.frame import Frame
 from eip.data.labels import COMMON_NAMES, UNIT_NAMES, Labels
@@ -87,13 +81,9 @@ def _frames(path: Path, wanted: slice, labels: Labels, beside: deque[Atoms]) -> 
     read = reader_of(path)
     if read is read_extxyz:
         return _with_atoms(ExtxyzReader(path, labels, wanted).structures(), beside)
-    declared: dict[str, str] | None
-    if read is read_database:
-        found, declared = database_structures(path, labels, wanted)
-    elif read is read_ase:
-        found, declared = ase_structures(path, labels, wanted)
-    else:
+    if not isinstance(read, AtomsReader):
         return read(path, labels, wanted)
+    found, declared = read.structures(path, labels, wanted)
 
     def noted() -> Iterator[tuple[int, Atoms]]:
         for number, atoms in found:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -18,9 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from eip.errors import InputError
 from eip.files import replacing, sealed, unsealed, warn_unchecked
-
-if TYPE_CHECKING:
-    from eip.training.trainer import History
+from eip.training.history import History
 
 #: The newest first. Where an epoch takes less time than its checkpoint is worth, the best may be
 #: newer than the last.

@@ -27,7 +27,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import minimize
 from torch import Tensor
 
 from eip.errors import InputError
@@ -291,6 +290,8 @@ def fit_exponents(
         return float(nll.mean()), design.T @ slope / len(slope)
 
     count, elements = logarithms.shape[1], of_element.shape[1]
+    from scipy.optimize import minimize  # not with every model that is loaded
+
     size = 0.5 * np.log(squared_error.mean() / 3 + floor)
     start = np.concatenate([np.ones(count), np.full(elements, size)])
     bounds = [(0.0, 4.0)] * count + [(None, None)] * elements

@@ -10,8 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from eip.errors import InputError
@@ -169,7 +167,11 @@ def _some(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     return rows if len(rows) <= most else rows[rng.choice(len(rows), most, replace=False)]
 
 
-def _fit_one(atoms: Float[np.ndarray, "atoms directions"], seed: int) -> GaussianMixture:
+def _fit_one(atoms: Float[np.ndarray, "atoms directions"], seed: int) -> Any:
+    """scikit-learn's mixture, which is imported where one is fitted: it takes longer than torch."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     # One scale for all: the ridge is in its unit.
     ridge = 1e-4 * float(atoms.var(axis=0).mean()) + 1e-12
     found = []

@@ -1,4 +1,4 @@
-"""Labelers with the real tblite, with users' calculators, with a teacher; what is believed."""
+"""Labelers with the real tblite, with users' calculators, with a teacher."""
 
 from __future__ import annotations
 
@@ -20,17 +20,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from eip.active_learning.electrons import electrons_of
-from eip.active_learning.labelers import (
-    CalculatorLabeler,
-    Labeler,
-    LabelFailure,
-    LabelLimits,
-    PotentialLabeler,
-    XTBLabeler,
-    check_label,
-    labelled_copy,
-    make_labeler,
-)
+from eip.active_learning.labelers import Labeler, LabelFailure, labelled_copy
+from eip.active_learning.labelers.calculator import CalculatorLabeler
+from eip.active_learning.labelers.model import PotentialLabeler
+from eip.active_learning.labelers.xtb import XTBLabeler
 from eip.errors import InputError
 from eip.model_file import save_model
 from eip.testing.contract import ContractViolation
@@ -304,35 +297,6 @@ def test_a_missing_model_is_found_missing_at_once(tmp_path: Path):
         PotentialLabeler(tmp_path / "model.eip")
 
 
-# ---------------------------------------------------------------------------- by name
-
-
-def test_labelers_by_name(teacher: Path):
-    assert isinstance(make_labeler("xtb", method="GFN1-xTB"), XTBLabeler)
-    assert make_labeler("xtb").name == "GFN2-xTB"
-    assert make_labeler("cp2k").name == "CP2K"
-    assert isinstance(make_labeler("ase", calculator="ase.calculators.emt:EMT"), CalculatorLabeler)
-    assert isinstance(make_labeler("model", model=teacher), PotentialLabeler)
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "message"),
-    [
-        ("cpk2", {}, "unknown labeler 'cpk2': did you mean 'cp2k'"),
-        ("xtb", {"acuracy": 1.0}, "'xtb' has no option 'acuracy': did you mean 'accuracy'"),
-        ("xtb", {"method": "GFN2"}, "unknown method 'GFN2', did you mean 'GFN2-xTB'"),
-        ("xtb", {"accuracy": 0.0}, "accuracy must be > 0"),
-        ("xtb", {"multiplicity": 0}, "multiplicity must be 1"),
-        ("ase", {}, "'ase' needs the option 'calculator'"),
-        ("model", {}, "'model' needs the option 'model'"),
-        ("cp2k", {"cutof": 400}, "no option 'cutof': did you mean 'cutoff'"),
-    ],
-)
-def test_wrong_options_are_explained(kind: str, options: dict, message: str):
-    with pytest.raises(InputError, match=message):
-        make_labeler(kind, **options)
-
-
 def test_a_failure_survives_pickling():
     for failure in (LabelFailure("broke"), LabelFailure("broke", Path("somewhere"))):
         copy = pickle.loads(pickle.dumps(failure))
@@ -342,63 +306,6 @@ def test_a_failure_survives_pickling():
             str(failure),
         )
     assert "somewhere" in str(LabelFailure("broke", Path("somewhere")))
-
-
-# ---------------------------------------------------------------------------- what is believed
-
-
-def labelled(energy: float, forces: np.ndarray) -> Atoms:
-    atoms = molecule("H2O")
-    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
-    return atoms
-
-
-BALANCED = np.array([[0, 0, 2.0], [0, 1.0, -1.0], [0, -1.0, -1.0]])
-SCALE = LabelLimits(
-    energy_per_atom_window=(-6.0, -1.0), element_energies={1: -13.0, 8: -430.0}
-)  # fmt: skip
-
-
-def test_a_good_label_is_believed():
-    assert check_label(labelled(-466.0, BALANCED), LabelLimits()) is None
-    assert check_label(labelled(-466.0, BALANCED), SCALE) is None
-
-
-@pytest.mark.parametrize(
-    ("energy", "forces", "limits", "reason"),
-    [
-        (np.nan, BALANCED, LabelLimits(), "energy not finite"),
-        (1.0, BALANCED * np.nan, LabelLimits(), "forces not finite"),
-        (1.0, BALANCED * 30, LabelLimits(), r"force of 60.0 eV/Å on atom 0 \(O\), more than 50"),
-        (1.0, BALANCED + [0.2, 0, 0], LabelLimits(), "net force of 0.60 eV/Å, more than 0.5"),
-        (-456.0 - 30.0, BALANCED, SCALE, "energy of -10.000 eV per atom off the scale"),
-        (-456.0 + 3.0, BALANCED, SCALE, "energy of 1.000 eV per atom off the scale"),
-        (1.0, BALANCED[:2], LabelLimits(), "forces of shape"),
-    ],
-)
-def test_a_bad_label_is_not_believed(energy, forces, limits, reason):
-    import re
-
-    found = check_label(labelled(energy, np.asarray(forces)), limits)
-    assert found is not None and re.search(reason, found), found
-
-
-def test_limits_can_be_left_out():
-    pushed = labelled(1.0, BALANCED + [9.0, 0, 0])
-    assert check_label(pushed, LabelLimits(max_net_force=None)) is None
-    assert check_label(molecule("H2O"), LabelLimits()) == "it has no energy or no forces"
-    with pytest.raises(InputError, match="element_energies lack O"):
-        check_label(
-            labelled(-4.0, BALANCED),
-            LabelLimits(energy_per_atom_window=(-6.0, -1.0), element_energies={1: -13.0}),
-        )
-    for wrong in (
-        {"max_force": 0.0},
-        {"max_net_force": -1.0},
-        {"energy_per_atom_window": (1.0, 0.0)},
-    ):
-        with pytest.raises(InputError):
-            LabelLimits(**wrong)
 
 
 # ---------------------------------------------------------------------------- the contract bites

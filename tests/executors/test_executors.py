@@ -17,8 +17,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from eip.active_learning.executors import Outcome, Pool, WorkerFailure, _Outgoing
 from eip.errors import InputError
+from eip.executors import Outcome, Pool, WorkerFailure
+from eip.executors.parsl import _Outgoing
 
 JOBS = '''
 """What the tests let workers do: they import this by its name."""
@@ -326,7 +327,7 @@ def test_leaving_the_block_ends_a_run_that_is_still_open(jobs: ModuleType, tmp_p
 
 PARENT = """
 import sys
-from eip.active_learning.executors import Pool
+from eip.executors import Pool
 
 sys.path[:0] = [sys.argv[2]]
 import executor_jobs
@@ -361,6 +362,63 @@ def test_workers_die_with_a_parent_that_is_killed(jobs: ModuleType, tmp_path: Pa
     parent.kill()
     parent.wait()
     assert wait_for(lambda: not any(is_running(pid) for pid in pids), 100.0)
+
+
+UNGUARDED = """
+from executor_jobs import double
+from eip.executors import Pool
+print("begun")
+with Pool("processes", 2) as pool:
+    print(sorted(outcome.value for outcome in pool.run(double, {"a": (1,), "b": (2,)})))
+"""
+OWN_FUNCTION = """
+from eip.executors import Pool
+print("begun" if __name__ == "__main__" else "imported")
+def triple(number):
+    return 3 * number
+{guard}
+    with Pool("processes", 1) as pool:
+        (outcome,) = pool.run(triple, {{"a": (2,)}})
+    print(outcome.value, type(outcome.error).__name__, outcome.error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (UNGUARDED, ["begun", "[2, 4]"]),
+        (
+            OWN_FUNCTION.format(guard='if __name__ == "__main__":'),
+            ["begun", "imported", "6 NoneType None"],
+        ),
+        (
+            OWN_FUNCTION.format(guard="if True:"),
+            [
+                "begun",
+                "imported",
+                "None InputError a task needs something that is defined in your script, so that "
+                'each worker imports it: put what it is to do under if __name__ == "__main__"',
+            ],
+        ),
+    ],
+    ids=["not imported", "its function", "its function, unguarded"],
+)
+def test_a_users_script_is_imported_only_where_a_task_needs_it(
+    script: str, said: list[str], jobs: ModuleType, tmp_path: Path
+) -> None:
+    file = tmp_path / "script.py"
+    file.write_text(script)
+    paths = [str(Path(str(jobs.__file__)).parent), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-u", str(file)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.stdout.splitlines() == said, done.stderr
+    assert done.returncode == 0
 
 
 @linux
@@ -412,7 +470,7 @@ def site(jobs: ModuleType, tmp_path: Path) -> Path:
                 provider = LocalProvider(
                     init_blocks=1,
                     max_blocks=1,
-                    worker_init="export OMP_NUM_THREADS=1 PYTHONPATH={modules}",
+                    worker_init="export OMP_NUM_THREADS=1 PYTHONPATH={modules}:$PYTHONPATH",
                 )
                 here = HighThroughputExecutor(
                     label="here",
@@ -468,14 +526,15 @@ SENT_TO_NOBODY = """
 import os, pickle, signal, sys
 sys.path.insert(0, sys.argv[1])
 import executor_jobs
-from eip.active_learning.executors import Pool, _answer
+from eip.executors import Pool
+from eip.executors.tasks import answer
 
 if __name__ == "__main__":
     with Pool(f"parsl:{sys.argv[2]}") as pool:
         (before,) = pool.run(executor_jobs.pid, {"a": ()})
         workers = pool._workers()
         os.kill(workers._interchanges()[0].pid, signal.SIGKILL)
-        workers.submit(_answer, pickle.dumps((executor_jobs.pid, ())), None)
+        workers.submit(answer, pickle.dumps((executor_jobs.pid, ())), None)
         (after,) = pool.run(executor_jobs.pid, {"a": ()})
         assert after.error is None and after.value != before.value
     print("done")

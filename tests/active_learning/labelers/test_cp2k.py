@@ -13,8 +13,10 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 
-from eip.active_learning.cp2k import SCF_LADDER, CP2KLabeler, read_output
 from eip.active_learning.labelers import LabelFailure, make_labeler
+from eip.active_learning.labelers.cp2k.input import SCF_LADDER
+from eip.active_learning.labelers.cp2k.labeler import CP2KLabeler
+from eip.active_learning.labelers.cp2k.output import read_output
 from eip.errors import InputError
 from eip.testing.labeler import check_labeler
 from eip.units import ENERGY_IN_EV, LENGTH_IN_ANGSTROM
@@ -336,7 +338,7 @@ def test_a_killed_worker_takes_its_calculation_along(tmp_path: Path):
             sys.executable,
             "-c",
             "from pathlib import Path; from ase.build import molecule\n"
-            "from eip.active_learning.cp2k import CP2KLabeler\n"
+            "from eip.active_learning.labelers.cp2k.labeler import CP2KLabeler\n"
             f"CP2KLabeler(command={command!r}).label(molecule('H2O'), Path({str(tmp_path)!r}))",
         ]
     )

@@ -1,0 +1,1 @@
+"""CP2K: one input file, one process, one output that is believed only if it is whole."""
