@@ -39,23 +39,20 @@ def _command_line() -> str:
 
 
 def _configuration() -> str:
-    from eip.config import LearningConfig, default_config_yaml
+    from eip.config import ROOTS, default_config_yaml
 
-    return (
-        "\n\n".join(
-            [
-                "# Configuration",
-                "Every key with its meaning and its default. A key on the command line: "
-                "`--set training.epochs=50`. A path is relative to the file that names it.",
-                "## eip train, eip compare",
-                f"What `eip init config.yaml` writes.\n\n```yaml\n{default_config_yaml()}```",
-                "## eip learn",
-                "What `eip init learn.yaml --learn` writes.\n\n"
-                f"```yaml\n{default_config_yaml(root=LearningConfig)}```",
-            ]
-        )
-        + "\n"
-    )
+    pages = [
+        "# Configuration",
+        "Every key with its meaning and its default. `--set training.epochs=50` is a key on the "
+        "command line of `eip train`, `compare` and `learn`; `eip md`, `label` and `analyze` take a "
+        "file by `--config`, and options on top. A path is relative to the file that names it. "
+        "`eip schema VERB` prints the JSON schema.",
+    ]
+    for verb, root in ROOTS.items():
+        title = "eip train, eip compare" if verb == "train" else f"eip {verb}"
+        written = f"What `eip init {verb}.yaml --for {verb}` writes."
+        pages += [f"## {title}", f"{written}\n\n```yaml\n{default_config_yaml(root=root)}```"]
+    return "\n\n".join(pages) + "\n"
 
 
 def predicted() -> str:
@@ -87,6 +84,23 @@ A potential of yours can say more: see `eip.prediction`. What it adds is in all 
 
 #: Modules whose public names are the library's interface, by what one does with them.
 _MODULES = {
+    "Verbs": [
+        f"eip.verbs.{verb}"
+        for verb in (
+            "init",
+            "fetch",
+            "convert",
+            "info",
+            "train",
+            "evaluate",
+            "calibrate",
+            "compare",
+            "md",
+            "analyze",
+            "label",
+            "learn",
+        )
+    ],
     "Predict": ["eip.potential", "eip.prediction", "eip.graph", "eip.neighbors", "eip.model_file"],
     "Simulate": [
         "eip.simulation.calculator",

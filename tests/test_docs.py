@@ -12,7 +12,6 @@ import pytest
 
 from eip.active_learning.exploration import WalkerOutcome
 from eip.active_learning.loop import Generation
-from eip.comparison import COST_KEYS
 from eip.config import ModelConfig
 from eip.evaluation import METRIC_KEYS
 from eip.evaluation.report import PREDICTION_KEYS
@@ -20,6 +19,7 @@ from eip.simulation import DynamicsSummary, UDDParameters
 from eip.simulation.records import LOG_COLUMNS
 from eip.uncertainty.calibration import Method as CalibrationMethod
 from eip.uncertainty.methods import METHODS
+from eip.verbs.costs import COST_KEYS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]

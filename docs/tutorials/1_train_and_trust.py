@@ -30,7 +30,7 @@ training: {{epochs: 12, device: cpu}}
 """
 )
 if not (run / "model.eip").exists():
-    eip.train(eip.load_config(config), progress=False, say=print)
+    eip.train(eip.load_config(config), progress=False, log=print)
 
 # %%
 # On frames of the same kind and on hot ones:

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eip.files import json_text, write_whole
-from eip.workflow import plot_dynamics
+from eip.verbs.run_logs import plot_dynamics
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parent / "data"
@@ -100,7 +100,7 @@ def eip(*arguments: object) -> None:
     console.print(f"\n[bold]$ eip {' '.join(shown)}[/]", highlight=False, soft_wrap=True)
     # Matrices this small only lose by threads, and lose much where the cores have other work.
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    done = subprocess.run([sys.executable, "-m", "eip.cli", *words], env=environment, check=False)
+    done = subprocess.run([sys.executable, "-m", "eip", *words], env=environment, check=False)
     if done.returncode:
         sys.exit(done.returncode)
 

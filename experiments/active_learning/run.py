@@ -26,9 +26,9 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from eip.active_learning.labelers import labelled_copy
 from eip.active_learning.ledger import Ledger
 from eip.analysis import torsion_entropy
-from eip.comparison import summary
 from eip.config import LearningConfig
-from eip.learning import learn
+from eip.verbs.comparison_tables import summary
+from eip.verbs.learn import learn
 
 HERE = Path(__file__).parent
 
@@ -133,7 +133,7 @@ def entropy(frames: list[Atoms], indices: list[int]) -> float:
 def measure(folder: Path, strategy: str, seed: int, test: Path, start: Path) -> dict[str, Any]:
     config = config_of(folder, strategy, seed, test, start)
     begun = (config.run_dir / "config.yaml").is_file()
-    result = learn(config, resume=begun, progress=False, say=lambda message: None)
+    result = learn(config, resume=begun, progress=False)
     ledger = Ledger(config.run_dir / "ledger.db")
     chosen = [c.atoms for c in ledger.candidates("used", "labelled") if c.generation >= 0]
     first, second = torsions(ether())

@@ -21,13 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from eip.comparison import compare_methods, markdown, summary
 from eip.config import Config, parse_config
 from eip.data import FrameStore, GraphDataset, make_loader, open_frames
 from eip.data.store import write_store
 from eip.evaluation import calibrate, compute_metrics, evaluate
 from eip.model_file import load_model
 from eip.uncertainty.calibration import CalibratedPotential
+from eip.verbs.compare import compare
+from eip.verbs.comparison_tables import markdown, summary
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "accuracy"))
@@ -183,7 +184,7 @@ def run(name: str, labels: list[str], seeds: list[int], fraction: float, argumen
         }
     )
     configs = {label: changed(config, METHODS[label]) for label in labels}
-    comparison = compare_methods(config, configs, seeds, progress=False, say=print)
+    comparison = compare(config, configs, seeds, progress=False, log=print)
     figures = comparison.figures
     unseen = unseen_frames(name, data, arguments.out / "frames")
     known = open_frames(stores["test"])

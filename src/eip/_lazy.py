@@ -8,8 +8,18 @@ from importlib import import_module
 from typing import Any
 
 
-def importer(package: str, homes: Mapping[str, tuple[str, str]]) -> Callable[[str], Any]:
-    """A package's ``__getattr__``; ``homes``: public name → its module, and its name there."""
+def importer(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], list[str]]:
+    """A package's ``__getattr__`` and ``__all__``.
+
+    Args:
+        modules: module → the names that are taken from it, by blanks; "name=other" where it is
+            called otherwise there.
+    """
+    homes: dict[str, tuple[str, str]] = {}
+    for module, names in modules.items():
+        for name in names.split():
+            public, _, own = name.partition("=")
+            homes[public] = (module, own or public)
 
     def get(name: str) -> Any:
         if name not in homes:
@@ -19,4 +29,4 @@ def importer(package: str, homes: Mapping[str, tuple[str, str]]) -> Callable[[st
         setattr(sys.modules[package], name, value)
         return value
 
-    return get
+    return get, sorted(homes)

@@ -12,7 +12,8 @@ from eip.data import FrameStore, Labels, LabelWarning, open_frames, read_frames,
 from eip.data.convert import Where, convert
 from eip.data.statistics import fit_element_energies
 from eip.errors import InputError
-from eip.workflow import _network, nobody, summarize_files
+from eip.verbs.info import summarize_files
+from eip.verbs.networks import fresh_network
 
 PROPERTIES = "Properties=species:S:1:pos:R:3"
 WATER = (
@@ -97,11 +98,11 @@ def test_training_takes_them(tmp_path: Path) -> None:
     data = {"train": [str(file)]}
     model = {"channels": 4, "interactions": 1}
     config = parse_config({"data": data, "model": model})
-    energies = _network(config, store, np.arange(2), nobody).energy_model.element_energies
+    energies = fresh_network(config, store, np.arange(2)).energy_model.element_energies
     by_element = {1: -13.5, 8: -76.0 + 2 * 13.5}
     assert {z: float(e) for z, e in dict(energies).items()} == pytest.approx(by_element, abs=1e-4)
     config = parse_config({"data": {**data, "element_energies": {"H": -14.0}}, "model": model})
-    energies = _network(config, store, np.arange(2), nobody).energy_model.element_energies
+    energies = fresh_network(config, store, np.arange(2)).energy_model.element_energies
     assert float(dict(energies)[1]) == pytest.approx(-14.0)  # what is given wins
 
 

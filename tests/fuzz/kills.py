@@ -34,17 +34,17 @@ from ase.io import write
 from safetensors import safe_open
 
 import eip.active_learning.exploration
-import eip.comparison
 import eip.data.convert
 import eip.data.fetch
-import eip.learning
+import eip.verbs.compare
+import eip.verbs.learn
+import eip.verbs.md
+import eip.verbs.train
 from eip.active_learning.labelling import label_frames
 from eip.active_learning.ledger import Ledger
-from eip.comparison import compare_methods
 from eip.config import LearningConfig, load_config
 from eip.data.fetch import DataSet, RemoteFile
 from eip.simulation import DynamicsSettings
-from eip.workflow import run_md, train_model
 
 NETWORK = "model: {channels: 8, interactions: 1, radial_functions: 6, cutoff: 3.0}\n"
 TRAIN = (
@@ -99,7 +99,7 @@ class Inputs:
         (self.folder / "train.yaml").write_text(TRAIN)
         (self.folder / "learn.yaml").write_text(LEARN.replace("CALC", str(self.folder / "calc.py")))
         config = load_config(self.folder / "train.yaml", [f"run_dir={self.folder / 'teacher'}"])
-        train_model(config, progress=False)
+        train(config, progress=False)
         self.model = self.folder / "teacher" / "model.eip"
         served = self.folder / "served"
         served.mkdir()
@@ -144,21 +144,21 @@ def _handler(folder: Path) -> type[http.server.BaseHTTPRequestHandler]:
 
 def train(inputs: Inputs, work: Path) -> None:
     config = load_config(inputs.folder / "train.yaml", [f"run_dir={work / 'run'}"])
-    train_model(config, resume=True, progress=False)
+    eip.verbs.train.train(config, resume=True, progress=False)
 
 
 def compare(inputs: Inputs, work: Path) -> None:
     more = [f"run_dir={work / 'run'}", "training.epochs=2"]
     config = load_config(inputs.folder / "train.yaml", more)
     # Times are no result, and are taken in processes of their own.
-    eip.comparison.costs_of = lambda models, config: {label: {} for label in models}
-    compare_methods(config, ["mve", "gmm"], progress=False)
+    eip.verbs.compare.costs_of = lambda models, config: {label: {} for label in models}
+    eip.verbs.compare.compare(config, ["mve", "gmm"], progress=False)
 
 
 def learn(inputs: Inputs, work: Path) -> None:
     more = [f"run_dir={work / 'run'}"]
     config = load_config(inputs.folder / "learn.yaml", more, root=LearningConfig)
-    eip.learning.learn(config, resume=True, progress=False)
+    eip.verbs.learn.learn(config, resume=True, progress=False)
 
 
 def md(inputs: Inputs, work: Path) -> None:
@@ -172,7 +172,7 @@ def md(inputs: Inputs, work: Path) -> None:
         min_distance=0.01,
         min_distance_ratio=0.01,
     )
-    run_md(
+    eip.verbs.md.md(
         inputs.model, inputs.folder / "start.xyz", settings, work / "run",
         resume=True, progress=False,
     )  # fmt: skip

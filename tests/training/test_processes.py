@@ -20,7 +20,7 @@ from eip.training.module import NonFiniteLoss
 from eip.training.settings import TrainingSettings
 from eip.training.trainer import seeded, train
 from eip.uncertainty.evidential import EvidentialPotential
-from eip.workflow import train_model
+from eip.verbs.train import train as train_verb
 
 DATA = Path(__file__).parents[2] / "examples/data"
 ETHANOL, WATER = DATA / "ethanol_300K.xyz", DATA / "water_300K.xyz"
@@ -108,7 +108,7 @@ def test_processes_of_a_launcher(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report.html") == 1
-    train_model(load_config(tmp_path / "alone.yaml"), progress=False)
+    train_verb(load_config(tmp_path / "alone.yaml"), progress=False)
     one, other = (
         read_model_info(tmp_path / name / "model.eip")["info"]["metrics"]
         for name in ("together", "alone")

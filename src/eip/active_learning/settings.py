@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,25 @@ from eip.settings.values import Count, Seed, Temperatures
 Selection = Literal["uncertainty", "random"]
 
 
-class LearningSettings(Settings):
+class ReferenceSettings(Settings):
+    """Who labels, which labels are believed, and where the work runs."""
+
+    labeler: Literal["xtb", "cp2k", "ase", "model"] = Field(
+        "xtb", description="reference method: xtb (GFN2-xTB), cp2k, ase (any calculator), model"
+    )
+    labeler_options: dict[str, Any] = Field(
+        {}, description="of the labeler, as {method: GFN1-xTB} or {calculator: 'calc.py:make'}"
+    )
+    max_force: float = Field(50.0, gt=0, description="eV/Å, of a label believed")
+    max_net_force: float = Field(0.5, gt=0, description="eV/Å, of the sum of a label's forces")
+    executor: str = Field(
+        "processes", description="processes, serial or parsl:site.py (Slurm, PBS, Kubernetes)"
+    )
+    workers: int = Field(1, ge=1, le=1024, description="processes that explore and label")
+    retries: Count = Field(2, ge=0, description="of a task whose worker was lost")
+
+
+class LearningSettings(ReferenceSettings):
     """How to explore, select, label and stop."""
 
     generations: Count = Field(6, ge=1, description="at most")
@@ -60,13 +78,6 @@ class LearningSettings(Settings):
         le=1,
         description="converged when all MD is stable and no larger share of UDD's frames uncertain",
     )
-    max_force: float = Field(50.0, gt=0, description="eV/Å, of a label believed")
-    max_net_force: float = Field(0.5, gt=0, description="eV/Å, of the sum of a label's forces")
-    executor: str = Field(
-        "processes", description="processes, serial or parsl:site.py (Slurm, PBS, Kubernetes)"
-    )
-    workers: int = Field(1, ge=1, le=1024, description="processes that explore and label")
-    retries: Count = Field(2, ge=0, description="of a task whose worker was lost")
     seed: Seed = Field(0, description="of all that is drawn")
 
     @model_validator(mode="after")

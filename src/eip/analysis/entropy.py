@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from eip.analysis.settings import BINS
 from eip.errors import InputError
 
-#: Cells along each order parameter, the paper's.
-BINS = 40
 #: Cells of a turn, of 10° each.
 TORSION_BINS = 36
 

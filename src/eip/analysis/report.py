@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from eip import plots
-from eip.analysis.entropy import BINS
 from eip.analysis.kinds import Measure
+from eip.analysis.settings import BINS
 from eip.analysis.trajectories import (
     Sampling,
     Trajectory,

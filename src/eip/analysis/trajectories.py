@@ -15,7 +15,6 @@ from jaxtyping import Float
 from eip.analysis.diffusion import Displacements
 from eip.analysis.distributions import PairDistribution
 from eip.analysis.entropy import (
-    BINS,
     TORSION_BINS,
     Ranges,
     coverage_growth,
@@ -25,6 +24,7 @@ from eip.analysis.entropy import (
 )
 from eip.analysis.kinds import Kind, Measure, kind_named, measure_of
 from eip.analysis.order_parameters import coordination_numbers, pairs_within, torsions
+from eip.analysis.settings import BINS
 from eip.data.labels import Labels
 from eip.data.store import is_store
 from eip.data.structures import read_structures

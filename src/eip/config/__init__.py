@@ -8,19 +8,28 @@ line and key.
 from eip.config.data import DataConfig
 from eip.config.learning import LearnConfig, LearningConfig
 from eip.config.model import ModelConfig
-from eip.config.reading import load_config, override, parse_config
+from eip.config.reading import load_config, override, parse_config, read_yaml
+from eip.config.runs import AnalyzeConfig, LabelConfig, MDConfig
+from eip.config.schema import ROOTS, root_of, schema
 from eip.config.training import Config
 from eip.config.writing import config_yaml, default_config_yaml
 
 __all__ = [
+    "ROOTS",
+    "AnalyzeConfig",
     "Config",
     "DataConfig",
+    "LabelConfig",
     "LearnConfig",
     "LearningConfig",
+    "MDConfig",
     "ModelConfig",
     "config_yaml",
     "default_config_yaml",
     "load_config",
     "override",
     "parse_config",
+    "read_yaml",
+    "root_of",
+    "schema",
 ]

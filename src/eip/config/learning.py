@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
 
 from pydantic import Field
 
@@ -14,23 +13,17 @@ from eip.settings import Settings
 from eip.settings.values import ConfigPath, Files
 
 
-class Reference(Settings):
-    """Where active learning starts, and who labels."""
+class Starts(Settings):
+    """Where active learning starts."""
 
     starts: Files = Field(
         description="structures that dynamics starts from; every frame of the files",
         examples=[["start.xyz"]],
         min_length=1,
     )
-    labeler: Literal["xtb", "cp2k", "ase", "model"] = Field(
-        "xtb", description="reference method: xtb (GFN2-xTB), cp2k, ase (any calculator), model"
-    )
-    labeler_options: dict[str, Any] = Field(
-        {}, description="of the labeler, as {method: GFN1-xTB} or {calculator: 'calc.py:make'}"
-    )
 
 
-class LearnConfig(LearningSettings, Reference):
+class LearnConfig(LearningSettings, Starts):
     """Active learning: explore, select, label, train again."""
 
 

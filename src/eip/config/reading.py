@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
 import yaml
@@ -39,6 +40,21 @@ def load_config(
         InputError: naming file, line and key of everything that is wrong, and the right key.
     """
     path = Path(path)
+    values, places = read_yaml(path, root)
+    for change in overrides:
+        changed = override(values, change)
+        # What stood there, and below it, is not what counts.
+        places = {key: at for key, at in places.items() if key[: len(changed)] != changed}
+        places[changed] = f"--set {change}" if len(change) <= 80 else f"--set {change[:79]}…"
+    return parse_config(values, base=path.parent, name=str(path), places=places, root=root)
+
+
+def read_yaml(path: Path, root: type[Settings]) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    """The values of a YAML file, unchecked, and where each key stands.
+
+    Raises:
+        InputError: if it is none, or a key is given twice.
+    """
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected a YAML file")
     if not path.is_file():
@@ -56,13 +72,7 @@ def load_config(
                 f"{path}, line {line}: '{'.'.join(key)}' is given twice, first in line {lines[key]}"
             )
         lines[key] = line
-    places = {key: f"{path}, line {line}" for key, line in lines.items()}
-    for change in overrides:
-        changed = override(values, change)
-        # What stood there, and below it, is not what counts.
-        places = {key: at for key, at in places.items() if key[: len(changed)] != changed}
-        places[changed] = f"--set {change}" if len(change) <= 80 else f"--set {change[:79]}…"
-    return _parse(values, path.parent, str(path), places, root)
+    return values, {key: f"{path}, line {line}" for key, line in lines.items()}
 
 
 #: A configuration is written by hand, or lists files; what is larger is another file by mistake.
@@ -130,13 +140,22 @@ def _unfolded(node: yaml.Node, known: dict[int, int]) -> int:
 
 @overload
 def parse_config(
-    values: Mapping[str, Any], *, base: str | Path = ".", name: str = "config"
+    values: Mapping[str, Any],
+    *,
+    base: str | Path = ".",
+    name: str = "config",
+    places: Mapping[KeyPath, str] = ...,
 ) -> Config: ...
 
 
 @overload
 def parse_config(
-    values: Mapping[str, Any], *, base: str | Path = ".", name: str = "config", root: type[C]
+    values: Mapping[str, Any],
+    *,
+    base: str | Path = ".",
+    name: str = "config",
+    places: Mapping[KeyPath, str] = ...,
+    root: type[C],
 ) -> C: ...
 
 
@@ -145,23 +164,20 @@ def parse_config(
     *,
     base: str | Path = ".",
     name: str = "config",
+    places: Mapping[KeyPath, str] = MappingProxyType({}),
     root: type[Any] = Config,
 ) -> Any:
-    """Checks settings that are a mapping already; ``name`` is for the errors.
+    """Checks settings that are a mapping already.
+
+    Args:
+        base: what paths are relative to.
+        name: of the whole, for errors.
+        places: where a key was given, for errors.
+        root: whose values they are.
 
     Raises:
         InputError: if anything is wrong.
     """
-    return _parse(values, Path(base), name, {}, root)
-
-
-def _parse(
-    values: Mapping[str, Any],
-    base: Path,
-    name: str,
-    places: Mapping[KeyPath, str],
-    root: type[C],
-) -> C:
     try:
         return root.model_validate(values, context={"base": base})
     except ValidationError as error:

@@ -13,15 +13,18 @@ from pydantic import BaseModel
 
 from eip.config.learning import LearningConfig
 from eip.config.training import Config
-from eip.settings.explain import nested
+from eip.settings import Settings
+from eip.settings.explain import needed_keys, nested
 
 
-def default_config_yaml(train: Sequence[str] = (), root: type[Config] = Config) -> str:
-    """A commented config.yaml with every key and its default; ``train`` fills ``data.train``."""
-    needed = "learn.starts" if issubclass(root, LearningConfig) else "data.train"
+def default_config_yaml(train: Sequence[str] = (), root: type[Settings] = Config) -> str:
+    """A commented YAML file with every key and its default; ``train`` fills ``data.train``."""
+    needed = needed_keys(root)
+    alone = "are" if len(needed) > 1 else "alone is"
     lines = [
         "# eIP configuration. Paths are relative to this file; units are eV, Å, fs, K.",
-        f"# What is shown is the default and may be left out; {needed} alone is needed.",
+        "# What is shown is the default and may be left out; "
+        f"{' and '.join(needed)} {alone} needed.",
         "",
         *_section_yaml(root, "", {"data.train": list(train)} if train else {}),
     ]
@@ -33,6 +36,13 @@ def _section_yaml(
 ) -> Iterator[str]:
     for key, field in section.model_fields.items():
         inner = nested(section, key)
+        if inner is not None and field.default is None:  # left out, as long as it is not wanted
+            yield ""
+            yield from _comment(field.description or "", indent)
+            yield f"{indent}{key}:"
+            for name, of in inner.model_fields.items():
+                yield f"{indent}#  {name}: {_scalar(of.default):8} # {of.description}"
+            continue
         if inner is not None:
             yield ""
             yield from _comment(inner.__doc__ or "", indent)

@@ -34,61 +34,21 @@ if TYPE_CHECKING:
     from eip.data.store import write_store as write_store
     from eip.data.structures import read_structures as read_structures
 
-_MODULES = {
-    "dataset": ("Batch", "GraphDataset", "check_elements", "collate", "make_loader"),
-    "sampler": ("FrameBatchSampler",),
-    "splits": ("LeakageWarning", "split_indices", "subset"),
-    "frame": (
-        "Frame",
-        "LabelWarning",
-    ),
-    "labels": ("Labels",),
-    "readers": ("read_frames",),
-    "statistics": (
-        "DataSummary",
-        "energy_scale",
-        "fit_element_energies",
-        "force_rms",
-        "force_scale",
-        "summarize",
-    ),
-    "store": (
-        "FrameStore",
-        "open_frames",
-        "write_store",
-    ),
-    "structures": ("read_structures",),
-}
-
-__all__ = [
-    "Batch",
-    "DataSummary",
-    "Frame",
-    "FrameBatchSampler",
-    "FrameStore",
-    "GraphDataset",
-    "LabelWarning",
-    "Labels",
-    "LeakageWarning",
-    "check_elements",
-    "collate",
-    "energy_scale",
-    "fit_element_energies",
-    "force_rms",
-    "force_scale",
-    "make_loader",
-    "open_frames",
-    "read_frames",
-    "read_structures",
-    "split_indices",
-    "subset",
-    "summarize",
-    "write_store",
-]
-
-__getattr__ = importer(
+__getattr__, __all__ = importer(
     __name__,
-    {name: (f"{__name__}.{module}", name) for module, names in _MODULES.items() for name in names},
+    {
+        "eip.data.dataset": "Batch GraphDataset check_elements collate make_loader",
+        "eip.data.frame": "Frame LabelWarning",
+        "eip.data.labels": "Labels",
+        "eip.data.readers": "read_frames",
+        "eip.data.sampler": "FrameBatchSampler",
+        "eip.data.splits": "LeakageWarning split_indices subset",
+        "eip.data.statistics": (
+            "DataSummary energy_scale fit_element_energies force_rms force_scale summarize"
+        ),
+        "eip.data.store": "FrameStore open_frames write_store",
+        "eip.data.structures": "read_structures",
+    },
 )
 
 

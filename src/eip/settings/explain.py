@@ -85,6 +85,17 @@ def _owner(path: KeyPath, root: type[BaseModel]) -> type[BaseModel]:
     return section
 
 
+def needed_keys(root: type[BaseModel], path: KeyPath = ()) -> list[str]:
+    """Those of `all_keys` that have a value and no default."""
+    found: list[str] = []
+    for key, field in root.model_fields.items():
+        if inner := nested(root, key):
+            found += needed_keys(inner, (*path, key)) if field.default is not None else []
+        elif field.is_required():
+            found.append(".".join((*path, key)))
+    return found
+
+
 def all_keys(section: type[BaseModel], path: KeyPath = ()) -> Iterator[str]:
     """Every key, with those of the sections that it is in: "training.epochs"."""
     for key in section.model_fields:

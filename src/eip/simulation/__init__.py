@@ -11,7 +11,6 @@ from eip._lazy import importer
 
 if TYPE_CHECKING:
     from eip.simulation.bias import LARGEST_OVER_D as LARGEST_OVER_D
-    from eip.simulation.bias import Limiter as Limiter
     from eip.simulation.bias import UDDParameters as UDDParameters
     from eip.simulation.bias import UDDPotential as UDDPotential
     from eip.simulation.bias import UDDProposal as UDDProposal
@@ -25,56 +24,18 @@ if TYPE_CHECKING:
     from eip.simulation.monitors import State as State
     from eip.simulation.settings import DynamicsSettings as DynamicsSettings
     from eip.simulation.settings import Ensemble as Ensemble
+    from eip.simulation.settings import Limiter as Limiter
+    from eip.simulation.settings import UDDSettings as UDDSettings
 
-_MODULES = {
-    "bias": (
-        "LARGEST_OVER_D",
-        "Limiter",
-        "UDDParameters",
-        "UDDPotential",
-        "UDDProposal",
-        "propose_udd",
-    ),
-    "calculator": (
-        "BiasedCalculator",
-        "Calculator",
-    ),
-    "dynamics": (
-        "DynamicsSummary",
-        "run_dynamics",
-    ),
-    "monitors": (
-        "Ending",
-        "Monitor",
-        "State",
-    ),
-    "settings": (
-        "DynamicsSettings",
-        "Ensemble",
-    ),
-}
-
-__all__ = [
-    "LARGEST_OVER_D",
-    "BiasedCalculator",
-    "Calculator",
-    "DynamicsSettings",
-    "DynamicsSummary",
-    "Ending",
-    "Ensemble",
-    "Limiter",
-    "Monitor",
-    "State",
-    "UDDParameters",
-    "UDDPotential",
-    "UDDProposal",
-    "propose_udd",
-    "run_dynamics",
-]
-
-__getattr__ = importer(
+__getattr__, __all__ = importer(
     __name__,
-    {name: (f"{__name__}.{module}", name) for module, names in _MODULES.items() for name in names},
+    {
+        "eip.simulation.bias": "LARGEST_OVER_D UDDParameters UDDPotential UDDProposal propose_udd",
+        "eip.simulation.calculator": "BiasedCalculator Calculator",
+        "eip.simulation.dynamics": "DynamicsSummary run_dynamics",
+        "eip.simulation.monitors": "Ending Monitor State",
+        "eip.simulation.settings": "DynamicsSettings Ensemble Limiter UDDSettings",
+    },
 )
 
 

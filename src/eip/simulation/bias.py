@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -27,13 +27,8 @@ from eip.graph import AtomGraph
 from eip.neighbors import build_graph
 from eip.potential import Differentiable, Potential, WrappedPotential
 from eip.prediction import Prediction
+from eip.simulation.settings import Limiter
 from eip.units import BOLTZMANN
-
-#: What the limiter measures. "global": one factor for a structure, from its largest ‖F_bias‖:
-#: direction, zero net force and zero torque are kept. "atom": each atom's own norm, net force then
-#: removed. "component": each Cartesian component, as the authors' code does; it breaks rotation
-#: and pushes the whole structure, and is here for comparison.
-Limiter = Literal["global", "atom", "component"]
 
 #: Largest limited force over D: e^{−½}/√(2π), reached at ‖F_bias‖ = C.
 LARGEST_OVER_D = math.exp(-0.5) / math.sqrt(2 * math.pi)

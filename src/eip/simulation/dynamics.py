@@ -158,7 +158,7 @@ def run_dynamics(
 
     paths = RunPaths(Path(run_dir))
     names = [path.name for path in paths.all()]
-    asked = {**asdict(settings), "udd": udd.as_dict() if udd else None}
+    asked = {**settings.model_dump(), "udd": udd.as_dict() if udd else None}
     with working_in(
         paths.folder,
         "md",
@@ -510,7 +510,7 @@ class _Run:
             approach=approach,
             trajectory=str(self.paths.trajectory),
             log=str(self.paths.log),
-            settings=asdict(self.settings),
+            settings=self.settings.model_dump(),
             udd=self.udd.as_dict() if self.udd else None,
         )
 

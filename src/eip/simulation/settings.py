@@ -1,114 +1,91 @@
-"""What a run of dynamics is told."""
+"""What a run of dynamics is told: plain values, free of torch and ASE."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
-from ase import Atoms
+from pydantic import Field, model_validator
 
-from eip.errors import InputError, did_you_mean
-from eip.simulation.monitors import (
-    BrokenBond,
-    ClosestApproach,
-    EnergyDrift,
-    Monitor,
-    NonFinite,
-    Temperature,
-    Uncertainty,
-)
+from eip.settings import Settings
+from eip.settings.values import Count, Seed
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from eip.simulation.monitors import Monitor
 
 #: "nvt-berendsen" is the paper's; "npt" is isotropic Martyna–Tobias–Klein, which samples the
 #: ensemble and needs no guess of the compressibility, as a Berendsen barostat does.
 Ensemble = Literal["langevin", "bussi", "nose-hoover", "nvt-berendsen", "nve", "npt"]
+#: What the limiter of the bias measures, see `eip.simulation.bias.limit_bias`. "global": one factor
+#: for a structure, from its largest ‖F_bias‖: direction, zero net force and zero torque are kept.
+#: "atom": each atom's own norm, net force then removed. "component": each Cartesian component, as
+#: the authors' code does; it breaks rotation and pushes the whole structure, and is here for
+#: comparison.
+Limiter = Literal["global", "atom", "component"]
 
-_POSITIVE = ("timestep_fs", "taut_fs", "taup_fs", "friction")
-_POSITIVE_IF_GIVEN = ("max_uncertainty", "max_temperature", "max_bond_stretch", "max_energy_drift")
-_AT_LEAST_ONE = ("log_interval", "trajectory_interval", "checkpoint_interval")
 
+class DynamicsSettings(Settings):
+    """A run of dynamics: how long, which ensemble, what is written, what ends it."""
 
-@dataclass(frozen=True)
-class DynamicsSettings:
-    """Settings of a run.
+    steps: Count = Field(20_000, ge=0, description="of the whole run, continuations included")
+    ensemble: Ensemble = Field(
+        "langevin", description="langevin, bussi, nose-hoover, nvt-berendsen, nve or npt"
+    )
+    temperature: float = Field(
+        300.0, ge=0, description="K, of the thermostat and of the Maxwell–Boltzmann start"
+    )
+    timestep_fs: float = Field(0.5, gt=0, description="fs")
+    taut_fs: float = Field(
+        100.0, gt=0, description="fs, time of the thermostat (all but langevin's)"
+    )
+    friction: float = Field(0.01, gt=0, description="1/fs, of langevin")
+    pressure: float = Field(0.0, description="eV/Å³, of npt; 1 bar is 6.24e-7")
+    taup_fs: float = Field(1000.0, gt=0, description="fs, time of the barostat, of npt")
+    seed: Seed = Field(0, description="of momenta and of the thermostat's noise")
+    keep_momenta: bool = Field(
+        False, description="start from the structure's momenta instead of drawing new ones"
+    )
+    log_interval: Count = Field(10, ge=1, description="steps between lines of the log")
+    trajectory_interval: Count = Field(
+        100, ge=1, description="steps between frames of the trajectory"
+    )
+    checkpoint_interval: Count = Field(1000, ge=1, description="steps between checkpoints")
+    approach_frames: Count = Field(
+        20, ge=0, description="last steps that are written when a run does not finish"
+    )
+    max_uncertainty: float | None = Field(
+        None, gt=0, description="eV/Å; stop where σ of the structure passes it; empty: never"
+    )
+    max_temperature: float | None = Field(
+        None, gt=0, description="K; stop above it; empty: ten times temperature, at least 3000"
+    )
+    min_distance: float = Field(0.5, ge=0, description="Å; stop where two atoms are closer")
+    min_distance_ratio: float = Field(
+        0.4, ge=0, description="stop where they are closer, in sums of their covalent radii"
+    )
+    max_bond_stretch: float | None = Field(
+        2.0,
+        gt=0,
+        description="stop where a covalent bond of the start is longer, in sums of covalent "
+        "radii; empty: bonds may break",
+    )
+    max_energy_drift: float | None = Field(
+        None, gt=0, description="eV/atom, of what nve conserves; stop above it; empty: never"
+    )
 
-    Attributes:
-        steps: length of the whole run, continuations included.
-        ensemble: see `Ensemble`.
-        temperature: K; of the thermostat and of the Maxwell–Boltzmann start.
-        timestep_fs: fs.
-        taut_fs: time of the thermostat, fs (Bussi, Nosé–Hoover, Berendsen, NPT).
-        friction: 1/fs (Langevin).
-        pressure: eV/Å³ (NPT); 1 bar is 6.24e-7.
-        taup_fs: time of the barostat, fs (NPT).
-        seed: of the start and of the thermostat's noise.
-        keep_momenta: start from the structure's momenta instead of drawing new ones.
-        log_interval, trajectory_interval, checkpoint_interval: steps between log lines, between
-            frames of the trajectory, and between checkpoints.
-        approach_frames: how many of the last steps are written when a run does not finish.
-        max_uncertainty: stops the run where σ of the structure passes it, eV/Å; None: never.
-        max_temperature: K; None: the larger of ten times ``temperature`` and 3000 K.
-        min_distance: no two atoms closer, Å.
-        min_distance_ratio: nor closer than this part of the sum of their covalent radii.
-        max_bond_stretch: no covalent bond of the start longer than this many times the sum of the
-            two covalent radii; None: bonds may break.
-        max_energy_drift: of what NVE conserves, eV/atom; None: not looked at.
-
-    Raises:
-        InputError: if a value makes no sense.
-    """
-
-    steps: int = 20_000
-    ensemble: str = "langevin"
-    temperature: float = 300.0
-    timestep_fs: float = 0.5
-    taut_fs: float = 100.0
-    friction: float = 0.01
-    pressure: float = 0.0
-    taup_fs: float = 1000.0
-    seed: int = 0
-    keep_momenta: bool = False
-    log_interval: int = 10
-    trajectory_interval: int = 100
-    checkpoint_interval: int = 1000
-    approach_frames: int = 20
-    max_uncertainty: float | None = None
-    max_temperature: float | None = None
-    min_distance: float = 0.5
-    min_distance_ratio: float = 0.4
-    max_bond_stretch: float | None = 2.0
-    max_energy_drift: float | None = None
-
-    def __post_init__(self) -> None:
-        ensembles = get_args(Ensemble)
-        if self.ensemble not in ensembles:
-            raise InputError(
-                f"unknown ensemble '{self.ensemble}': {did_you_mean(str(self.ensemble), ensembles)}"
-            )
-        for name in _POSITIVE:
-            self._demand(name, "> 0", lambda x: math.isfinite(x) and x > 0)
-        for name in _POSITIVE_IF_GIVEN:
-            self._demand(name, "> 0 or none", lambda x: x is None or x > 0)
-        for name in _AT_LEAST_ONE:
-            self._demand(name, "≥ 1", lambda x: x >= 1)
-        for name in ("steps", "approach_frames", "min_distance", "min_distance_ratio", "seed"):
-            self._demand(name, "≥ 0", lambda x: x >= 0)
-        self._demand("pressure", "finite", math.isfinite)
+    @model_validator(mode="after")
+    def _fits_the_ensemble(self) -> DynamicsSettings:
         if self.ensemble == "nve":
-            self._demand("temperature", "≥ 0", lambda x: math.isfinite(x) and x >= 0)
-        else:
-            self._demand("temperature", "> 0", lambda x: math.isfinite(x) and x > 0)
-            if self.max_energy_drift is not None:
-                raise InputError(
-                    f"max_energy_drift looks at what NVE conserves, but the ensemble is "
-                    f"'{self.ensemble}'"
-                )
-
-    def _demand(self, name: str, expected: str, holds: Callable[[Any], bool]) -> None:
-        value = getattr(self, name)
-        if not holds(value):
-            raise InputError(f"dynamics needs {name} {expected}, got {value}")
+            return self
+        if not self.temperature:
+            raise ValueError("dynamics needs temperature > 0, got 0 (but for ensemble nve)")
+        if self.max_energy_drift is not None:
+            raise ValueError(
+                f"max_energy_drift looks at what NVE conserves, but the ensemble is "
+                f"'{self.ensemble}'"
+            )
+        return self
 
     @property
     def temperature_bound(self) -> float:
@@ -119,6 +96,16 @@ class DynamicsSettings:
 
     def monitors(self, start: Atoms) -> list[Monitor]:
         """What watches a run that began at ``start``; the worst first."""
+        # Not at the top: the command line makes its options of what is here, without ASE.
+        from eip.simulation.monitors import (
+            BrokenBond,
+            ClosestApproach,
+            EnergyDrift,
+            NonFinite,
+            Temperature,
+            Uncertainty,
+        )
+
         monitors: list[Monitor] = [
             NonFinite(),
             ClosestApproach(self.min_distance, self.min_distance_ratio),
@@ -131,3 +118,24 @@ class DynamicsSettings:
         if self.max_uncertainty is not None:
             monitors.append(Uncertainty(self.max_uncertainty))
         return monitors
+
+
+class UDDSettings(Settings):
+    """The bias to where the potential is uncertain; what is empty is proposed from the model."""
+
+    A: float | None = Field(None, gt=0, description="eV, depth of the bias; empty: proposed")
+    B: float | None = Field(None, gt=0, description="eV/Å, its width; empty: proposed")
+    C: float | None = Field(
+        None, gt=0, description="eV/Å, bias force that the limiter lets through; empty: proposed"
+    )
+    D: float | None = Field(None, gt=0, description="eV/Å, height of the limiter; empty: proposed")
+    max_bias_force: float | None = Field(
+        None, gt=0, description="eV/Å, largest bias force, in place of D"
+    )
+    limiter: Limiter = Field("global", description="global, atom or component")
+
+    @model_validator(mode="after")
+    def _one_height(self) -> UDDSettings:
+        if self.D is not None and self.max_bias_force is not None:
+            raise ValueError("give either D or the largest bias force: one follows from the other")
+        return self

@@ -1,4 +1,4 @@
-"""Several processes that train one potential: who they are, and who goes first.
+"""Several processes that train one potential: who they are, and which goes first.
 
 Either the trainer starts one for each device of this machine, or a launcher has started them
 already, on one machine or many: ``srun eip train config.yaml`` or ``torchrun … -m eip train …``.
@@ -19,7 +19,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 T = TypeVar("T")
 
-#: Of the leader's work before training: conversion of millions of frames included.
+#: Of the work of rank 0 before training: conversion of millions of frames included.
 _PATIENCE = timedelta(hours=12)
 
 
@@ -28,7 +28,7 @@ class Launch:
     """Processes that a launcher has started.
 
     Attributes:
-        rank: of this one, 0 to world − 1; 0 leads.
+        rank: of this one, 0 to world − 1.
         world: how many there are.
         nodes: machines that they run on, each with as many.
         environment: how they find each other.
@@ -58,20 +58,20 @@ def launched() -> Launch | None:
     return Launch(environment.global_rank(), world, nodes, environment) if world > 1 else None
 
 
-def leader_first(launch: Launch | None, work: Callable[[], T]) -> T:
-    """Does the work in the first process, then in the others, which find it done on disk."""
+def rank_zero_first(launch: Launch | None, work: Callable[[], T]) -> T:
+    """Does the work in rank 0, then in the others, which find it done on disk."""
     if launch is None:
         return work()
     environment = launch.environment
     # Beside the port at which training itself will meet.
-    port, leads = environment.main_port + 1, launch.rank == 0
-    store = TCPStore(environment.main_address, port, launch.world, leads, _PATIENCE)
-    if not leads:
+    port, is_zero = environment.main_port + 1, launch.rank == 0
+    store = TCPStore(environment.main_address, port, launch.world, is_zero, _PATIENCE)
+    if not is_zero:
         store.wait(["outcome"])
         done = store.get("outcome") == b"done"
         store.set(f"seen by {launch.rank}", "")
         if not done:
-            raise SystemExit(1)  # the first process says what is wrong
+            raise SystemExit(1)  # rank 0 says what is wrong
         return work()
     outcome = "failed"
     try:

@@ -363,7 +363,7 @@ def test_unforeseen_errors_say_how_to_get_a_traceback(
     def broken(*_: object) -> str:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("eip.config.default_config_yaml", broken)
+    monkeypatch.setattr("eip.verbs.init.default_config_yaml", broken)
     code, _, said = run("init", tmp_path / "c.yaml")
     assert code == 2
     assert "(RuntimeError: two lines)" in said

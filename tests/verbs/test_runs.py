@@ -339,8 +339,9 @@ def eip(folder: Path, command: str, prepare: Callable[[], None] = lambda: None) 
         from rich.console import Console
 
         import eip.cli
+        from eip.cli import printing
 
-        eip.cli.out, eip.cli.err = Console(file=sys.stdout), Console(file=sys.stderr)
+        printing.out, printing.err = Console(file=sys.stdout), Console(file=sys.stderr)
         # In a background job it is ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         prepare()

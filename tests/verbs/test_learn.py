@@ -16,7 +16,7 @@ from ase.io import write
 from eip.cli import main
 from eip.config import LearningConfig, default_config_yaml, load_config
 from eip.errors import InputError
-from eip.learning import plan
+from eip.verbs.learn import plan
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -15,25 +15,26 @@ from ase.io import write
 from eip import builders, reproduction
 from eip.data import open_frames
 from eip.errors import InputError
-from eip.recipes import RECIPES, Recipe, Sets
-from eip.reproduction import draw_sets, reproduce
+from eip.paper.frames import draw_sets
+from eip.paper.reproduce import reproduce
+from eip.paper.setups import SETUPS, DataSets, Setup
 
-DATA = Path(__file__).parents[1] / "examples/data"
+DATA = Path(__file__).parents[2] / "examples/data"
 TINY = {"channels": 8, "interactions": 1, "radial_functions": 6, "cutoff": 3.0}
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch):
-    """Puts a recipe in the place of a figure's small one."""
+    """Puts a setup in the place of a figure's small one."""
 
     def put(figure: str, **changes: object) -> None:
-        recipe = RECIPES[figure, "small"]  # type: ignore[index]
-        monkeypatch.setitem(RECIPES, (figure, "small"), replace(recipe, model=TINY, **changes))
+        setup = SETUPS[figure, "small"]  # type: ignore[index]
+        monkeypatch.setitem(SETUPS, (figure, "small"), replace(setup, model=TINY, **changes))
 
     return put
 
 
-ETHANOL = Sets(
+ETHANOL = DataSets(
     known=("ethanol_300K.xyz",),
     validation=6,
     test=("ethanol_300K_test.xyz",),
@@ -93,7 +94,7 @@ def olivine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-OLIVINE = Sets(
+OLIVINE = DataSets(
     known=("known.xyz",), validation=6, test=6, split="by_group", ood=("hot.xyz",), fetch=("none",)
 )
 
@@ -116,7 +117,7 @@ def test_universal_potential(small, olivine: Path, tmp_path: Path) -> None:
 
 def test_active_learning(small, tmp_path: Path) -> None:
     pytest.importorskip("tblite")
-    extra = RECIPES["fig4", "small"].extra
+    extra = SETUPS["fig4", "small"].extra
     learn = {**extra["learn"], "initial": 8, "labels": 4, "generations": 2, "length_ps": 0.02}
     small("fig4", training={"epochs": 2}, extra={**extra, "learn": learn})
     made = reproduce("fig4", tmp_path, tmp_path, progress=False)
@@ -149,9 +150,9 @@ def test_frames_with_strange_elements_are_left_out_and_said(tmp_path: Path) -> N
 
     write(tmp_path / "a.xyz", frames("H2", 10))
     write(tmp_path / "b.xyz", frames("H2", 2) + frames("HF", 3))
-    sets = Sets(known=("a.xyz",), validation=2, test=2, ood=("b.xyz",))
+    sets = DataSets(known=("a.xyz",), validation=2, test=2, ood=("b.xyz",))
     said: list[object] = []
-    paths = draw_sets(sets, tmp_path, tmp_path / "sets", say=said.append)
+    paths = draw_sets(sets, tmp_path, tmp_path / "sets", log=said.append)
     assert len(open_frames(paths["ood"])) == 2
     assert said == ["ood: 3 frames with an element that is not trained on are left out"]
 
@@ -166,18 +167,18 @@ def test_a_missing_file_says_how_to_get_it(tmp_path: Path) -> None:
         reproduce("fig2", tmp_path, tmp_path / "out", progress=False)
 
 
-def test_every_recipe_is_a_configuration(tmp_path: Path) -> None:
-    """All keys of all recipes exist: a typing error at paper scale would cost a day."""
+def test_every_setup_is_a_configuration(tmp_path: Path) -> None:
+    """All keys of all setups exist: a typing error at paper scale would cost a day."""
     from eip.config import LearningConfig, parse_config
 
-    for recipe in RECIPES.values():
-        values = {"model": dict(recipe.model), "training": dict(recipe.training)}
-        if recipe.sets is None:
-            learn = {**recipe.extra["learn"], "starts": "start.xyz"}
+    for setup in SETUPS.values():
+        values = {"model": dict(setup.model), "training": dict(setup.training)}
+        if setup.sets is None:
+            learn = {**setup.extra["learn"], "starts": "start.xyz"}
             parse_config({**values, "learn": learn}, root=LearningConfig)
         else:
             parse_config({**values, "data": {"train": "a.xyz"}})
-    assert isinstance(RECIPES["fig2", "paper"], Recipe)
+    assert isinstance(SETUPS["fig2", "paper"], Setup)
 
 
 def test_names() -> None:

@@ -11,7 +11,7 @@ Scale = Literal["small", "paper"]
 
 
 @dataclass(frozen=True)
-class Sets:
+class DataSets:
     """Files, below the data folder, and how frames are drawn from them.
 
     Attributes:
@@ -35,7 +35,7 @@ class Sets:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Setup:
     """A figure at one scale.
 
     Attributes:
@@ -46,7 +46,7 @@ class Recipe:
     """
 
     about: str
-    sets: Sets | None
+    sets: DataSets | None
     model: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -63,11 +63,11 @@ _FROM_XTB: Mapping[str, Any] = {
     "length_ps": 2.0,
 }
 
-RECIPES: dict[tuple[FigureName, Scale], Recipe] = {
-    ("fig2", "small"): Recipe(
+SETUPS: dict[tuple[FigureName, Scale], Setup] = {
+    ("fig2", "small"): Setup(
         "acetylacetone (450 frames of 15 atoms at 300 K; 600 K as out of distribution) in place of "
         "ISO17",
-        Sets(
+        DataSets(
             known=("acac/train_300K.xyz",),
             validation=50,
             split="last",
@@ -79,9 +79,9 @@ RECIPES: dict[tuple[FigureName, Scale], Recipe] = {
         {"epochs": 60},
         {"fractions": _FRACTIONS},
     ),
-    ("fig2", "paper"): Recipe(
+    ("fig2", "paper"): Setup(
         "ISO17",
-        Sets(
+        DataSets(
             known=("iso17/reference.db",),
             validation=4000,
             test=("iso17/test_within.db",),
@@ -92,10 +92,10 @@ RECIPES: dict[tuple[FigureName, Scale], Recipe] = {
         {"epochs": 60, "batch_size": 64, "ema_decay": 0.999},
         {"fractions": _FRACTIONS},
     ),
-    ("fig3", "small"): Recipe(
+    ("fig3", "small"): Setup(
         "four crystalline silica topologies (120 frames of 15 to 108 atoms each; two others as out "
         "of distribution) in place of silica glass",
-        Sets(
+        DataSets(
             known=_CRYSTALS,
             validation=20,
             test=50,
@@ -107,13 +107,13 @@ RECIPES: dict[tuple[FigureName, Scale], Recipe] = {
         {"channels": 64},
         {"epochs": 12},
     ),
-    ("fig3", "paper"): Recipe(
+    ("fig3", "paper"): Setup(
         "silica glass, 1,691 frames of 699 atoms, 8:1:1",
-        Sets(known=("silica-glass",), validation=0.1, test=0.1, fetch=("silica-glass",)),
+        DataSets(known=("silica-glass",), validation=0.1, test=0.1, fetch=("silica-glass",)),
         {"channels": 128},
         {"epochs": 200, "batch_size": 4},
     ),
-    ("fig4", "small"): Recipe(
+    ("fig4", "small"): Setup(
         "one molecule of ethanol, labelled by GFN1-xTB, at 500 K, in place of water and CP2K",
         None,
         {"channels": 32},
@@ -131,7 +131,7 @@ RECIPES: dict[tuple[FigureName, Scale], Recipe] = {
             },
         },
     ),
-    ("fig4", "paper"): Recipe(
+    ("fig4", "paper"): Setup(
         "liquid water, 96 molecules, CP2K PBE-D3; starts from a classical force field",
         None,
         {"channels": 128},
@@ -149,10 +149,10 @@ RECIPES: dict[tuple[FigureName, Scale], Recipe] = {
             },
         },
     ),
-    ("fig5", "small"): Recipe(
+    ("fig5", "small"): Setup(
         "a sample of MPtrj, 800 of its 1.6 million frames; high temperature and pressure as out of "
         "distribution",
-        Sets(
+        DataSets(
             known=("mptrj-sample/mptrj-random-1k.xyz",),
             validation=0.1,
             test=0.1,
@@ -188,9 +188,9 @@ RECIPES: dict[tuple[FigureName, Scale], Recipe] = {
             },
         },
     ),
-    ("fig5", "paper"): Recipe(
+    ("fig5", "paper"): Setup(
         "MPtrj, 8:1:1 by material",
-        Sets(
+        DataSets(
             known=("mptrj/MPtrj_2022.9_full.json",),
             validation=0.1,
             test=0.1,

@@ -1,0 +1,197 @@
+"""`eip init`, `train`, `evaluate`, `calibrate`, `compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eip.cli.app import app
+from eip.cli.failures import resumable
+from eip.cli.options import (
+    Device,
+    Frames,
+    Model,
+    Options,
+    Progress,
+    Set,
+    label_options,
+    labels_from,
+)
+from eip.cli.printing import show, show_metrics
+from eip.errors import InputError
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("config.yaml"),
+    train: Annotated[
+        list[str] | None, typer.Option(help="File to train on, relative to the config; repeatable.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    for_: Annotated[
+        str, typer.Option("--for", metavar="VERB", help="train, learn, md, label or analyze.")
+    ] = "train",
+    for_learning: Annotated[
+        bool, typer.Option("--learn", help="For active learning: the same as --for learn.")
+    ] = False,
+) -> None:
+    """Write a commented config.yaml with every key and its default."""
+    from eip.verbs import init as verb
+
+    reader = "learn" if for_learning else for_
+    needed = verb.init(path, train or (), verb=reader, force=force)
+    then = f"set {' and '.join(needed)} in it, then: " if needed else ""
+    config = "" if reader in ("train", "learn") else "--config "
+    show(f"Wrote {path}; {then}eip {reader} {config}{path}")
+
+
+@app.command()
+def schema(
+    verb: Annotated[
+        str, typer.Argument(help="train, learn, md, label or analyze.", metavar="VERB")
+    ] = "train",
+) -> None:
+    """Print the JSON schema of a verb's YAML file: editors complete and check by it."""
+    import json
+
+    from eip.config import schema as schema_of
+
+    print(json.dumps(schema_of(verb), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A config.yaml; 'eip init' writes one.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run was stopped.")
+    ] = False,
+    set_: Set = None,
+    progress: Progress = True,
+) -> None:
+    """Train a potential, calibrate its uncertainty, report how good both are."""
+    from eip.config import load_config
+
+    settings = load_config(config, set_ or ())
+    from eip.verbs import train as verb
+
+    with resumable("the same command with --resume goes on"):
+        run = verb.train(settings, resume=resume, progress=progress, log=show)
+        if run.model is None and run.result.ending == "interrupted":
+            raise KeyboardInterrupt
+    if run.model is None:
+        return  # one of several processes: rank 0 reports
+    show_metrics(run.metrics, f"on the {run.measured_on} frames")
+    if run.measured_on == "validation":
+        show(
+            "These frames also chose the epoch and the calibration, so the figures flatter; "
+            "name data.test for honest ones."
+        )
+    show(f"Model: {run.model}    report: {run.run_dir / 'report.html'}")
+
+
+@app.command()
+@label_options
+def evaluate(
+    model: Model,
+    files: Frames,
+    ood: Annotated[
+        list[Path] | None,
+        typer.Option(help="Frames unlike the training set, to see whether σ notices; repeatable."),
+    ] = None,
+    out_dir: Annotated[
+        Path, typer.Option("--out", help="Folder for metrics.json, predictions and plots.")
+    ] = Path("evaluation"),
+    *,
+    labels: Options,
+    device: Device = None,
+    progress: Progress = True,
+) -> None:
+    """Predict labelled frames: metrics.json, predictions.xyz, plots, report.html."""
+    from eip.verbs import evaluate as verb
+
+    metrics = verb.evaluate(
+        model,
+        files,
+        out_dir,
+        ood=ood or (),
+        labels=labels_from(labels),
+        device=device,
+        progress=progress,
+        log=show,
+    )
+    show_metrics(metrics, f"of {model}")
+    show(f"Report: {out_dir / 'report.html'}    all figures: {out_dir / 'metrics.json'}")
+
+
+@app.command()
+@label_options
+def calibrate(
+    model: Model,
+    files: Frames,
+    out_path: Annotated[
+        Path | None, typer.Option("--out", help="Write a copy there, leave MODEL as it is.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="per_element, scale, isotonic or split_conformal.")
+    ] = "per_element",
+    *,
+    labels: Options,
+    device: Device = None,
+    progress: Progress = True,
+) -> None:
+    """Fit the error bar on frames that MODEL was not trained on, and store it in MODEL."""
+    from eip.verbs import calibrate as verb
+
+    target = verb.calibrate(
+        model,
+        files,
+        out_path,
+        method=method,
+        labels=labels_from(labels),
+        device=device,
+        progress=progress,
+        log=show,
+    )
+    show(f"Wrote {target}")
+
+
+@app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(help="A config.yaml with data.test; data.ood helps.")],
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Names for model.uncertainty, by commas; by default all with σ by atom."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="By commas, as 0,1,2; by default training.seed.")
+    ] = None,
+    set_: Set = None,
+    progress: Progress = True,
+) -> None:
+    """Train methods of uncertainty side by side: accuracy, ranking, calibration, OOD, cost.
+
+    The folder is run_dir; what is there already is not trained again. training.parallel trains
+    several networks at once.
+    """
+    from eip.config import load_config
+
+    settings = load_config(config, set_ or ())
+    from eip.verbs import compare as verb
+
+    try:
+        chosen = None if seeds is None else [int(seed) for seed in seeds.split(",")]
+        if chosen is not None and not all(0 <= seed < 2**32 for seed in chosen):
+            raise ValueError
+    except ValueError:
+        raise InputError(f"--seeds expects whole numbers by commas, got '{seeds}'") from None
+    with resumable(f"the same command goes on: eip compare {config}"):
+        found = verb.compare(
+            settings,
+            verb.DEFAULT_METHODS if methods is None else [m.strip() for m in methods.split(",")],
+            chosen,
+            progress=progress,
+            log=show,
+        )
+    show(f"Table: {found.table}    plot: {found.plot}    all figures: {found.json}")

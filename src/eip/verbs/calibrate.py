@@ -1,0 +1,58 @@
+"""`eip calibrate`: the error bar of a model, fitted on frames that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast, get_args
+
+from eip import evaluation
+from eip.data import Labels, summarize
+from eip.errors import InputError, did_you_mean
+from eip.model_file import load_model, read_model_info, save_model
+from eip.uncertainty.calibration import CalibratedPotential, Method
+from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled
+from eip.verbs.messages import Log, calibration_text, silent
+
+
+def calibrate(
+    model: str | Path,
+    files: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    method: str = "per_element",
+    labels: Labels | None = None,
+    device: str | None = None,
+    progress: bool = True,
+    log: Log = silent,
+) -> Path:
+    """Fits a calibration on labelled frames and writes it into the model, or into a copy.
+
+    A calibration that the model has already is replaced. The frames must not be those that the
+    model was trained on: there its errors are too small.
+
+    Raises:
+        InputError: as `evaluate`, and if the potential gives no force uncertainty.
+    """
+    methods = get_args(Method)
+    if method not in methods:
+        raise InputError(f"unknown calibration method '{method}': {did_you_mean(method, methods)}")
+    potential, info = load_model(model, device=device), read_model_info(model)
+    if isinstance(potential, CalibratedPotential):
+        potential = potential.potential
+    store = open_labelled(files, labels or labels_of(info), ("forces",))
+    log(summarize(store).table())
+    found = evaluation.evaluate(potential, loader(dataset_for(store, potential)), progress=progress)
+    calibrated = evaluation.calibrate(potential, found, method=cast(Method, method))
+    log(calibration_text(calibrated))
+    target = Path(out or model)
+    calibrated_on = [str(Path(f).resolve()) for f in files]
+    kept = {**info.get("info", {}), "calibrated_on": calibrated_on}
+    # The size of σ was measured with the calibration that is gone.
+    kept["metrics"] = {k: v for k, v in kept.get("metrics", {}).items() if _is_free_of_scale(k)}
+    save_model(calibrated, target, kept)
+    return target
+
+
+def _is_free_of_scale(key: str) -> bool:
+    return key.startswith(("n_", "force_", "energy_mae", "mean_error"))

@@ -1,0 +1,151 @@
+"""What methods cost in time and memory, measured in turn."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from eip.config import Config
+from eip.data import open_frames
+from eip.data.dataset import Batch, GraphDataset, make_loader
+from eip.model_file import load_model
+from eip.potential import Potential, WrappedPotential, prepared
+from eip.training.loss import Loss
+from eip.uncertainty.ensemble import EnsemblePotential
+from eip.uncertainty.readout_ensemble import ReadoutEnsemblePotential
+from eip.verbs.networks import bare_network
+
+#: Beside the keys of `eip.evaluation.METRIC_KEYS`.
+COST_KEYS: dict[str, str] = {
+    "training_seconds": "of all networks that the method trains, as it went, s",
+    "training_cost": "time of a training step over that of the plain potential, interleaved, "
+    "median, times the number of networks",
+    "prediction_cost": "time of energy, forces and σ over that of the plain potential's energy and "
+    "forces, interleaved, median",
+    "memory_mb": "what loading and predicting add to the process's peak memory, MB (on a GPU: the "
+    "peak there)",
+}
+
+#: Atoms of the batch that is timed, about; rounds of which the median is taken.
+_TIMED_ATOMS, _ROUNDS, _WARM_UP = 200, 15, 3
+
+
+def costs_of(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, float]]:
+    """The keys of ``COST_KEYS`` that are ratios or sizes, of models one of which is "none".
+
+    Timed in turn, so that what else the machine does falls on all alike.
+    """
+    loaded = {label: load_model(path) for label, path in models.items()}
+    snapshots = {label: prepared(potential) for label, potential in loaded.items()}
+    batch = _timed_batch(config, loaded["none"])
+    loss = Loss.of(config.training)
+    networks = {label: bare_network(load_model(path)) for label, path in models.items()}
+    for label, network in networks.items():
+        # Drawn after a plain training; to train its last layers would be another method.
+        if isinstance(network, ReadoutEnsemblePotential) and network.origin == "llpr":
+            networks[label] = bare_network(load_model(models["none"]))
+    for network in networks.values():
+        network.train().requires_grad_(True)
+    predicting: dict[str, list[float]] = {label: [] for label in loaded}
+    training: dict[str, list[float]] = {label: [] for label in loaded}
+    for round_ in range(_WARM_UP + _ROUNDS):
+        for label, potential in snapshots.items():
+            times = _predict(potential, batch), _step(networks[label], batch, loss)
+            if round_ >= _WARM_UP:
+                predicting[label].append(times[0])
+                training[label].append(times[1])
+    plain = statistics.median(predicting["none"]), statistics.median(training["none"])
+    out = {}
+    # A process for each: a peak never goes down again. They are forked from one that has imported
+    # what they need: importing takes many times as long as the rest.
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    for label, path in models.items():
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            memory = pool.submit(_peak_memory, path, config).result()
+        out[label] = {
+            "prediction_cost": statistics.median(predicting[label]) / plain[0],
+            "training_cost": statistics.median(training[label]) / plain[1] * _count(loaded[label]),
+            "memory_mb": memory,
+        }
+    return out
+
+
+def _count(potential: Potential) -> int:
+    """Networks that had to be trained."""
+    while isinstance(potential, WrappedPotential):
+        potential = potential.potential
+    return len(potential.members) if isinstance(potential, EnsemblePotential) else 1
+
+
+def test_set(config: Config, potential: Potential) -> GraphDataset:
+    """Graphs of the frames that no method has seen."""
+    store = open_frames(config.data.test, config.data.label_keys(), config.run_dir / "data")
+    return GraphDataset(store, cutoff=potential.cutoff, dtype=potential.dtype)
+
+
+def _timed_batch(config: Config, potential: Potential) -> Batch:
+    dataset = test_set(config, potential)
+    loader = make_loader(dataset, max_atoms=_TIMED_ATOMS, shuffle=False, seed=0)
+    batch: Batch = next(iter(loader)).to(potential.device)
+    return batch
+
+
+def _predict(potential: Potential, batch: Batch) -> float:
+    started = time.perf_counter()
+    potential(batch.graph)
+    _wait_for(potential)
+    return time.perf_counter() - started
+
+
+def _step(network: Potential, batch: Batch, loss: Loss) -> float:
+    """Forward and backward pass of training."""
+    started = time.perf_counter()
+    loss(network(batch.graph, differentiable="everything"), batch).total.backward()
+    for parameter in network.parameters():
+        parameter.grad = None
+    _wait_for(network)
+    return time.perf_counter() - started
+
+
+def _wait_for(potential: Potential) -> None:
+    if potential.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _peak_memory(model: Path, config: Config) -> float:
+    """MB that loading and predicting add; on a GPU, the peak there."""
+    before = _forget_peak()
+    potential = load_model(model)
+    batch = _timed_batch(config, potential)
+    for _ in range(3):
+        potential(batch.graph)
+    if potential.device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return _peak() - before
+
+
+def _forget_peak() -> float:
+    """Memory of the process now, MB; where the system can, the peak is counted from here on."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _peak()
+
+
+def _peak() -> float:
+    """MB."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return float(line.split()[1]) / 1e3
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)

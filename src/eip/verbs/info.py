@@ -1,0 +1,100 @@
+"""`eip info`: what is in a model or in files of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ase.data import chemical_symbols
+
+from eip.data import DataSummary, Labels, open_frames, summarize
+from eip.data.plausibility import find_doubts
+from eip.errors import InputError
+from eip.model_file import read_model_info
+
+
+def info(path: str | Path, labels: Labels | None = None) -> dict[str, Any]:
+    """What is in a model file (`describe_model`) or in a file of frames, for a person or as JSON.
+
+    Raises:
+        InputError: if it can be read as neither.
+    """
+    if is_model(path):
+        return describe_model(path)
+    summary, doubts = summarize_files([path], labels)
+    return {**summary.to_dict(), "doubts": doubts}
+
+
+def is_model(path: str | Path) -> bool:
+    """Whether a file is a model by its name or by its first bytes (safetensors)."""
+    path = Path(path)
+    if path.suffix == ".eip":
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(9)
+    # A header's length, then the header, which is JSON.
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 10**8
+
+
+def summarize_files(
+    paths: Sequence[str | Path], labels: Labels | None = None
+) -> tuple[DataSummary, list[str]]:
+    """Elements, sizes, labels and ranges of files of frames, and what looks wrong in them."""
+    store = open_frames(paths, labels)
+    return summarize(store), find_doubts({"frames": (store, None)})
+
+
+def describe_model(path: str | Path) -> dict[str, Any]:
+    """What a model file says of itself, for a person or as JSON.
+
+    Raises:
+        InputError: if it is no readable model file.
+    """
+    header = read_model_info(path)
+    potential, calibration = header["potential"], None
+    kinds, around = [], {}
+    while "elements" not in potential["settings"]:
+        settings = dict(potential["settings"])
+        kinds.append(potential["kind"])
+        calibration = settings.pop("calibration", calibration)
+        several = settings.pop("potentials", None)
+        if several is not None:
+            around["members"] = len(several)
+        potential = settings.pop("potential", None) or (several or [None])[0]
+        if potential is None:
+            raise InputError(f"{path}: the model file describes no network")
+        around |= settings
+    kinds = [k for k in (*kinds, potential["kind"]) if k != "calibrated"]
+    settings, info = dict(potential["settings"]), header["info"]
+    energies = settings.pop("element_energies", {})
+    elements = [chemical_symbols[z] for z in settings.pop("elements", [])]
+    out: dict[str, Any] = {
+        "kind": " of ".join(kinds),
+        "elements": elements,
+        "element energies (eV)": {chemical_symbols[int(z)]: e for z, e in energies.items()},
+        "units": "eV, Å, eV/Å, eV/Å³",
+        "network": {**settings, "dtype": header["dtype"]},
+        "uncertainty": around,
+        "calibration": "none: σ ranks atoms, its size means little",
+        "training": info.get("training", {}),
+        "training data": info.get("data", {}),
+        f"measured on {info.get('measured_on', 'nothing')} frames": {
+            k: v for k, v in info.get("metrics", {}).items() if not k.endswith("_ood")
+        },
+        "written by": header["written_by"],
+        "format": header["format"],
+    }
+    if calibration is not None:
+        out["calibration"] = {
+            "method": calibration["method"],
+            "factor": calibration["factor"],
+            "element factors": {
+                chemical_symbols[int(z)]: c for z, c in calibration["element_factors"].items()
+            },
+            "frames": calibration["n_frames"],
+            "created": calibration["created"],
+        }
+    return {key: value for key, value in out.items() if value}

@@ -1,0 +1,111 @@
+"""`eip md`: dynamics with a live error bar, and a bias to where the potential is uncertain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ase import Atoms
+
+from eip.data import read_structures
+from eip.errors import InputError
+from eip.model_file import load_model
+from eip.potential import Potential
+from eip.simulation import (
+    DynamicsSettings,
+    DynamicsSummary,
+    UDDParameters,
+    UDDSettings,
+    propose_udd,
+    run_dynamics,
+)
+from eip.verbs.messages import Log, silent
+from eip.verbs.run_logs import plot_dynamics
+
+
+def md(
+    model: str | Path,
+    start: str | Path,
+    settings: DynamicsSettings,
+    out_dir: str | Path,
+    *,
+    frame: int = 0,
+    elements: tuple[str, ...] | None = None,
+    udd: UDDSettings | None = None,
+    resume: bool = False,
+    device: str | None = None,
+    progress: bool = True,
+    log: Log = silent,
+) -> DynamicsSummary:
+    """Dynamics from a frame of a file, with a live error bar; biased where ``udd`` is given.
+
+    Args:
+        start: any format that `eip.data.read_structures` reads.
+        frame: which one, from 0; -1 is the last.
+        elements: of types 1, 2, … of LAMMPS' files.
+        udd: the bias; what it leaves empty is proposed from the model.
+        resume: go on with what is in the folder.
+
+    Raises:
+        InputError: if model, file or settings are wrong, or the run folder is in use.
+    """
+    potential = load_model(model, device=device)
+    frames = [atoms for _, atoms in read_structures(start, elements=elements)]
+    try:
+        atoms = frames[frame]
+    except IndexError:
+        raise InputError(f"{start} has {len(frames)} frames, so none with index {frame}") from None
+    out_dir = Path(out_dir)
+    bias = None
+    if udd is not None:
+        bias = _bias(potential, atoms, frames, settings, udd, out_dir, resume, log)
+    summary = run_dynamics(
+        atoms, potential, settings, out_dir, resume=resume, udd=bias, progress=progress
+    )
+    name = "UDD" if udd else "MD"
+    plot_dynamics(
+        {name: (out_dir, summary.ending)}, out_dir / "dynamics.png", settings.max_uncertainty
+    )
+    return summary
+
+
+def _bias(
+    potential: Potential,
+    atoms: Atoms,
+    frames: Sequence[Atoms],
+    settings: DynamicsSettings,
+    udd: UDDSettings,
+    out_dir: Path,
+    resume: bool,
+    log: Log,
+) -> UDDParameters:
+    """What the user gave, the rest proposed; a run that goes on has it in its folder."""
+    kept = out_dir / "udd.json"
+    if resume and kept.is_file():
+        chosen = json.loads(kept.read_text(encoding="utf-8"))
+        return UDDParameters(**{k: chosen[k] for k in ("A", "B", "C", "D", "limiter")})
+    given = {k: getattr(udd, k) for k in "ABCD" if getattr(udd, k) is not None}
+    if set(given) == set("ABCD"):
+        parameters = UDDParameters(**given, limiter=udd.limiter)
+    else:
+        alike = [f for f in frames if sorted(f.numbers) == sorted(atoms.numbers)]
+        proposal = propose_udd(
+            potential,
+            alike[:: max(1, len(alike) // 20)],
+            settings.temperature,
+            limiter=udd.limiter,
+        )
+        log(proposal.explain())
+        parameters = replace(proposal.parameters, **given)
+        if udd.max_bias_force is not None:
+            p = parameters
+            parameters = UDDParameters.from_max_force(p.A, p.B, p.C, udd.max_bias_force, p.limiter)
+        if parameters != proposal.parameters:
+            log(f"With what was given in place of the proposal: {_udd_text(parameters)}")
+    return parameters
+
+
+def _udd_text(p: UDDParameters) -> str:
+    return f"A {p.A:.4g} eV, B {p.B:.4g}, C {p.C:.4g}, D {p.D:.4g} eV/Å, limiter {p.limiter}"

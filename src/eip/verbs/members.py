@@ -1,0 +1,117 @@
+"""Several trainings: the members of an ensemble, the methods of a comparison."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import active_children, get_context
+from pathlib import Path
+
+import torch
+
+from eip.config import Config
+from eip.errors import InputError
+from eip.signals import die_with, heed_termination
+from eip.training.processes import launched
+from eip.uncertainty.methods import MEMBERS
+from eip.verbs.messages import Log
+from eip.verbs.runs import is_trained, run_of
+
+#: Trains one, with or without progress bars; False where it was interrupted. Of a module, so that
+#: another process finds it.
+TrainOne = Callable[[Config, bool], bool]
+
+
+def member_configs(config: Config) -> list[Config]:
+    """A training run for each member of an ensemble, from weights of its own."""
+    members = config.model.members or MEMBERS["ensemble"]
+    return [
+        plain_config(
+            config, config.training.seed * members + k, config.run_dir / "members" / str(k)
+        )
+        for k in range(members)
+    ]
+
+
+def plain_config(config: Config, seed: int, run_dir: Path) -> Config:
+    """The same training without an uncertainty."""
+    return config.model_copy(
+        update={
+            "run_dir": run_dir,
+            "model": config.model.model_copy(update={"uncertainty": "none", "members": None}),
+            "training": config.training.model_copy(update={"seed": seed}),
+        }
+    )
+
+
+def train_members(
+    configs: Sequence[Config], train: TrainOne, parallel: int, progress: bool, log: Log
+) -> list[Path] | None:
+    """Trains each where no model.eip is, several at once if wanted; None where one was interrupted.
+
+    A run that was stopped goes on where it was.
+
+    Raises:
+        InputError: if a run folder is of another configuration.
+    """
+    if launched() is not None:
+        raise InputError(
+            "several networks are trained one after the other, or side by side by "
+            "training.parallel; the processes of a launcher (srun, torchrun) train one together"
+        )
+
+    def tell(done: int) -> None:
+        log(f"{done} of {len(configs)} networks are trained.")
+
+    missing = [c for c in configs if not is_trained(c.run_dir)]
+    for config in configs:
+        if config.run_dir.is_dir():
+            with run_of(config, "train", resume=True):
+                pass  # it is of this configuration
+    done = len(configs) - len(missing)
+    if parallel > 1 and len(missing) > 1:
+        if not _train_at_once(missing, train, parallel, lambda k: tell(done + k)):
+            return None
+    else:
+        for config in missing:
+            if not train(config, progress):
+                return None
+            done += 1
+            tell(done)
+    return [c.run_dir / "model.eip" for c in configs]
+
+
+def _train_at_once(
+    configs: Sequence[Config], train: TrainOne, parallel: int, tell: Callable[[int], None]
+) -> bool:
+    """Trains in processes of their own, which end with this one; False if one was interrupted."""
+    threads = max(1, torch.get_num_threads() // parallel)
+    before = set(active_children())
+    with ProcessPoolExecutor(
+        min(parallel, len(configs)),
+        mp_context=get_context("spawn"),
+        initializer=_begin_process,
+        initargs=(os.getpid(), threads),
+    ) as pool:
+        running = [pool.submit(train, c, False) for c in configs]
+        done = 0
+        try:
+            for future in as_completed(running):
+                if not future.result():
+                    break
+                done += 1
+                tell(done)
+        finally:
+            if done < len(configs):
+                # Each leaves its state on disk; waiting for their ends could take days.
+                pool.shutdown(wait=False, cancel_futures=True)
+                for child in set(active_children()) - before:
+                    child.terminate()
+    return done == len(configs)
+
+
+def _begin_process(parent: int, threads: int) -> None:
+    die_with(parent)
+    heed_termination()
+    torch.set_num_threads(threads)

@@ -1,0 +1,93 @@
+"""The networks that training begins with or is spared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers
+from jaxtyping import Int
+
+from eip.config import Config
+from eip.data import (
+    FrameStore,
+    GraphDataset,
+    energy_scale,
+    fit_element_energies,
+    force_scale,
+    summarize,
+)
+from eip.model_file import load_model, read_model_info
+from eip.models.cartesian_ace import FEATURE_LIMIT
+from eip.potential import Potential, WrappedPotential
+from eip.training.trainer import TrainingResult, seeded
+from eip.uncertainty.ensemble import EnsemblePotential
+from eip.uncertainty.methods import new_network
+from eip.verbs.messages import Log, silent
+
+#: Of `eip.config.ModelConfig`, what `eip.uncertainty.network.NetworkPotential` is made of.
+NETWORK_KEYS = {"backbone", "channels", "interactions", "radial_functions", "cutoff", "zbl"}
+
+
+def fresh_network(
+    config: Config, store: FrameStore, indices: Int[np.ndarray, "frames"], log: Log = silent
+) -> Potential:
+    """With fresh weights, for the elements and energies of the training frames."""
+    given = {atomic_numbers[s]: e for s, e in (config.data.element_energies or {}).items()}
+    given = store.isolated_atoms | given
+    has = {label: bool(store.has(label)[indices].all()) for label in ("energy", "forces")}
+    if has["energy"]:
+        energies = fit_element_energies(store, indices, given=given)
+    else:
+        elements = summarize(store, indices).elements
+        energies = {z: given.get(z, 0.0) for z in map(atomic_numbers.__getitem__, elements)}
+        log("The frames have no energies: those that the potential gives mean differences only.")
+    model = config.model
+    scale = (
+        force_scale(store, indices, model.force_scale)
+        if has["forces"]
+        else energy_scale(store, indices, energies)
+    )
+    network = model.model_dump(include=NETWORK_KEYS)
+    if model.backbone == "cartesian_ace":
+        dataset = GraphDataset(store, indices, cutoff=model.cutoff)
+        network["mean_neighbors"] = dataset.mean_neighbors()
+        network["feature_limit"] = FEATURE_LIMIT
+    with seeded(config.training.seed):
+        return new_network(
+            model.uncertainty,
+            model.members,
+            elements=sorted(energies),
+            element_energies=energies,
+            force_scale=scale,
+            **network,
+        ).to(getattr(torch, model.dtype))
+
+
+def assembled(paths: Sequence[Path]) -> tuple[Potential, TrainingResult]:
+    """One network, or an ensemble of several, with what their training took together."""
+    networks = [bare_network(load_model(path)) for path in paths]
+    trained = [read_model_info(path)["info"]["training"] for path in paths]
+    result = TrainingResult(
+        ending="finished",
+        epochs=max(t["epochs"] for t in trained),
+        best_epoch=max(t["best_epoch"] for t in trained),
+        best_loss=float(np.mean([t["best_loss"] for t in trained])),
+        seconds=sum(t["seconds"] for t in trained),
+        history=[],
+    )
+    return (networks[0] if len(networks) == 1 else EnsemblePotential(networks)), result
+
+
+def bare_network(potential: Potential) -> Potential:
+    """Without what was fitted afterwards; of an ensemble, its first member."""
+    while True:
+        match potential:
+            case WrappedPotential():
+                potential = potential.potential
+            case EnsemblePotential():
+                potential = potential.members[0]
+            case _:
+                return potential
