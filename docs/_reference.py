@@ -44,7 +44,7 @@ def _configuration() -> str:
     pages = [
         "# Configuration",
         "Every key with its meaning and its default. `--set training.epochs=50` is a key on the "
-        "command line of `eip train`, `compare` and `learn`; `eip md`, `label` and `analyze` take a "
+        "command line of `eip train`, `compare`, `learn`; `eip md`, `label` and `analyze` take a "
         "file by `--config`, and options on top. A path is relative to the file that names it. "
         "`eip schema VERB` prints the JSON schema.",
     ]
