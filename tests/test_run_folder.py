@@ -179,7 +179,7 @@ def test_other_errors_are_not_of_the_disk() -> None:
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text("{")
-    with pytest.raises(InputError, match=r"run\.json is not the record of a run"):
+    with pytest.raises(InputError, match=r"run\.json is damaged .*: restore it from a copy"):
         run(tmp_path, resume=True)
     (tmp_path / RECORD).write_text('{"format": 99, "verb": "train", "asked": {}}')
     with pytest.raises(InputError, match="has format 99, this eIP reads up to 1"):

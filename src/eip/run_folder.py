@@ -73,7 +73,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not the record of a run: {error!r}") from error
+        raise InputError(
+            f"{path} is damaged ({error!r}): restore it from a copy, or delete it and give the "
+            "same command again; what else is in the folder stays"
+        ) from error
     if version > _FORMAT:
         raise InputError(f"{path} has format {version}, this eIP reads up to {_FORMAT}: update eip")
     return dict(record)
@@ -145,7 +148,7 @@ def working_in(
                     f"{remedy}"
                 )
             if changed and record is not None:
-                _clear(path, makes)
+                clear(path, makes)
             for stray in path.iterdir():
                 if _STRAY.fullmatch(stray.name) and stray.is_file():
                     stray.unlink(missing_ok=True)
@@ -155,7 +158,7 @@ def working_in(
                 yield RunFolder(path, verb, now, begun)
             except Exception:
                 if not begun and not result():
-                    _clear(path, scratch)
+                    clear(path, scratch)
                 raise
             finally:
                 if _used(path, None) == [RECORD]:
@@ -178,7 +181,8 @@ def _go_on(verb: str) -> str:
     return f"go on with the same command{' and --resume' if verb in _RESUMED else ''}"
 
 
-def _clear(folder: Path, patterns: Sequence[str]) -> None:
+def clear(folder: Path, patterns: Sequence[str]) -> None:
+    """Removes what has one of these names."""
     for path in (path for pattern in patterns for path in folder.glob(pattern)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

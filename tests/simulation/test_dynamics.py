@@ -491,10 +491,10 @@ def test_a_seed_is_a_run(tmp_path):
     ("changes", "message"),
     [
         ({"ensemble": "nvt-berendson"}, r"did you mean 'nvt-berendsen'\?"),
-        ({"timestep_fs": 0.0}, "timestep_fs > 0, got 0.0"),
-        ({"steps": -1}, "steps ≥ 0, got -1"),
+        ({"timestep_fs": 0.0}, "'timestep_fs' should be greater than 0, got 0.0"),
+        ({"steps": -1}, "'steps' should be greater than or equal to 0, got -1"),
         ({"temperature": 0.0}, "temperature > 0, got 0.0"),
-        ({"max_uncertainty": -0.1}, "max_uncertainty > 0 or none"),
+        ({"max_uncertainty": -0.1}, "'max_uncertainty' should be greater than 0, got -0.1"),
         ({"max_energy_drift": 0.1}, "looks at what NVE conserves"),
     ],
 )

@@ -84,9 +84,11 @@ def train(
         return  # one of several processes: rank 0 reports
     show_metrics(run.metrics, f"on the {run.measured_on} frames")
     if run.measured_on == "validation":
+        has_sigma = settings.model.uncertainty != "none"
+        chosen = "the epoch and the calibration" if has_sigma else "the epoch"
         show(
-            "These frames also chose the epoch and the calibration, so the figures flatter; "
-            "name data.test for honest ones."
+            f"These frames also chose {chosen}, so the figures flatter; name data.test for honest "
+            "ones."
         )
     show(f"Model: {run.model}    report: {run.run_dir / 'report.html'}")
 
@@ -103,6 +105,9 @@ def evaluate(
     out_dir: Annotated[
         Path, typer.Option("--out", help="Folder for metrics.json, predictions and plots.")
     ] = Path("evaluation"),
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace another evaluation in the folder.")
+    ] = False,
     *,
     labels: Options,
     device: Device = None,
@@ -117,6 +122,7 @@ def evaluate(
         out_dir,
         ood=ood or (),
         labels=labels_from(labels),
+        force=force,
         device=device,
         progress=progress,
         log=show,

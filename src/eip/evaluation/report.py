@@ -174,6 +174,11 @@ _CAPTIONS: dict[str, str] = {
     "most uncertain are set aside.",
 }
 
+#: Names, or patterns of them, of all that `write_report` writes.
+REPORT_FILES = (
+    "metrics.json", "predictions*.xyz", "report.html", *(f"{name}.png" for name in _CAPTIONS),
+)  # fmt: skip
+
 
 def _figures(
     evaluation: Evaluation, metrics: Mapping[str, float], ood: Evaluation | None, percentile: float

@@ -79,7 +79,7 @@ class DynamicsSettings(Settings):
         if self.ensemble == "nve":
             return self
         if not self.temperature:
-            raise ValueError("dynamics needs temperature > 0, got 0 (but for ensemble nve)")
+            raise ValueError(f"dynamics needs temperature > 0, got {self.temperature}")
         if self.max_energy_drift is not None:
             raise ValueError(
                 f"max_energy_drift looks at what NVE conserves, but the ensemble is "

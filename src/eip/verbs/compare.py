@@ -17,7 +17,7 @@ from eip.files import json_text, write_whole
 from eip.locks import locked
 from eip.model_file import load_model, read_model_info
 from eip.uncertainty.methods import EVIDENTIAL, MEMBERS, METHODS
-from eip.verbs.comparison_tables import Figures, bars, markdown, rich_table, summary
+from eip.verbs.comparison_tables import Figures, bars, markdown, rich_tables, summary
 from eip.verbs.costs import costs_of, test_set
 from eip.verbs.members import plain_config, train_members
 from eip.verbs.messages import Log, silent
@@ -165,7 +165,8 @@ def _report(
     write_whole(out.table, markdown(figures))
     panels = _panels({label: of[0] for label, of in runs.items() if label != "none"}, config)
     plots.save_figure(plots.comparison(panels, bars(figures)), out.plot)
-    log(rich_table(figures))
+    for table in rich_tables(figures):
+        log(table)
     return out
 
 

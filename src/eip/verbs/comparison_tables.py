@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 #: By label and key, {"mean", "std" (None of one seed), "seeds"}.
 Figures = Mapping[str, Mapping[str, Mapping[str, float | None]]]
@@ -29,14 +29,10 @@ _TABLE = (
     ("Spearman, structures", "spearman_structure", 1.0, 3),
     ("in 80 % interval", "coverage_80", 1.0, 3),
 )
-
-
 _TABLE_OOD = (
     ("OOD ratio", "ood_ratio", 1.0, 2),
     ("ID/OOD AUC", "ood_auc", 1.0, 3),
 )
-
-
 _TABLE_COST = (
     ("training ×", "training_cost", 1.0, 2),
     ("prediction ×", "prediction_cost", 1.0, 2),
@@ -44,9 +40,7 @@ _TABLE_COST = (
 )
 
 
-def _rows(
-    figures: Figures,
-) -> tuple[list[str], list[list[str]]]:
+def _rows(figures: Figures) -> tuple[list[str], list[list[str]]]:
     """Headings and cells; ID / OOD in one cell where both were measured."""
     has_ood = any("ood_ratio" in of for of in figures.values())
     columns = (*_TABLE, *(_TABLE_OOD if has_ood else ()), *_TABLE_COST)
@@ -78,18 +72,24 @@ def markdown(figures: Figures) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def rich_table(figures: Figures) -> Table:
-    """The same for a terminal."""
+def rich_tables(figures: Figures) -> list[Table]:
+    """The same for a terminal of 80 columns: how good they are, then what they cost; OOD below."""
     headings, rows = _rows(figures)
-    table = Table(*headings, title="methods, test / OOD")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    first = 1 + len(_TABLE)
+    tables = []
+    for title, columns in (
+        ("methods on test frames", range(1, first)),
+        ("out of distribution, and cost", range(first, len(headings))),
+    ):
+        method = Column(headings[0], min_width=max(map(len, figures)))  # a name is not cut
+        table = Table(method, *(headings[k] for k in columns), title=title)
+        for row in rows:
+            table.add_row(row[0], *(row[k].replace(" / ", "\n") for k in columns))
+        tables.append(table)
+    return tables
 
 
-def bars(
-    figures: Figures,
-) -> dict[str, dict[str, tuple[float, float | None]]]:
+def bars(figures: Figures) -> dict[str, dict[str, tuple[float, float | None]]]:
     """Titles of bar charts, and in each label → value and spread."""
     wanted = (
         ("force MAE (meV/Å)", "force_mae", 1000.0),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -11,7 +13,10 @@ from jaxtyping import Int
 from eip import evaluation
 from eip.data import FrameStore, Labels, summarize
 from eip.evaluation import Evaluation, compute_metrics, write_report
+from eip.evaluation.report import REPORT_FILES
 from eip.model_file import load_model, read_model_info
+from eip.potential import Potential
+from eip.run_folder import RECORD, clear, file_identity, working_in
 from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled
 from eip.verbs.messages import Log, silent
 
@@ -23,24 +28,58 @@ def evaluate(
     *,
     ood: Sequence[str | Path] = (),
     labels: Labels | None = None,
+    force: bool = False,
     device: str | None = None,
     progress: bool = True,
     log: Log = silent,
 ) -> dict[str, float]:
     """Predicts labelled frames; writes metrics.json, predictions.xyz, plots and report.html.
 
-    Frames may have energies or forces alone (a scan, say): what needs the other is null.
+    Frames may have energies or forces alone (a scan, say): what needs the other is null. So are
+    errors of energies of a model that was trained on forces alone.
 
     Args:
         labels: keys and units of the files; None: those of the model's training data.
+        force: replaces another evaluation that is in the folder.
 
     Raises:
-        InputError: if the model or a file cannot be read or they do not fit together.
+        InputError: if the model or a file cannot be read or they do not fit together, or the
+            folder holds something else.
     """
     potential, info = load_model(model, device=device), read_model_info(model)
-    labels = labels or labels_of(info)
+    labels, folder = labels or labels_of(info), Path(out_dir)
+    asked = {
+        "model": file_identity(model),
+        "files": [file_identity(file) for file in files],
+        "ood": [file_identity(file) for file in ood],
+        "labels": labels.given(),
+    }
+    if force:
+        clear(folder, (RECORD, *REPORT_FILES))
+    with working_in(
+        folder,
+        "evaluate",
+        asked,
+        resume=True,
+        result=lambda: (folder / "metrics.json").is_file(),
+        scratch=REPORT_FILES,
+        remedy="replace it with --force, or choose another folder",
+    ):
+        return _evaluated(potential, info, (files, ood), folder, labels, str(model), progress, log)
+
+
+def _evaluated(
+    potential: Potential,
+    info: Mapping[str, Any],
+    sets: Sequence[Sequence[str | Path]],
+    folder: Path,
+    labels: Labels,
+    name: str,
+    progress: bool,
+    log: Log,
+) -> dict[str, float]:
     evaluations = []
-    for paths in (files, ood):
+    for paths in sets:
         if not paths:
             continue
         store = open_labelled(paths, labels, ())
@@ -48,18 +87,40 @@ def evaluate(
             # Says which keys were looked for, and which are there.
             open_labelled(paths, labels, ("energy",))
         log(summarize(store).table())
-        evaluations.append(
-            evaluation.evaluate(potential, loader(dataset_for(store, potential)), progress=progress)
-        )
+        frames = loader(dataset_for(store, potential))
+        evaluations.append(evaluation.evaluate(potential, frames, progress=progress))
+    if (
+        knows_no_energies(info.get("info", {}).get("config", {}))
+        and np.isfinite(evaluations[0].energy_true).any()
+    ):
+        log(NO_ENERGIES)
+        evaluations = [without_energies(found) for found in evaluations]
     metrics = compute_metrics(*evaluations)
     write_report(
         evaluations[0],
         metrics,
-        out_dir,
+        folder,
         ood=evaluations[1] if len(evaluations) > 1 else None,
-        model_info={"file": str(model), **info.get("info", {}).get("training", {})},
+        model_info={"file": name, **info.get("info", {}).get("training", {})},
     )
     return metrics
+
+
+#: Why there are no errors of energies.
+NO_ENERGIES = (
+    "The model was trained on forces alone (training.energy_weight: 0): its energies mean "
+    "differences only, so their errors are left out."
+)
+
+
+def knows_no_energies(config: Mapping[str, Any]) -> bool:
+    """Whether a model's energies mean differences only, by the configuration of its training."""
+    return config.get("training", {}).get("energy_weight", 1.0) == 0
+
+
+def without_energies(found: Evaluation) -> Evaluation:
+    """As if no frame had an energy."""
+    return replace(found, energy_true=np.full_like(found.energy_true, np.nan))
 
 
 def predict_store(

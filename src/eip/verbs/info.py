@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ase.data import chemical_symbols
 
-from eip.data import DataSummary, Labels, open_frames, summarize
+from eip.data import DataSummary, Labels, open_frames, read_structures, summarize
 from eip.data.plausibility import find_doubts
 from eip.errors import InputError
 from eip.model_file import read_model_info
@@ -44,7 +44,24 @@ def summarize_files(
 ) -> tuple[DataSummary, list[str]]:
     """Elements, sizes, labels and ranges of files of frames, and what looks wrong in them."""
     store = open_frames(paths, labels)
-    return summarize(store), find_doubts({"frames": (store, None)})
+    doubts = find_doubts({"frames": (store, None)})
+    missing = [label for label in ("energy", "forces") if not store.has(label).any()]
+    if missing and (names := _other_names(paths[0])):
+        options = " and ".join(f"--{label}-key" for label in missing)
+        doubts.append(
+            f"no {' and no '.join(missing)} under the usual names; the first frame also has "
+            f"{', '.join(names)}: name the right one by {options} (data.labels in a configuration)"
+        )
+    return summarize(store), doubts
+
+
+def _other_names(path: str | Path) -> list[str]:
+    """What the first frame has beside its geometry and labels that were found."""
+    _, atoms = next(iter(read_structures(path, index=0)))
+    return [*map(str, atoms.info), *(key for key in atoms.arrays if key not in _GEOMETRY)]
+
+
+_GEOMETRY = ("numbers", "positions")
 
 
 def describe_model(path: str | Path) -> dict[str, Any]:
@@ -69,16 +86,18 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         around |= settings
     kinds = [k for k in (*kinds, potential["kind"]) if k != "calibrated"]
     settings, info = dict(potential["settings"]), header["info"]
+    method = info.get("config", {}).get("model", {}).get("uncertainty")
     energies = settings.pop("element_energies", {})
     elements = [chemical_symbols[z] for z in settings.pop("elements", [])]
     out: dict[str, Any] = {
         "kind": " of ".join(kinds),
         "elements": elements,
         "element energies (eV)": {chemical_symbols[int(z)]: e for z, e in energies.items()},
+        "note": _UNDETERMINED if _undetermined(energies) else "",
         "units": "eV, Å, eV/Å, eV/Å³",
         "network": {**settings, "dtype": header["dtype"]},
         "uncertainty": around,
-        "calibration": "none: σ ranks atoms, its size means little",
+        "calibration": "" if method == "none" else "none: σ ranks atoms, its size means little",
         "training": info.get("training", {}),
         "training data": info.get("data", {}),
         f"measured on {info.get('measured_on', 'nothing')} frames": {
@@ -98,3 +117,16 @@ def describe_model(path: str | Path) -> dict[str, Any]:
             "created": calibration["created"],
         }
     return {key: value for key, value in out.items() if value}
+
+
+_UNDETERMINED = (
+    "the training frames are of one composition, which does not tell the elements' energies apart: "
+    "each is the mean energy of an atom, and energies of other compositions mean little; "
+    "data.element_energies gives better ones"
+)
+
+
+def _undetermined(energies: Mapping[str, float]) -> bool:
+    """Whether all elements have one energy, as where frames do not tell them apart."""
+    values = list(energies.values())
+    return len(values) > 1 and max(values) - min(values) < 1e-6 * abs(max(values, key=abs))

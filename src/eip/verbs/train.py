@@ -28,6 +28,7 @@ from eip.training.processes import launched, rank_zero_first
 from eip.training.trainer import TrainingResult
 from eip.uncertainty.latent_distance import LatentDistancePotential
 from eip.uncertainty.methods import fit_after_training
+from eip.verbs.evaluate import knows_no_energies, without_energies
 from eip.verbs.frames import dataset_for, loader, read_sets, some_batches, split
 from eip.verbs.members import member_configs, train_members
 from eip.verbs.messages import Log, calibration_text, latent_distance_text, silent
@@ -198,6 +199,9 @@ def _finished(
     measured_on = "test" if "test" in sets else "validation"
     measured = evaluate(best, loader(sets[measured_on]), progress=progress)
     ood = evaluate(best, loader(sets["ood"]), progress=progress) if "ood" in sets else None
+    if knows_no_energies(config.to_dict()):
+        measured = without_energies(measured)
+        ood = None if ood is None else without_energies(ood)
     metrics = compute_metrics(measured, ood)
     info = {
         "config": config.to_dict(),
