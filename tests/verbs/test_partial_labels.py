@@ -14,10 +14,10 @@ from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
+import eip
 from eip.config import load_config
 from eip.errors import InputError
 from eip.model_file import load_model
-from eip.verbs.evaluate import evaluate
 
 Frames = Callable[..., Path]
 
@@ -55,7 +55,7 @@ def trained(
     text = CONFIG.format(run=run, train=train, method=method, energy=energy, force=force)
     (train.parent / "config.yaml").write_text(text)
     config = load_config(train.parent / "config.yaml")
-    train(config, progress=False, log=lambda message: said.append(str(message)))
+    eip.train(config, progress=False, log=lambda message: said.append(str(message)))
     return run, said
 
 
@@ -111,8 +111,8 @@ def test_what_cannot_be_learned_is_refused_at_once(
 
 def test_a_model_is_evaluated_on_the_labels_that_there_are(frames: Frames, tmp_path: Path) -> None:
     run, _ = trained(frames("energy", "forces"), method="tensor")
-    metrics = evaluate(run / "model.eip", [frames("energy")], tmp_path / "e", progress=False)
+    metrics = eip.evaluate(run / "model.eip", [frames("energy")], tmp_path / "e", progress=False)
     assert math.isfinite(metrics["energy_mae_per_atom"]) and math.isnan(metrics["force_mae"])
     with pytest.raises(InputError, match="has no energy"):
-        evaluate(run / "model.eip", [frames()], tmp_path / "none", progress=False)
+        eip.evaluate(run / "model.eip", [frames()], tmp_path / "none", progress=False)
     assert not (tmp_path / "none").exists()

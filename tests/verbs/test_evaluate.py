@@ -1,0 +1,88 @@
+"""`eip evaluate`: one evaluation in a folder, and no errors of energies that mean nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from ase.build import molecule
+from ase.calculators.emt import EMT
+from ase.io import read, write
+
+import eip
+from eip.errors import InputError
+from eip.uncertainty.methods import new_network
+from eip.verbs.evaluate import NO_ENERGIES
+
+NETWORK = {
+    "elements": [1, 6], "force_scale": 1.0, "backbone": "painn", "channels": 8, "interactions": 1,
+    "radial_functions": 6, "cutoff": 3.5, "zbl": False,
+}  # fmt: skip
+
+
+def model(
+    path: Path, energy_weight: float = 1.0, energies: tuple[float, float] = (-3.0, -9.0)
+) -> Path:
+    potential = new_network(
+        "none", element_energies=dict(zip((1, 6), energies, strict=True)), **NETWORK
+    )
+    config = {"training": {"energy_weight": energy_weight}, "model": {"uncertainty": "none"}}
+    eip.save(potential, path, {"config": config})
+    return path
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    out = []
+    for seed in range(3):
+        atoms = molecule("CH4")
+        atoms.rattle(0.05, seed=seed)
+        atoms.calc = EMT()
+        atoms.get_forces()
+        out.append(atoms)
+    write(tmp_path / "frames.xyz", out)
+    return tmp_path / "frames.xyz"
+
+
+def test_a_folder_holds_one_evaluation(frames: Path, tmp_path: Path) -> None:
+    out, one = tmp_path / "out", model(tmp_path / "one.eip")
+    eip.evaluate(one, [frames], out, ood=[frames], progress=False)
+    assert (out / "predictions_ood.xyz").is_file()
+    again = eip.evaluate(one, [frames], out, ood=[frames], progress=False)
+    assert again["n_frames"] == 3
+    with pytest.raises(InputError, match=r"asked otherwise: ood was .*replace it with --force"):
+        eip.evaluate(one, [frames], out, progress=False)
+    eip.evaluate(one, [frames], out, force=True, progress=False)
+    assert not (out / "predictions_ood.xyz").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"notes\.txt; replace it with --force, or choose another"):
+        eip.evaluate(one, [frames], tmp_path / "mine", progress=False)
+
+
+def test_energies_of_a_model_of_forces_alone_have_no_error(frames: Path, tmp_path: Path) -> None:
+    told: list[object] = []
+    metrics = eip.evaluate(
+        model(tmp_path / "forces.eip", energy_weight=0.0),
+        [frames], tmp_path / "out", progress=False, log=told.append,
+    )  # fmt: skip
+    assert NO_ENERGIES in told and math.isnan(metrics["energy_mae_per_atom"])
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["energy_mae_per_atom"] is None
+    assert metrics["force_mae"] > 0
+
+
+def test_info_says_what_energies_mean(tmp_path: Path) -> None:
+    told = eip.info(model(tmp_path / "one.eip", energies=(-5.0, -5.0)))
+    assert "one composition" in told["note"] and "calibration" not in told
+    assert "note" not in eip.info(model(tmp_path / "two.eip"))
+
+
+def test_info_names_what_may_be_labels(frames: Path, tmp_path: Path) -> None:
+    atoms = read(frames)
+    atoms.info["my_E"], atoms.arrays["my_F"] = atoms.get_potential_energy(), atoms.get_forces()
+    atoms.calc = None
+    write(tmp_path / "odd.xyz", atoms)
+    (doubt,) = [d for d in eip.info(tmp_path / "odd.xyz")["doubts"] if "my_E" in d]
+    assert "my_F" in doubt and "--energy-key and --forces-key" in doubt
