@@ -38,7 +38,7 @@ def label(
         labeler, options: see `eip.active_learning.labelers.make_labeler`.
         every: every so many frames of each file, from the first.
         elements: of types 1, 2, … of LAMMPS' files.
-        executor, workers, retries: see `eip.active_learning.executors.Pool`.
+        executor, workers, retries: see `eip.executors.Pool`.
         max_force: largest force that is believed, eV/Å.
         max_net_force: largest sum of the forces of a label that is believed, eV/Å.
         log: is told why a frame is left out, as it happens.
