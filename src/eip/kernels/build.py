@@ -88,9 +88,13 @@ class Library:
     def handles(self, dtype: torch.dtype) -> bool:
         return dtype in _SUFFIX
 
-    @functools.cache  # noqa: B019
-    def takes(self, channels: int, dtype: torch.dtype) -> bool:
+    def takes(self, channels: int | torch.SymInt, dtype: torch.dtype) -> bool:
         """Whether kernels can work at a width; warns, once, of one that they cannot."""
+        # An integer that is traced becomes one that is known.
+        return dtype in _SUFFIX and self._takes(int(channels), dtype)
+
+    @functools.cache  # noqa: B019
+    def _takes(self, channels: int, dtype: torch.dtype) -> bool:
         if self.chunk(channels, dtype) > 0:
             return True
         warnings.warn(

@@ -276,7 +276,7 @@ def _numbers_saved(
     neighbors: Tensor,
     weights: Sequence[Tensor],
     *others: Any,
-) -> int:
+) -> int | torch.SymInt:
     return networks.numbers(_widths(_layers(weights))) * len(species) * weights[0].shape[1]
 
 
@@ -296,9 +296,11 @@ def _call(
     cutoff, radial_functions, _, inverse_square = constants
     (elements, channels), layers = weights[0].shape, _layers(weights)
     places = networks.places(saved, _widths(layers), len(graph[1]) * channels)
+    table = networks.table_of(lib, "cartesian_ace_saved", places)
     head = networks.arguments_of(
-        *(lib, *graph, cutoff, intervals(radial_functions), layers, channels, packed),
-        networks.table_of(lib, "cartesian_ace_saved", places),
+        lib,
+        graph,
+        *(cutoff, intervals(radial_functions), layers, channels, packed, table),
     )
     lib.call(name, saved.dtype, *head, elements, inverse_square, *arrays)
 

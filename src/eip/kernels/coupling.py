@@ -11,7 +11,6 @@ reverse as in `eip.kernels.messages`. Filters are tables of B-splines.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch import Tensor
 from eip.kernels import edges as edge_list
 from eip.kernels.build import Library
 from eip.kernels.edges import cubic_weights, sum_over_neighbors
-from eip.kernels.operators import twice_differentiable
+from eip.kernels.operators import constants, twice_differentiable
 from eip.kernels.radial import polynomial_cutoff, sine_basis
 from eip.kernels.tensors import applied, dot, outer
 
@@ -84,7 +83,7 @@ def intervals(radial_functions: int) -> int:
     return INTERVALS_PER_FUNCTION * radial_functions
 
 
-@functools.lru_cache(maxsize=8)
+@constants
 def spline_fit(
     cutoff: float, radial_functions: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[
@@ -184,5 +183,6 @@ coupling = twice_differentiable(
     values=_values,
     gradient=_gradient,
     plain=_plain,
+    takes=lambda lib, x: x[3].shape[3] == lib.lanes(x[3].dtype),
     fake=lambda said, *_: tuple(said.new_empty(*n, *said.shape[1:]) for n in ((), (3,), (5,))),
 )

@@ -37,7 +37,7 @@ def _list_edges(
     edge_vectors: Tensor,
     centers: Tensor,
     neighbors: Tensor,
-    atoms: int,
+    atoms: int | torch.SymInt,
     cutoff: float,
     intervals: int,
 ) -> Tensor:
@@ -54,7 +54,7 @@ def _fake_list(
     edge_vectors: Tensor,
     centers: Tensor,
     neighbors: Tensor,
-    atoms: int,
+    atoms: int | torch.SymInt,
     cutoff: float,
     intervals: int,
 ) -> Tensor:
@@ -89,7 +89,9 @@ def call(
     begin = edges.data_ptr()
     sizes = chunks * chunk, knots, torch.get_num_threads()
     lib.call(
-        *(name, table.dtype, atoms, begin, begin + 8 * (atoms + 1), *sizes, *arrays),
+        name,
+        table.dtype,
+        *(atoms, begin, begin + 8 * (atoms + 1), *sizes, *arrays),
         *([copies] if copies else []),
     )
 
@@ -138,7 +140,7 @@ def cubic_weights(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return s**3 / 6.0, *middle, t**3 / 6.0
 
 
-def sum_over_neighbors(per_edge: Tensor, centers: Tensor, atoms: int) -> Tensor:
+def sum_over_neighbors(per_edge: Tensor, centers: Tensor, atoms: int | torch.SymInt) -> Tensor:
     """Sums of ``[…, edges, channels]`` by the edges' centres, ``[…, atoms, channels]``."""
     zeros = per_edge.new_zeros(*per_edge.shape[:-2], atoms, per_edge.shape[-1])
     return zeros.index_add(per_edge.ndim - 2, centers, per_edge)

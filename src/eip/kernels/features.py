@@ -175,9 +175,8 @@ def _plain_squared_distance(
     # Element by element: a matrix for each atom would not fit into memory.
     for k in range(len(means)):
         of_element = (species == k).nonzero()[:, 0]
-        if len(of_element):
-            white = (features[of_element] - means[k]) @ whitening[k]
-            squared = squared.index_add(0, of_element, white.square().mean(dim=1))
+        white = (features[of_element] - means[k]) @ whitening[k]
+        squared = squared.index_add(0, of_element, white.square().mean(dim=1))
     return squared + _EPSILON
 
 

@@ -71,7 +71,7 @@ def _transposed(
     centers: Tensor,
     neighbors: Tensor,
     shifts: Tensor,
-    frames: int,
+    frames: int | torch.SymInt,
     with_cell: bool,
 ) -> tuple[Tensor, Tensor | None]:
     g_x, g_cell = _fake_transposed(g, frame, centers, neighbors, shifts, frames, with_cell)
@@ -89,7 +89,7 @@ def _plain_transposed(
     centers: Tensor,
     neighbors: Tensor,
     shifts: Tensor,
-    frames: int,
+    frames: int | torch.SymInt,
     with_cell: bool,
 ) -> tuple[Tensor, Tensor | None]:
     g = g.double()
@@ -107,7 +107,7 @@ def _fake_transposed(
     centers: Tensor,
     neighbors: Tensor,
     shifts: Tensor,
-    frames: int,
+    frames: int | torch.SymInt,
     with_cell: bool,
 ) -> tuple[Tensor, Tensor | None]:
     g_x = g.new_empty(len(frame), 3, dtype=torch.float64)

@@ -11,7 +11,6 @@ and strain cannot tell, since reversing an edge reverses its vector.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from eip.kernels import edges as edge_list
 from eip.kernels.build import Library
-from eip.kernels.operators import twice_differentiable
+from eip.kernels.operators import constants, twice_differentiable
 from eip.kernels.radial import cosine_cutoff, sine_basis
 
 #: Intervals of the spline over [0, cutoff] by radial function. The fastest of them, sin(nπr/rc),
@@ -34,7 +33,7 @@ def intervals(radial_functions: int) -> int:
     return INTERVALS_PER_FUNCTION * radial_functions
 
 
-@functools.lru_cache(maxsize=8)
+@constants
 def spline_coefficients(cutoff: float, radial_functions: int) -> Float[Tensor, "knots functions"]:
     """Cubic B-spline coefficients of basis · envelope and of the envelope, float64.
 
@@ -166,5 +165,6 @@ message = twice_differentiable(
     values=_values,
     gradient=_gradient,
     plain=_plain,
+    takes=lambda lib, x: x[3].shape[3] == lib.chunk(int(x[3].shape[0] * x[3].shape[3]), x[3].dtype),
     fake=lambda scalars, vectors, *_: (torch.empty_like(scalars), torch.empty_like(vectors)),
 )

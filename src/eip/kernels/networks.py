@@ -8,7 +8,7 @@ go through the network as it is written in terms of smaller operators.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ def network_operator(
     written: Function,
     forward: Function,
     backward: Function,
-    saved: Callable[..., int],
+    saved: Callable[..., int | torch.SymInt],
     takes: Function,
 ) -> Any:
     """Registers ``eip::{name}``: edge_vectors, species, centers, neighbors, weights, pack and
@@ -61,10 +61,13 @@ def network_operator(
         edge_vectors: Tensor,
         *others: Any,
     ) -> Tensor:
+        *ends, weights, pack = others[:5]
         g = [one for one in (g_scalars, g_vectors) if one is not None]
+        # The values have no gradient in the weights, so that a part of one here would be wrong.
+        fixed = [weight.detach() for weight in weights]
 
         def features(edge_vectors: Tensor) -> tuple[Tensor, ...]:
-            return written(edge_vectors, *others)[: len(g)]
+            return written(edge_vectors, *ends, fixed, pack, *others[5:])[: len(g)]
 
         found: Tensor = gradient_of(features, g, [edge_vectors])[0]
         return found
@@ -142,11 +145,11 @@ def _graph_is_kept() -> bool:
 def pack_network(
     lib: Library,
     name: str,
-    elements: dict[str, Tensor | None],
-    layers: Sequence[dict[str, Tensor | None]],
+    elements: Mapping[str, Tensor],
+    layers: Sequence[Mapping[str, Tensor | None]],
 ) -> Tensor:
     """Arrays by element and by layer, by their names in the C++ sources, in one `block`."""
-    arrays = in_order(lib, f"{name}_elements", elements)
+    arrays: list[Tensor | None] = [*in_order(lib, f"{name}_elements", elements)]
     for layer in layers:
         arrays += in_order(lib, f"{name}_layer", layer)
     return block(arrays)
@@ -154,10 +157,7 @@ def pack_network(
 
 def arguments_of(
     lib: Library,
-    edge_vectors: Tensor,
-    species: Tensor,
-    centers: Tensor,
-    neighbors: Tensor,
+    graph: Sequence[Tensor],
     cutoff: float,
     intervals: int,
     layers: int,
@@ -166,6 +166,7 @@ def arguments_of(
     saved: Any,
 ) -> list[Any]:
     """What the kernels of all networks begin with."""
+    edge_vectors, species, centers, neighbors = graph
     atoms = len(species)
     return [
         *(atoms, first_edges(lib, centers, atoms), neighbors.contiguous()),

@@ -12,11 +12,13 @@ of ten seconds on the user's machine, to a library that is bound to one version 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from eip.kernels.build import Library, kernels_for
 
@@ -96,6 +98,23 @@ def operator(
     return chosen
 
 
+def constants(function: Function) -> Any:
+    """A function of numbers that gives arrays, worked out once for each; in a trace, constants."""
+
+    @functools.lru_cache(maxsize=8)
+    def kept(*arguments: Any) -> Any:
+        with _disable_current_modes():  # no array without content is kept
+            return function(*arguments)
+
+    @functools.wraps(function)
+    def lifted(*arguments: Any) -> Any:
+        found, lift = kept(*arguments), torch.ops.aten.lift_fresh.default
+        return lift(found) if isinstance(found, Tensor) else tuple(map(lift, found))
+
+    lifted.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
+    return lifted
+
+
 def wanted(ctx: Any, index: int) -> bool:
     """Whether the gradient being taken goes on to an array; ``needs_input_grad`` says only if
     one could. Forces want no gradient of weights, and training none of positions.
@@ -138,6 +157,7 @@ def twice_differentiable(
     gradient: Function,
     plain: Function,
     fake: Function,
+    takes: Function,
 ) -> Any:
     """An operator for training, whose loss holds forces: with its gradient, and that one's own.
 
@@ -161,6 +181,7 @@ def twice_differentiable(
             gradient for each input, None where it is not asked for; with dots, those of S.
         plain: ``(*inputs, *constants) → outputs`` in PyTorch.
         fake: the same with empty results.
+        takes: ``(lib, inputs) →`` whether the kernels can work on them.
     """
     names = [one.split()[-1] for one in inputs.split(", ")]
     count = len(names)
@@ -207,13 +228,14 @@ def twice_differentiable(
     def kernel_double(lib: Library, *arguments: Any) -> tuple[Any, ...]:
         g, x, others, along = split(arguments, outputs, count, len(arguments) - outputs - 2 * count)
         g, x, along = contiguous(g), contiguous(x), contiguous(along)
-        to_x = gradient(lib, g, x, others, True, False, along)
-        return (*values(lib, x, others, along), *to_x)
+        to_g = values(lib, x, others, along)
+        return *to_g, *gradient(lib, g, x, others, True, False, along)
 
     double_backward = operator(
         f"{name}_double_backward({grads}, {head}, {dots}) -> {results(outputs + count)}",
         kernel=kernel_double,
         plain=plain_double,
+        takes=lambda lib, *a: takes(lib, a[outputs : outputs + count]),
         fake=lambda *arguments: tuple(
             None if one is None or k in without else torch.empty_like(one)
             for k, one in enumerate(arguments[: outputs + count])
@@ -279,6 +301,7 @@ def twice_differentiable(
         f"{name}_backward({grads}, {head}, bool in_weights, bool in_geometry) -> {results(count)}",
         kernel=kernel_backward,
         plain=plain_backward,
+        takes=lambda lib, *a: takes(lib, a[outputs : outputs + count]),
         fake=fake_backward,
         setup_context=setup_backward,
         backward=backward_of_backward,
@@ -299,6 +322,7 @@ def twice_differentiable(
         kernel=lambda lib, *a: tuple(values(lib, contiguous(a[:count]), a[count:], None)),
         plain=plain,
         fake=fake,
+        takes=lambda lib, *a: takes(lib, a[:count]),
         setup_context=setup,
         backward=backward,
     )
@@ -310,7 +334,7 @@ def contiguous(arrays: Sequence[Tensor | None]) -> tuple[Any, ...]:
 
 
 def gradient_of(
-    plain: Function, g: Sequence[Any], x: Sequence[Any], others: Sequence[Any]
+    plain: Function, g: Sequence[Any], x: Sequence[Any], others: Sequence[Any] = ()
 ) -> tuple[Any, ...]:
     """By PyTorch, and differentiable itself where a gradient is recorded."""
     record = torch.is_grad_enabled()
@@ -343,7 +367,8 @@ def _directional(
         pairs = zip(gradients, dots, strict=True)
         along = sum((a * b).sum() for a, b in pairs if a is not None and b is not None)
         if only is not None:
-            return torch.autograd.grad(along, leaves[only], allow_unused=True)[0]
+            one: Any = leaves[only]
+            return torch.autograd.grad(along, one, allow_unused=True)[0]
         given = [*g, *(one for one in leaves if one is not None)]
         found = iter(torch.autograd.grad(along, given, allow_unused=True, materialize_grads=True))
     return tuple(None if one is None else next(found) for one in (*g, *leaves))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -45,7 +45,7 @@ def both_ways(
     return {name: panels(weight.T), name + transposed: panels(weight)}
 
 
-def in_order(lib: Library, struct: str, arrays: dict[str, T]) -> list[T]:
+def in_order(lib: Library, struct: str, arrays: Mapping[str, T]) -> list[T]:
     """Arrays by name in the order of a struct of the C++ sources, which alone says it.
 
     Raises:

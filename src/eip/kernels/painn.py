@@ -92,7 +92,7 @@ def _messages(
     Kernels read the filters from splines; without kernels, they are the functions themselves.
     """
     atoms, centers, neighbors = graph
-    channels, dtype = elements.shape[1], edge_vectors.dtype
+    channels, dtype = int(elements.shape[1]), edge_vectors.dtype
     lib = kernels_for(edge_vectors)
     if lib is not None and lib.takes(channels, dtype):
         chunk, count = lib.chunk(channels, dtype), messages.intervals(radial_functions)
@@ -217,7 +217,7 @@ def _numbers_saved(
     neighbors: Tensor,
     weights: Sequence[Tensor],
     *others: Any,
-) -> int:
+) -> int | torch.SymInt:
     lean = _is_lean(edge_vectors, species, weights)
     return networks.numbers(_widths(_layers(weights), lean)) * len(species) * weights[0].shape[1]
 
@@ -256,8 +256,9 @@ def _forward(
     table = networks.table_of(lib, "painn_saved", arrays)
     graph = edge_vectors, species, centers, neighbors
     head = networks.arguments_of(
-        *(lib, *graph, cutoff, messages.intervals(radial_functions)),
-        *(layers, channels, packed, table),
+        lib,
+        graph,
+        *(cutoff, messages.intervals(radial_functions), layers, channels, packed, table),
     )
     lib.call("painn", edge_vectors.dtype, *head, scalars)
     return scalars, vectors, saved
@@ -299,8 +300,9 @@ def _backward(
     graph = edge_vectors, species, centers, neighbors
     table = networks.table_of(lib, "painn_saved", arrays)
     head = networks.arguments_of(
-        *(lib, *graph, cutoff, messages.intervals(radial_functions)),
-        *(layers, channels, packed, table),
+        lib,
+        graph,
+        *(cutoff, messages.intervals(radial_functions), layers, channels, packed, table),
     )
     lib.call(
         *("painn_backward", edge_vectors.dtype, *head, g_scalars.contiguous()),

@@ -58,11 +58,11 @@ class PaiNN(Backbone, Packable):
         found = [self.embedding.weight]
         modules: Any = zip(self.messages, self.updates, strict=True)
         for message, update in modules:
-            found += painn.Layer(
+            found += [
                 *_weights(message.context[0], message.context[2], message.filter),
                 update.mix.weight,
                 *_weights(update.context[0], update.context[2]),
-            )
+            ]
         return found
 
     def pack(self) -> Tensor | None:
