@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from eip.kernels import (
     features,
     geometry,
     messages,
+    operators,
     packing,
     products,
     reference_path,
@@ -216,3 +218,59 @@ def test_every_operator_is_among_these() -> None:
         if name.startswith("eip::")
     }
     assert registered == {name.removesuffix("_first") for name in CASES}
+
+
+class Exported(torch.nn.Module):
+    """A network as a function of arrays."""
+
+    def __init__(self, inside: PaiNN | CartesianACE, frozen: bool) -> None:
+        super().__init__()
+        self.inside, self.frozen = inside, frozen
+
+    def forward(
+        self, vectors: Tensor, species: Tensor, centers: Tensor, neighbors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        moved = replace(GRAPH, centers=centers, neighbors=neighbors)
+        features = self.inside(moved, species, vectors, frozen=self.frozen)
+        return features.scalars, features.vectors
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize(
+    ("kind", "frozen", "names"),
+    [
+        (PaiNN, True, {"painn"}),
+        (PaiNN, False, {"list_edges", "painn_message"}),
+        (CartesianACE, True, {"cartesian_ace"}),
+        (CartesianACE, False, {"list_edges", "coupling", "cartesian_products"}),
+    ],
+)
+def test_a_network_is_exported_in_terms_of_operators(
+    kind: type[PaiNN] | type[CartesianACE], frozen: bool, names: set[str]
+) -> None:
+    module = Exported(network(kind), frozen)
+    arguments = vectors(), SPECIES, *ENDS
+    exported = torch.export.export(module, arguments)
+    targets = {str(node.target) for node in exported.graph.nodes}
+    assert {f"eip.{name}.default" for name in names} <= targets
+    for found, expected in zip(exported.module()(*arguments), module(*arguments), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_a_kernel_for_another_device_is_found_by_callers_as_they_are() -> None:
+    scalars = torch.empty(3, 4, device="meta")
+    asked = []
+
+    def kernel(scalars: Tensor, vectors: Tensor) -> Tensor:
+        asked.append(scalars.device.type)
+        return scalars.new_empty(7)
+
+    operators._OTHER_DEVICES["invariants", "meta"] = kernel
+    try:
+        with torch.no_grad():
+            chosen = features.invariants(scalars, torch.empty(3, 3, 4, device="meta"))
+        with reference_path():
+            plain = features.invariants(scalars, torch.empty(3, 3, 4, device="meta"))
+    finally:
+        del operators._OTHER_DEVICES["invariants", "meta"]
+    assert asked == ["meta"] and chosen.shape == (7,) and plain.shape == (3, 8)

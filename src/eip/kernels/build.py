@@ -126,6 +126,11 @@ def reference_path() -> Iterator[None]:
         _REFERENCE.reset(token)
 
 
+def within_reference_path() -> bool:
+    """Whether kernels are not wanted here."""
+    return _REFERENCE.get()
+
+
 def kernels_for(array: Tensor) -> Library | None:
     """The kernels, if they can work on this array and are wanted."""
     if _REFERENCE.get() or array.device.type != "cpu" or array.dtype not in _SUFFIX:

@@ -20,11 +20,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from eip.kernels.build import Library, kernels_for
+from eip.kernels.build import Library, kernels_for, within_reference_path
 
 _LIBRARY = torch.library.Library("eip", "DEF")
 
 Function = Callable[..., Any]
+
+#: Kernels by operator and device, but for those of the CPU.
+_OTHER_DEVICES: dict[tuple[str, str], Function] = {}
 
 
 def operator(
@@ -55,16 +58,23 @@ def operator(
     _LIBRARY.define(schema)
     chosen: Any = getattr(torch.ops.eip, name).default
 
-    def library_for(arguments: tuple[Any, ...]) -> Library | None:
+    def kernel_for(arguments: tuple[Any, ...]) -> Function | None:
+        device = arguments[0].device.type
+        if device != "cpu":
+            return None if within_reference_path() else _OTHER_DEVICES.get((name, device))
         lib = kernels_for(arguments[0])
-        return lib if lib is not None and (takes is None or takes(lib, *arguments)) else None
+        if lib is None or not (takes is None or takes(lib, *arguments)):
+            return None
+        return functools.partial(kernel, lib)
 
     def on_cpu(*arguments: Any) -> Any:
-        lib = library_for(arguments)
-        return plain(*arguments) if lib is None else kernel(lib, *arguments)
+        return (kernel_for(arguments) or plain)(*arguments)
 
     def below_autograd(*arguments: Any) -> Any:
+        found = kernel_for(arguments)
         with torch._C._AutoDispatchBelowAutograd():
+            if found is not None and not _watched(arguments[0]):
+                return found(*arguments)
             return chosen(*arguments)
 
     class Recorded(torch.autograd.Function):
@@ -85,7 +95,7 @@ def operator(
     def recorded(*arguments: Any) -> Any:
         if constant:
             return below_autograd(*arguments)
-        if library_for(arguments) is None:
+        if kernel_for(arguments) is None:
             return plain(*arguments)
         if not torch.is_grad_enabled():
             return below_autograd(*arguments)
@@ -96,6 +106,25 @@ def operator(
     _LIBRARY.impl(name, recorded, "Autograd")
     torch.library.register_fake(f"eip::{name}", fake, lib=_LIBRARY)
     return chosen
+
+
+def implement(name: str, device: str, kernel: Function) -> None:
+    """Gives an operator a kernel for another device; the formula of its gradient is used there, too.
+
+    Args:
+        device: as PyTorch names its type, ``"cuda"`` say.
+        kernel: takes the operator's arguments.
+    """
+    _LIBRARY.impl(name, kernel, device.upper())
+    _OTHER_DEVICES[name, device] = kernel
+
+
+def _watched(array: Tensor) -> bool:
+    """Whether anybody looks on, a trace say. If not, the dispatcher would but choose the kernel:
+    to be asked a second time takes it some µs."""
+    return (
+        type(array) not in (Tensor, torch.nn.Parameter) or torch._C._len_torch_dispatch_stack() > 0
+    )
 
 
 def constants(function: Function) -> Any:
