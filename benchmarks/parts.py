@@ -48,10 +48,10 @@ def operators(potential: Potential, graph: object, steps: int = 20) -> dict[str,
         for _ in range(steps):
             potential(graph)
     names = {
-        "FrozenPaiNN": "forward",
-        "FrozenPaiNNBackward": "backward",
-        "_EdgeVectors": "edge vectors",
-        "_Transposed": "edge vectors",
+        "eip::painn": "forward",
+        "eip::painn_backward": "backward",
+        "eip::edge_vectors": "edge vectors",
+        "eip::edge_vectors_backward": "edge vectors",
     }
     out: dict[str, float] = {}
     for event in measured.key_averages():

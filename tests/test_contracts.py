@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from eip.graph import AtomGraph
 from eip.kernels import reference_path
+from eip.kernels.radial import cosine_cutoff
 from eip.models.backbone import AtomFeatures, Backbone
 from eip.models.painn import PaiNN
-from eip.models.radial import cosine_cutoff
 from eip.neighbors import build_graph
 from eip.potential import Differentiable, Potential
 from eip.prediction import Prediction

@@ -8,8 +8,9 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 
-from eip.graph import _EDGES_WORTH_A_PRODUCT, AtomGraph, batch_graphs
+from eip.graph import AtomGraph, batch_graphs
 from eip.kernels import reference_path
+from eip.kernels.geometry import _EDGES_WORTH_A_PRODUCT
 from eip.neighbors import build_graph
 
 

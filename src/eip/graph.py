@@ -9,11 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eip.kernels import kernels_for
 from eip.kernels.geometry import edge_vectors
-
-#: Edges of a structure from which on a matrix product of its own pays, on a CPU.
-_EDGES_WORTH_A_PRODUCT = 500
 
 
 @dataclass(frozen=True)
@@ -74,34 +70,11 @@ class AtomGraph:
         Args:
             dtype: what they are rounded to.
         """
-        kernels = kernels_for(self.positions)
-        if kernels is not None:
-            return edge_vectors(
-                *(kernels, self.positions, self.cell, self.frame),
-                *(self.centers, self.neighbors, self.shifts, dtype),
-            )
-        # index_select, because indexing by [] has a backward pass that costs several times more.
-        neighbors = self.positions.index_select(0, self.neighbors)
-        vectors = neighbors - self.positions.index_select(0, self.centers)
-        # A molecule's shifts are all zero; multiplying them out would cost as much as the rest.
-        # A GPU multiplies: asking it would make the host wait for everything it has yet to do.
-        if self.pbc.is_cuda or bool(self.pbc.any()):
-            vectors = vectors + self._image_offsets()
-        return vectors.to(dtype)
-
-    def _image_offsets(self) -> Float[Tensor, "edges 3"]:
-        """shift · cell of each edge, Å."""
-        shifts = self.shifts.to(self.cell.dtype)
-        if self.n_frames == 1:
-            return shifts @ self.cell[0]
-        frame = self.frame.index_select(0, self.centers)
-        if shifts.is_cuda or self.n_edges < _EDGES_WORTH_A_PRODUCT * self.n_frames:
-            return (shifts[:, None, :] @ self.cell.index_select(0, frame))[:, 0]
-        # A structure's edges lie together: one product for each, several times faster than one
-        # small product for each edge.
-        sizes = torch.bincount(frame, minlength=self.n_frames).tolist()
-        pairs = zip(shifts.split(sizes), self.cell.unbind(), strict=True)
-        return torch.cat([shift @ cell for shift, cell in pairs])
+        vectors: Tensor = edge_vectors(
+            *(self.positions, self.cell, self.frame),
+            *(self.centers, self.neighbors, self.shifts, dtype),
+        )
+        return vectors
 
     def sum_by_frame(self, per_atom: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "frames *rest"]:
         """Sum of a per-atom quantity over each structure."""

@@ -4,7 +4,8 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 
-from eip.models.backbone import AtomFeatures, norm
+from eip.kernels.features import norm
+from eip.models.backbone import AtomFeatures
 from eip.models.painn import PaiNN
 from eip.neighbors import build_graph
 from eip.testing import check_backbone

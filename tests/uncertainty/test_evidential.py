@@ -9,8 +9,8 @@ from ase import Atoms
 from ase.build import molecule
 
 from eip.errors import InputError
-from eip.kernels import reference_path
-from eip.models import message_passing
+from eip.kernels import operators, reference_path
+from eip.kernels.features import FLOOR
 from eip.models.backbone import AtomFeatures
 from eip.neighbors import build_graph
 from eip.uncertainty import distributions as dist
@@ -22,7 +22,7 @@ from eip.uncertainty.evidence import (
     TensorEvidence,
     frobenius,
 )
-from eip.uncertainty.evidential import FLOOR, HEADS, EvidentialPotential
+from eip.uncertainty.evidential import HEADS, EvidentialPotential
 
 SCALE = 1.7
 GRAPH = build_graph([molecule("H2O"), molecule("CH4")], 4.0)
@@ -332,9 +332,9 @@ def test_a_loss_of_forces_is_not_differentiated_down_to_positions_nobody_holds(
 ) -> None:
     """It would take second derivatives of the geometry: ten times as long, for nothing."""
     asked = []
-    curvature = message_passing._curvature
+    second = operators._directional
     monkeypatch.setattr(
-        message_passing, "_curvature", lambda *a: asked.append("here") or curvature(*a)
+        operators, "_directional", lambda *a, **k: asked.append("here") or second(*a, **k)
     )
     model = EvidentialPotential(
         elements=(1, 8), element_energies={1: 0.0, 8: 0.0}, force_scale=1.0, channels=16

@@ -1,5 +1,17 @@
-"""Compiled kernels for the CPU: found, compiled once for this machine, and loaded."""
+"""What takes time, as operators of PyTorch, by compiled kernels where these can be had.
 
-from eip.kernels.build import Library, kernels_for, library, reference_path, variant
+`operators` is the door: every operator has a kernel for the CPU, the same in plain PyTorch for any
+other device and as what the kernel is checked against, and its derivatives. How another one is
+added: CONTRIBUTING.md.
+"""
 
-__all__ = ["Library", "kernels_for", "library", "reference_path", "variant"]
+from eip.kernels.build import (
+    KernelWarning,
+    Library,
+    kernels_for,
+    library,
+    reference_path,
+    variant,
+)
+
+__all__ = ["KernelWarning", "Library", "kernels_for", "library", "reference_path", "variant"]

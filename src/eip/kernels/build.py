@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import mmap
 import os
 import platform
 import shutil
@@ -24,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,12 +68,49 @@ class Library:
         function.restype = ctypes.c_int64 if result else None
         return function
 
+    def call(self, name: str, dtype: torch.dtype | None, *arguments: Any) -> None:
+        """Calls ``eip_{name}``: a tensor goes as the address of its first element (contiguous; the
+        caller keeps it alive), None as no address, numbers as int64 and double."""
+        self.function(name, dtype)(*map(_as_c, arguments))
+
     @functools.cache  # noqa: B019
     def chunk(self, channels: int, dtype: torch.dtype) -> int:
         """Channels that a kernel takes at a time; 0: the width is none it can do."""
         if dtype not in _SUFFIX:
             return 0
         return int(self.function("chunk", dtype, result=True)(ctypes.c_int64(channels)))
+
+    @functools.cache  # noqa: B019
+    def lanes(self, dtype: torch.dtype) -> int:
+        """Numbers of a type in a vector of the processor: widths are multiples of it."""
+        return int(self.function("lanes", dtype, result=True)())
+
+    def handles(self, dtype: torch.dtype) -> bool:
+        return dtype in _SUFFIX
+
+    def takes(self, channels: int | torch.SymInt, dtype: torch.dtype) -> bool:
+        """Whether kernels can work at a width; warns, once, of one that they cannot."""
+        # An integer that is traced becomes one that is known.
+        return dtype in _SUFFIX and self._takes(int(channels), dtype)
+
+    @functools.cache  # noqa: B019
+    def _takes(self, channels: int, dtype: torch.dtype) -> bool:
+        if self.chunk(channels, dtype) > 0:
+            return True
+        warnings.warn(
+            f"{channels} channels are no multiple of {self.lanes(dtype)}, as this processor's "
+            "kernels take them: plain PyTorch does the work, many times slower",
+            KernelWarning,
+            stacklevel=2,
+        )
+        return False
+
+    @functools.cache  # noqa: B019
+    def fields(self, struct: str) -> tuple[str, ...]:
+        """The fields of one of the C++ sources' structs of arrays, in their order."""
+        function = getattr(self._functions, f"eip_fields_{struct}")
+        function.restype = ctypes.c_char_p
+        return tuple(function().decode().split())
 
 
 _REFERENCE = ContextVar("reference_path", default=False)
@@ -87,6 +124,11 @@ def reference_path() -> Iterator[None]:
         yield
     finally:
         _REFERENCE.reset(token)
+
+
+def within_reference_path() -> bool:
+    """Whether kernels are not wanted here."""
+    return _REFERENCE.get()
 
 
 def kernels_for(array: Tensor) -> Library | None:
@@ -152,25 +194,14 @@ class _CannotCompile(Exception):
     pass
 
 
-def pointer(array: Tensor | None) -> ctypes.c_void_p:
-    """Address of an array's first element; the caller keeps the array alive and contiguous."""
-    return ctypes.c_void_p(None if array is None else array.data_ptr())
-
-
-def advise_huge_pages(array: Tensor) -> None:
-    """Asks the system for large pages where there are any: mapping small ones takes longer than
-    the sums that a large array is for."""
-    size = 2**21
-    start = -(-array.data_ptr() // size) * size
-    length = (array.data_ptr() + array.nbytes - start) // size * size
-    madvise = getattr(_c_library(), "madvise", None)
-    if length > 0 and madvise is not None and hasattr(mmap, "MADV_HUGEPAGE"):
-        madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
-
-
-@functools.cache
-def _c_library() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
+def _as_c(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, int):
+        return ctypes.c_int64(value)
+    if isinstance(value, float):
+        return ctypes.c_double(value)
+    return ctypes.c_void_p(None) if value is None else value
 
 
 def _load(march: str) -> Library:

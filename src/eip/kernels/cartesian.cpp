@@ -9,37 +9,47 @@
 #include <algorithm>
 
 #include "coupling.h"
+#include "packed.h"
 #include "products.h"
 
 namespace {
 
 constexpr int S = 1, V = 3, M = 5, ALL = 9, NODE = 11;
 
-// Matrices are panels (`matmul`), once as they are and once transposed for the gradient.
+// Matrices are panels (`matmul`), once as they are and once transposed for the gradient. The first layer
+// has no context, since what its atoms say depends on the element alone; the last has no matrices to give.
+#define LAYER(X)                                                                                    \
+    X(context_one) X(context_one_bias) X(context_one_back)                                          \
+    X(context_two) X(context_two_bias) X(context_two_back) X(table)                                 \
+    X(mix_s) X(mix_s_back) X(mix_v) X(mix_v_back) X(mix_m) X(mix_m_back) X(products)                \
+    X(gate_of_s) X(gate_of_s_back) X(gate_of_x) X(gate_of_x_back) X(gate_bias)                      \
+    X(gate_two) X(gate_two_bias) X(gate_two_back)                                                   \
+    X(to_s) X(to_s_back) X(to_v) X(to_v_back) X(to_m) X(to_m_back)
 template <class T>
 struct Weights {
-    // What an atom says; none of these in the first layer, where it depends on the element alone.
-    const T *context_one, *context_one_bias, *context_one_back;
-    const T *context_two, *context_two_bias, *context_two_back;
-    const T* table;
-    const T *mix_s, *mix_s_back, *mix_v, *mix_v_back, *mix_m, *mix_m_back;
-    const T* products;
-    const T *gate_of_s, *gate_of_s_back, *gate_of_x, *gate_of_x_back, *gate_bias;
-    const T *gate_two, *gate_two_bias, *gate_two_back;
-    // The last layer has no matrices to give: to_m is null.
-    const T *to_s, *to_s_back, *to_v, *to_v_back, *to_m, *to_m_back;
+    LAYER(CONST_ARRAY)
+};
+
+// By element: the embedding [elements, F], and what atoms say in the first layer [3, elements, F].
+#define ELEMENTS(X) X(embedding) X(said)
+template <class T>
+struct Elements {
+    ELEMENTS(CONST_ARRAY)
 };
 
 // What the gradient needs of a layer. Of the first, the first five are null: it has no vectors yet.
+//
+//     hidden  of what an atom says, before SiLU [1]
+//     loud    how loud vectors and matrices are said [2]
+//     node    what is said: three scalars, vector, matrix [11]
+//     v, m    vectors and matrices before the layer [3], [5]
+//     mixed   before products [9]
+//     pre     of the gate, before SiLU [1]
+//     gates   of vectors and matrices [2]
+#define SAVED(X) X(hidden) X(loud) X(node) X(v) X(m) X(mixed) X(pre) X(gates)
 template <class T>
 struct Saved {
-    T* hidden;   // of what an atom says, before SiLU [1]
-    T* loud;     // how loud vectors and matrices are said [2]
-    T* node;     // what is said: three scalars, vector, matrix [11]
-    T *v, *m;    // vectors and matrices before the layer [3], [5]
-    T* mixed;    // before products [9]
-    T* pre;      // of the gate, before SiLU [1]
-    T* gates;    // of vectors and matrices [2]
+    SAVED(ARRAY)
 };
 
 template <class T>
@@ -48,8 +58,7 @@ struct Network {
     int layers, F;
     const int64_t* species;
     int64_t elements;
-    const T* embedding;  // [elements, F]
-    const T* said;       // of the first layer, by element [3, elements, F]
+    const T *embedding, *said;
     const Weights<T>* weights;
     const Saved<T>* saved;
     int threads;
@@ -412,26 +421,41 @@ void backward(const Network<T>& net, const T* g_scalars, const T* g_vectors, T* 
 
 }  // namespace
 
-#define NETWORK(T)                                                                                  \
-    Network<T> {                                                                                    \
-        {atoms, first, neighbors, vectors, static_cast<T>(cutoff), static_cast<int>(intervals)},    \
-            static_cast<int>(layers), static_cast<int>(F), species, elements, embedding, said,      \
-            static_cast<const Weights<T>*>(weights), static_cast<const Saved<T>*>(saved),           \
-            static_cast<int>(threads), static_cast<T>(inverse_square)                               \
-    }
+EXPORT_FIELDS(cartesian_ace_elements, ELEMENTS)
+EXPORT_FIELDS(cartesian_ace_layer, LAYER)
+EXPORT_FIELDS(cartesian_ace_saved, SAVED)
+
+// `packed` holds Elements and the layers' Weights (packed.h); an array of pointers stands for Saved.
 #define HEAD(T)                                                                                     \
     int64_t atoms, const int64_t *first, const int64_t *neighbors, const T *vectors, double cutoff, \
-        int64_t intervals, int64_t layers, int64_t F, const int64_t *species, int64_t elements,     \
-        const T *embedding, const T *said, const void *weights, const void *saved, int64_t threads,    \
-        double inverse_square
+        int64_t intervals, int64_t layers, int64_t F, const int64_t *species, const void *packed,   \
+        const void *saved, int64_t threads, int64_t elements, double inverse_square
+#define NETWORK(T)                                                                                  \
+    const auto block = addresses(packed, (sizeof(Elements<T>) + layers * sizeof(Weights<T>)) /      \
+                                             sizeof(void*));                                        \
+    const auto* own = reinterpret_cast<const Elements<T>*>(block.data());                           \
+    const Network<T> net{                                                                           \
+        {atoms, first, neighbors, vectors, static_cast<T>(cutoff), static_cast<int>(intervals)},    \
+        static_cast<int>(layers),                                                                   \
+        static_cast<int>(F),                                                                        \
+        species,                                                                                    \
+        elements,                                                                                   \
+        own->embedding,                                                                             \
+        own->said,                                                                                  \
+        reinterpret_cast<const Weights<T>*>(own + 1),                                               \
+        static_cast<const Saved<T>*>(saved),                                                        \
+        static_cast<int>(threads),                                                                  \
+        static_cast<T>(inverse_square)};
 #define EXPORT(T, SUFFIX)                                                                           \
-    extern "C" void eip_cartesian_forward_##SUFFIX(HEAD(T), T* scalars, T* features) {              \
-        forward<T>(NETWORK(T), scalars, features);                                                  \
+    extern "C" void eip_cartesian_ace_##SUFFIX(HEAD(T), T* scalars, T* features) {                  \
+        NETWORK(T)                                                                                  \
+        forward<T>(net, scalars, features);                                                         \
     }                                                                                               \
-    extern "C" void eip_cartesian_backward_##SUFFIX(HEAD(T), const T* g_scalars,                    \
-                                                    const T* g_vectors, T* g, T* G,                 \
-                                                    T* to_vectors) {                                \
-        backward<T>(NETWORK(T), g_scalars, g_vectors, g, G, to_vectors);                            \
+    extern "C" void eip_cartesian_ace_backward_##SUFFIX(HEAD(T), const T* g_scalars,                \
+                                                        const T* g_vectors, T* g, T* G,             \
+                                                        T* to_vectors) {                            \
+        NETWORK(T)                                                                                  \
+        backward<T>(net, g_scalars, g_vectors, g, G, to_vectors);                                   \
     }
 
 EXPORT(float, f32)

@@ -1,5 +1,5 @@
 // What neighbors' scalars, vectors and symmetric traceless matrices become along edges
-// (`eip.models.coupling`), its gradient, and the gradient of that.
+// (`eip.kernels.coupling`), its gradient, and the gradient of that.
 //
 //     s_i += Σ_j w0 a + w1 v·d + w2 dᵀt d
 //     v_i += Σ_j (w3 b + w4 v·d + w5 dᵀt d) d + w6 v + w7 t d

@@ -1,102 +1,170 @@
-"""Vectors along the edges of a graph, and their gradients, by compiled kernels."""
+"""Vectors along the edges of a graph."""
 
 from __future__ import annotations
 
-import ctypes
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from eip.kernels.build import Library, pointer
+from eip.kernels.build import Library
+from eip.kernels.operators import operator
+
+#: Edges of a structure from which on a matrix product of its own pays, on a CPU.
+_EDGES_WORTH_A_PRODUCT = 500
 
 
-def edge_vectors(
+def _vectors(
     lib: Library,
-    positions: Float[Tensor, "atoms 3"],
-    cell: Float[Tensor, "frames 3 3"],
-    frame: Int[Tensor, "atoms"],
-    centers: Int[Tensor, "edges"],
-    neighbors: Int[Tensor, "edges"],
-    shifts: Float[Tensor, "edges 3"],
+    positions: Tensor,
+    cell: Tensor,
+    frame: Tensor,
+    centers: Tensor,
+    neighbors: Tensor,
+    shifts: Tensor,
     dtype: torch.dtype,
-) -> Float[Tensor, "edges 3"]:
-    """R_neighbor − R_center + shift · cell, Å; differentiable any number of times.
+) -> Tensor:
+    out = positions.new_empty(len(shifts), 3, dtype=dtype)
+    arrays = positions.double(), cell.double(), frame, centers, neighbors, shifts.float()
+    kept = [array.contiguous() for array in arrays]
+    lib.call("edge_vectors", dtype, len(out), *kept, out, torch.get_num_threads())
+    return out
 
-    The differences are taken in float64 and rounded to ``dtype`` afterwards.
-    """
-    edges = _Edges(
-        *(lib, len(cell), frame.contiguous(), centers.contiguous()),
-        *(neighbors.contiguous(), shifts.float().contiguous(), dtype),
+
+def _plain_vectors(
+    positions: Tensor,
+    cell: Tensor,
+    frame: Tensor,
+    centers: Tensor,
+    neighbors: Tensor,
+    shifts: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    # index_select, because indexing by [] has a backward pass that costs several times more.
+    vectors = positions.index_select(0, neighbors) - positions.index_select(0, centers)
+    # A molecule's shifts are all zero; multiplying them out would cost as much as the rest. Only
+    # a CPU is asked: a GPU's host would have to wait for everything it has yet to do.
+    if positions.device.type != "cpu" or bool(shifts.any()):
+        vectors = vectors + _image_offsets(cell, frame, centers, shifts)
+    return vectors.to(dtype)
+
+
+def _image_offsets(cell: Tensor, frame: Tensor, centers: Tensor, shifts: Tensor) -> Tensor:
+    """shift · cell of each edge, Å."""
+    shifts = shifts.to(cell.dtype)
+    if len(cell) == 1:
+        return shifts @ cell[0]
+    frame = frame.index_select(0, centers)
+    if shifts.device.type != "cpu" or len(shifts) < _EDGES_WORTH_A_PRODUCT * len(cell):
+        return (shifts[:, None, :] @ cell.index_select(0, frame))[:, 0]
+    # A structure's edges lie together: one product for each, several times faster than one
+    # small product for each edge.
+    sizes = torch.bincount(frame, minlength=len(cell)).tolist()
+    pairs = zip(shifts.split(sizes), cell.unbind(), strict=True)
+    return torch.cat([shift @ cell for shift, cell in pairs])
+
+
+def _transposed(
+    lib: Library,
+    g: Tensor,
+    frame: Tensor,
+    centers: Tensor,
+    neighbors: Tensor,
+    shifts: Tensor,
+    frames: int | torch.SymInt,
+    with_cell: bool,
+) -> tuple[Tensor, Tensor | None]:
+    g_x, g_cell = _fake_transposed(g, frame, centers, neighbors, shifts, frames, with_cell)
+    g_x.zero_()
+    if g_cell is not None:
+        g_cell.zero_()
+    kept = [a.contiguous() for a in (g, frame, centers, neighbors, shifts.float())]
+    lib.call("edge_vectors_transposed", g.dtype, len(g), *kept, g_x, g_cell)
+    return g_x, g_cell
+
+
+def _plain_transposed(
+    g: Tensor,
+    frame: Tensor,
+    centers: Tensor,
+    neighbors: Tensor,
+    shifts: Tensor,
+    frames: int | torch.SymInt,
+    with_cell: bool,
+) -> tuple[Tensor, Tensor | None]:
+    g = g.double()
+    g_x = g.new_zeros(len(frame), 3).index_add(0, neighbors, g).index_add(0, centers, -g)
+    if not with_cell:
+        return g_x, None
+    of_edges = shifts.double()[:, :, None] * g[:, None, :]
+    frame = frame.index_select(0, centers)
+    return g_x, g.new_zeros(frames, 3, 3).index_add(0, frame, of_edges)
+
+
+def _fake_transposed(
+    g: Tensor,
+    frame: Tensor,
+    centers: Tensor,
+    neighbors: Tensor,
+    shifts: Tensor,
+    frames: int | torch.SymInt,
+    with_cell: bool,
+) -> tuple[Tensor, Tensor | None]:
+    g_x = g.new_empty(len(frame), 3, dtype=torch.float64)
+    return g_x, g.new_empty(frames, 3, 3, dtype=torch.float64) if with_cell else None
+
+
+# The map is linear: the gradient is its transpose, whose gradient is the map itself.
+
+
+def _setup_transposed(ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
+    g, *graph, ctx.frames, _ = arguments
+    ctx.save_for_backward(*graph)
+    ctx.dtype = g.dtype
+    ctx.set_materialize_grads(False)
+
+
+def _backward_transposed(ctx: Any, x: Tensor | None, cell: Tensor | None) -> tuple[Any, ...]:
+    frame, *edges = ctx.saved_tensors
+    x = edges[-1].new_zeros(len(frame), 3, dtype=torch.float64) if x is None else x
+    cell = x.new_zeros(ctx.frames, 3, 3) if cell is None else cell
+    return edge_vectors(x, cell, frame, *edges, ctx.dtype), *[None] * 6
+
+
+edge_vectors_backward = operator(
+    "edge_vectors_backward(Tensor g, Tensor frame, Tensor centers, Tensor neighbors, "
+    "Tensor shifts, SymInt frames, bool with_cell) -> (Tensor, Tensor)",
+    kernel=_transposed,
+    plain=_plain_transposed,
+    fake=_fake_transposed,
+    setup_context=_setup_transposed,
+    backward=_backward_transposed,
+)
+
+
+def _setup(ctx: Any, arguments: tuple[Any, ...], output: Tensor) -> None:
+    positions, cell, *graph, _ = arguments
+    ctx.save_for_backward(*graph)
+    ctx.frames, ctx.dtypes = len(cell), (positions.dtype, cell.dtype)
+
+
+def _backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    g_x, g_cell = edge_vectors_backward(
+        *(g, *ctx.saved_tensors, ctx.frames, ctx.needs_input_grad[1])
     )
-    return _EdgeVectors.apply(positions.double(), cell.double(), edges)
+    of_positions, of_cell = ctx.dtypes
+    return g_x.to(of_positions), None if g_cell is None else g_cell.to(of_cell), *[None] * 5
 
 
-def first_edges(lib: Library, centers: Int[Tensor, "edges"], atoms: int) -> Int[Tensor, "_"]:
-    """Where each atom's edges begin in a list sorted by centre, and where the last ends."""
-    first = torch.empty(atoms + 1, dtype=torch.int64)
-    centers = centers.contiguous()
-    sizes = (ctypes.c_int64(atoms), ctypes.c_int64(len(centers)))
-    lib.function("first_edges")(*sizes, pointer(centers), pointer(first))
-    return first
-
-
-@dataclass(frozen=True)
-class _Edges:
-    lib: Library
-    frames: int
-    frame: Tensor
-    centers: Tensor
-    neighbors: Tensor
-    shifts: Tensor
-    dtype: torch.dtype
-
-    def vectors(self, x: Tensor, cell: Tensor) -> Tensor:
-        x, cell = x.contiguous(), cell.contiguous()
-        out = x.new_empty(len(self.shifts), 3, dtype=self.dtype)
-        self.lib.function("edge_vectors", self.dtype)(
-            ctypes.c_int64(len(out)),
-            *map(pointer, (x, cell, self.frame, self.centers, self.neighbors, self.shifts, out)),
-            ctypes.c_int64(torch.get_num_threads()),
-        )
-        return out
-
-    def transposed(self, g: Tensor, with_cell: bool) -> tuple[Tensor, Tensor | None]:
-        g = g.contiguous()
-        g_x = g.new_zeros(len(self.frame), 3, dtype=torch.float64)
-        g_cell = g.new_zeros(self.frames, 3, 3, dtype=torch.float64) if with_cell else None
-        self.lib.function("edge_vectors_transposed", g.dtype)(
-            ctypes.c_int64(len(g)),
-            *map(pointer, (g, self.frame, self.centers, self.neighbors, self.shifts, g_x, g_cell)),
-        )
-        return g_x, g_cell
-
-
-class _EdgeVectors(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, positions: Tensor, cell: Tensor, edges: _Edges) -> Tensor:
-        ctx.edges = edges
-        return edges.vectors(positions, cell)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        g_x, g_cell = _Transposed.apply(g, ctx.edges, ctx.needs_input_grad[1])
-        return g_x, g_cell, None
-
-
-class _Transposed(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, g: Tensor, edges: _Edges, with_cell: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        ctx.edges = edges
-        return edges.transposed(g, with_cell)
-
-    @staticmethod
-    def backward(ctx: Any, x: Tensor, cell: Tensor | None) -> tuple[Tensor, None, None]:
-        edges: _Edges = ctx.edges
-        # The map is linear: the gradient of its transpose is the map itself.
-        cell = x.new_zeros(edges.frames, 3, 3) if cell is None else cell
-        return _EdgeVectors.apply(x, cell, edges), None, None
+#: R_neighbor − R_center + shift · cell of each edge, Å; differentiable any number of times. The
+#: differences are taken in the positions' precision and rounded to ``dtype`` afterwards.
+edge_vectors = operator(
+    "edge_vectors(Tensor positions, Tensor cell, Tensor frame, Tensor centers, Tensor neighbors, "
+    "Tensor shifts, ScalarType dtype) -> Tensor",
+    kernel=_vectors,
+    plain=_plain_vectors,
+    fake=lambda positions, *graph: positions.new_empty(len(graph[-2]), 3, dtype=graph[-1]),
+    takes=lambda lib, *arguments: lib.handles(arguments[-1]),
+    setup_context=_setup,
+    backward=_backward,
+)

@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr double FLOOR = 1e-6;  // as in evidential.py
+constexpr double FLOOR = 1e-6;  // as in features.py
 
 template <class T>
 T softplus(T x) {

@@ -1,6 +1,6 @@
 // Invariants of each atom, and how far they are from those of the training atoms: forward alone.
 //
-// The sums are those of latent_distance.py; what goes is the dozens of small operations between
+// The sums are those of features.py; what goes is the dozens of small operations between
 // them, and the vectors along the edges, which need not be written down for it.
 #include <omp.h>
 

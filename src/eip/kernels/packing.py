@@ -1,34 +1,86 @@
-"""Weights in the order in which the kernels read them."""
+"""Weights in the order in which the kernels read them, in one array that says where each lies."""
 
 from __future__ import annotations
 
-import ctypes
 from abc import abstractmethod
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from eip.kernels.build import Library, kernels_for, pointer
+from eip.kernels.build import Library
+from eip.kernels.operators import operator
 
 T = TypeVar("T")
 
+#: Arrays begin on a cache line.
+_LINE = 64
 
-def panels(lib: Library, matrix: Float[Tensor, "depth columns"]) -> Float[Tensor, "_"]:
-    """A matrix as the panels that simd.h's ``matmul`` takes on its right."""
+
+def _panels(lib: Library, matrix: Tensor) -> Tensor:
     matrix = matrix.contiguous()
     depth, columns = matrix.shape
-    out = torch.empty(depth * columns, dtype=matrix.dtype)
-    lib.function("pack", matrix.dtype)(
-        pointer(matrix),
-        *(ctypes.c_int64(value) for value in (depth, columns, columns, 1)),
-        pointer(out),
-    )
+    out = matrix.new_empty(depth * columns)
+    lib.call("pack", matrix.dtype, matrix, depth, columns, columns, 1, out)
     return out
 
 
-class Packable(nn.Module, Generic[T]):
+#: A matrix, ``[depth, columns]``, as the panels that simd.h's ``matmul`` takes on its right.
+panels = operator(
+    "panels(Tensor matrix) -> Tensor",
+    kernel=_panels,
+    plain=lambda matrix: matrix.flatten().clone(),
+    fake=lambda matrix: matrix.new_empty(matrix.numel()),
+)
+
+
+def both_ways(
+    name: str, weight: Float[Tensor, "out in"] | None, transposed: str = "_t"
+) -> dict[str, Tensor | None]:
+    """A linear map as panels, and its transpose for the gradient."""
+    if weight is None:
+        return {name: None, name + transposed: None}
+    return {name: panels(weight.T), name + transposed: panels(weight)}
+
+
+def in_order(lib: Library, struct: str, arrays: Mapping[str, T]) -> list[T]:
+    """Arrays by name in the order of a struct of the C++ sources, which alone says it.
+
+    Raises:
+        KeyError: if they are not those of the struct.
+    """
+    fields = lib.fields(struct)
+    if set(fields) != set(arrays):
+        raise KeyError(f"{struct} has {', '.join(fields)}; got {', '.join(arrays)}")
+    return [arrays[name] for name in fields]
+
+
+def block(arrays: Sequence[Tensor | None]) -> UInt8[Tensor, "bytes"]:
+    """Arrays behind each other: where each begins, in bytes (0: there is none), then they (see
+    kernels/packed.h)."""
+    offsets, at = [], _up(8 * len(arrays))
+    for array in arrays:
+        offsets.append(0 if array is None else at)
+        at += 0 if array is None else _up(array.nbytes)
+    parts = [torch.tensor(offsets), *(array for array in arrays if array is not None)]
+    raw = [part.detach().contiguous().reshape(-1).view(torch.uint8) for part in parts]
+    return torch.cat([nn.functional.pad(part, (0, _up(len(part)) - len(part))) for part in raw])
+
+
+def _up(size: int) -> int:
+    return -(-size // _LINE) * _LINE
+
+
+def addresses(block: Tensor, count: int) -> list[int | None]:
+    """Of the arrays in a `block`."""
+    at = block.data_ptr()
+    offsets = block[: 8 * count].view(torch.int64).tolist()
+    return [at + offset if offset else None for offset in offsets]
+
+
+class Packable(nn.Module):
     """A module whose kernels read its weights in an order of their own.
 
     Whether weights have changed cannot be seen (writing through ``.data`` leaves no trace, and
@@ -36,32 +88,25 @@ class Packable(nn.Module, Generic[T]):
     nobody can reach any more, inside a `eip.potential.PreparedPotential`, keeps what it packed.
     """
 
-    channels: int
-    _kept: T | None = None
-
-    def kernels(self, array: Tensor) -> Library | None:
-        """The kernels, if they can work on this array and take this width."""
-        lib = kernels_for(array)
-        return lib if lib is not None and lib.chunk(self.channels, array.dtype) > 0 else None
+    _kept: tuple[list[Tensor], Tensor | None] | None = None
 
     @abstractmethod
-    def pack(self, lib: Library) -> T:
-        """A copy of the weights as they are now, as the kernels read them."""
+    def weights(self) -> list[Tensor]:
+        """The arrays that its operator takes."""
 
-    def packed(self, lib: Library) -> T:
-        """What the kernels read at this call."""
-        if self._kept is not None:
-            return self._kept
-        with torch.no_grad():
-            return self.pack(lib)
+    @abstractmethod
+    def pack(self) -> Tensor | None:
+        """A `block` of the weights as they are now; None where no kernel would read it."""
+
+    def arrays(self) -> tuple[list[Tensor], Tensor | None]:
+        """Weights, and what was packed of them; None: to be packed at this call."""
+        return (self.weights(), None) if self._kept is None else self._kept
 
     def keep_packed(self) -> None:
         """Packs once and for all; whoever calls this sees to it that no weight changes any more."""
-        floating = (t for t in self.state_dict().values() if t.is_floating_point())
-        lib = self.kernels(next(floating))
         with torch.no_grad():
-            self._kept = None if lib is None else self.pack(lib)
+            self._kept = self.weights(), self.pack()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Addresses mean nothing in a copy, whose weights may change.
+        # A copy's weights may change.
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}

@@ -1,5 +1,5 @@
 // All products of up to three factors of a scalar x, a vector u and a symmetric traceless matrix M, with
-// weights by element and channel (`eip.models.products`), the gradient, and the gradient of that.
+// weights by element and channel (`eip.kernels.products`), the gradient, and the gradient of that.
 //
 // Written once, for numbers and for dual numbers, as in coupling.cpp. Every atom and channel is by itself.
 //

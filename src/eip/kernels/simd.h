@@ -34,7 +34,7 @@ constexpr bool by_two(int64_t channels) {
     return channels % (2 * Simd<T>::LANES) == 0;
 }
 
-constexpr double NORM_EPSILON = 1e-8;  // under the root of a norm, as in backbone.py
+constexpr double NORM_EPSILON = 1e-8;  // under the root of a norm, as in features.py
 
 template <class T>
 static inline vec<T> load(const T* p) {

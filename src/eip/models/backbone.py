@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from eip.graph import AtomGraph
-from eip.kernels import kernels_for
-from eip.kernels.build import pointer
-
-#: Added under the root of a vector's squared norm: without it, the gradient of an isolated atom's
-#: zero vector is NaN.
-NORM_EPSILON = 1e-8
+from eip.kernels.features import invariants
 
 
 @dataclass(frozen=True)
@@ -31,17 +24,8 @@ class AtomFeatures:
 
     def invariants(self) -> Float[Tensor, "atoms two_channels"]:
         """Scalars and the lengths of the vectors: all that does not turn."""
-        kernels = None if torch.is_grad_enabled() else kernels_for(self.scalars)
-        if kernels is not None:
-            scalars, vectors = self.scalars.contiguous(), self.vectors.contiguous()
-            atoms, channels = scalars.shape
-            out = scalars.new_empty(atoms, 2 * channels)
-            kernels.function("invariants", scalars.dtype)(
-                *(ctypes.c_int64(atoms), ctypes.c_int64(channels)),
-                *map(pointer, (scalars, vectors, out)),
-            )
-            return out
-        return torch.cat([self.scalars, norm(self.vectors)], dim=1)
+        found: Tensor = invariants(self.scalars, self.vectors)
+        return found
 
 
 class Backbone(nn.Module, ABC):
@@ -69,8 +53,3 @@ class Backbone(nn.Module, ABC):
             frozen: the caller will differentiate the features once, in the edge vectors alone: a
                 backbone may then take shortcuts that training cannot.
         """
-
-
-def norm(vectors: Float[Tensor, "atoms 3 channels"]) -> Float[Tensor, "atoms channels"]:
-    """Length of each channel's vector, differentiable at zero."""
-    return (vectors.square().sum(dim=1) + NORM_EPSILON).sqrt()

@@ -7,16 +7,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, softplus
 
 from eip.errors import InputError, did_you_mean
 from eip.graph import AtomGraph
-from eip.kernels import Library
-from eip.kernels.packing import Packable, panels
-from eip.models.backbone import AtomFeatures, norm
+from eip.kernels.features import pack_tensor_head, positive, tensor_head
+from eip.kernels.packing import Packable
+from eip.models.backbone import AtomFeatures
 from eip.potential import Differentiable
 from eip.prediction import Prediction
-from eip.uncertainty.compiled import PackedHead, tensor_head
 from eip.uncertainty.evidence import (
     ComponentEvidence,
     EnergyEvidence,
@@ -27,14 +25,6 @@ from eip.uncertainty.evidence import (
 )
 from eip.uncertainty.network import NetworkPotential
 from eip.uncertainty.registry import register
-
-#: ν, β and α − 1 stay above this (theory §2): the likelihood has poles at zero.
-FLOOR = 1e-6
-
-
-def positive(raw: Tensor) -> Tensor:
-    """Unbounded → above the floor."""
-    return softplus(raw) + FLOOR
 
 
 class EvidenceHead(nn.Module, ABC):
@@ -59,7 +49,7 @@ class NoHead(EvidenceHead):
         return NoEvidence(self.scale)
 
 
-class TensorHead(EvidenceHead, Packable[PackedHead]):
+class TensorHead(EvidenceHead, Packable):
     """ν, α and B = b0·1 + Σ_k w_k u_k u_kᵀ; exact under rotation and reflection (theory §2).
 
     u_k are bias-free mixes of the vectors, b0 and w_k ≥ 0 come from scalars: the matrix is
@@ -73,42 +63,18 @@ class TensorHead(EvidenceHead, Packable[PackedHead]):
         self.directions = nn.Linear(channels, rank, bias=False)
         self.coefficients = mlp(2 * channels, channels, 3 + rank)
 
-    def pack(self, lib: Library) -> PackedHead:
+    def weights(self) -> list[Tensor]:
         modules: Any = self.coefficients
         hidden, out = modules[0], modules[2]
-        dtype = out.weight.dtype
-        # Columns in whole vectors of the processor; `chunk` is one or two of them.
-        lanes = lib.chunk(self.channels, dtype)
-        width = -(-len(out.weight) // lanes) * lanes
+        mixes = self.lengths.weight, self.directions.weight
+        return [*mixes, hidden.weight, hidden.bias, out.weight, out.bias]
 
-        def columns(weight: Tensor) -> Tensor:
-            return panels(lib, pad(weight, (0, 0, 0, width - len(weight))).T)
-
-        return PackedHead(
-            self.rank,
-            width,
-            panels(lib, self.lengths.weight.T),
-            columns(self.directions.weight),
-            panels(lib, hidden.weight.T),
-            hidden.bias.clone(),
-            columns(out.weight),
-            pad(out.bias, (0, width - len(out.bias))).clone(),
-        )
+    def pack(self) -> Tensor | None:
+        return pack_tensor_head(self.weights())
 
     def forward(self, features: AtomFeatures, graph: AtomGraph) -> TensorEvidence:
-        kernels = None if torch.is_grad_enabled() else self.kernels(features.scalars)
-        if kernels is not None:
-            return TensorEvidence(self.scale, *tensor_head(self.packed(kernels), kernels, features))
-        lengths = norm(self.lengths(features.vectors))
-        raw = self.coefficients(torch.cat([features.scalars, lengths], dim=1))
-        nu, alpha, base = positive(raw[:, 0]), 1.0 + positive(raw[:, 1]), positive(raw[:, 2])
-        # float64: in float32 the sum would round b0 away beside a wide direction, and B with it
-        # its positive definiteness.
-        directions = self.directions(features.vectors).double()
-        weighted = directions * softplus(raw[:, None, 3:]).double()
-        identity = torch.eye(3, dtype=torch.float64, device=raw.device)
-        beta = base.double()[:, None, None] * identity + weighted @ directions.transpose(1, 2)
-        return TensorEvidence(self.scale, nu, alpha, beta)
+        evidence = tensor_head(features.scalars, features.vectors, *self.arrays())
+        return TensorEvidence(self.scale, *evidence)
 
 
 class ComponentwiseHead(EvidenceHead):

@@ -20,7 +20,6 @@ is left to the calibration, which comes after.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -31,9 +30,8 @@ from torch import Tensor
 
 from eip.errors import InputError
 from eip.graph import AtomGraph
-from eip.kernels import Library, kernels_for
-from eip.kernels.build import pointer
-from eip.kernels.packing import Packable, panels
+from eip.kernels import features as operators
+from eip.kernels.packing import Packable
 from eip.potential import Differentiable, Potential, WrappedPotential
 from eip.prediction import Prediction
 from eip.uncertainty.registry import build_potential, describe_potential, register
@@ -45,12 +43,9 @@ RIDGE = 1e-4
 #: Degrees of freedom of the Student-t that errors are taken to follow: their tails are heavy.
 _DEGREES = 6.0
 
-#: Under the root of d²: a gradient at the very middle of the training atoms.
-_EPSILON = 1e-6
-
 
 @register
-class LatentDistancePotential(WrappedPotential, Packable[Tensor]):
+class LatentDistancePotential(WrappedPotential, Packable):
     """A potential whose σ is multiplied by a power of the latent distance d.
 
     Energy and forces are those of the potential inside; d is invariant under rotation and
@@ -95,33 +90,15 @@ class LatentDistancePotential(WrappedPotential, Packable[Tensor]):
     ) -> Float[Tensor, "atoms"]:
         """d² of each atom, dimensionless."""
         species: Tensor = self._species[numbers]  # type: ignore[index]
-        kernels = None if torch.is_grad_enabled() else self.kernels(features)
-        if kernels is not None:
-            return self._compiled(kernels, features.contiguous(), species)
-        squared = features.new_zeros(len(features))
-        # Element by element: a matrix for each atom would not fit into memory.
-        for k in range(len(self.elements)):
-            of_element = (species == k).nonzero()[:, 0]
-            if len(of_element):
-                white = (features[of_element] - self.means[k]) @ self.whitening[k]
-                squared = squared.index_add(0, of_element, white.square().mean(dim=1))
-        return squared + _EPSILON
+        (means, whitening), pack = self.arrays()
+        found: Tensor = operators.squared_distance(features, species, means, whitening, pack)
+        return found
 
-    def pack(self, lib: Library) -> Tensor:
-        return torch.stack([panels(lib, w) for w in self.whitening])
+    def weights(self) -> list[Tensor]:
+        return [self.means, self.whitening]
 
-    def _compiled(self, kernels: Library, features: Tensor, species: Tensor) -> Tensor:
-        means, whitening = self.means, self.packed(kernels)
-        out = features.new_empty(len(features))
-        sizes = (len(features), self.channels, len(means))
-        kernels.function("squared_distance", features.dtype)(
-            *(ctypes.c_int64(size) for size in sizes),
-            *map(pointer, (features, species, means, whitening)),
-            ctypes.c_double(_EPSILON),
-            pointer(out),
-            ctypes.c_int64(torch.get_num_threads()),
-        )
-        return out
+    def pack(self) -> Tensor | None:
+        return operators.pack_whitening(self.whitening)
 
     def forward(
         self,
@@ -174,25 +151,11 @@ def neighborhood_mean(
     per_atom: Float[Tensor, "atoms"], graph: AtomGraph, cutoff: float
 ) -> Float[Tensor, "atoms"]:
     """Mean over each atom, of weight 1, and its neighbors, of weight (1 − r²/rc²)²."""
-    kernels = None if torch.is_grad_enabled() else kernels_for(per_atom)
-    if kernels is not None:
-        per_atom, out = per_atom.contiguous(), torch.empty_like(per_atom)
-        first = torch.empty(graph.n_atoms + 1, dtype=torch.int64)
-        arrays = (graph.positions.double(), graph.cell.double(), graph.frame, graph.centers)
-        kept = [a.contiguous() for a in (*arrays, graph.neighbors, graph.shifts.float())]
-        kernels.function("neighborhood", per_atom.dtype)(
-            *(ctypes.c_int64(graph.n_atoms), ctypes.c_int64(graph.n_edges)),
-            *map(pointer, kept),
-            ctypes.c_double(cutoff),
-            *map(pointer, (per_atom, out, first)),
-            ctypes.c_int64(torch.get_num_threads()),
-        )
-        return out
-    square = graph.edge_vectors(per_atom.dtype).square().sum(dim=1)
-    weight = (1.0 - square / cutoff**2).clamp(min=0.0).square()
-    passed = weight * per_atom.index_select(0, graph.neighbors)
-    total = per_atom.index_add(0, graph.centers, passed)
-    return total / torch.ones_like(per_atom).index_add(0, graph.centers, weight)
+    found: Tensor = operators.neighborhood_mean(
+        *(per_atom, graph.positions, graph.cell, graph.frame),
+        *(graph.centers, graph.neighbors, graph.shifts, cutoff),
+    )
+    return found
 
 
 def fit_latent_distance(

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from eip.models.radial import cosine_cutoff, sine_basis
+from eip.kernels.radial import cosine_cutoff, sine_basis
 
 
 def test_the_basis_is_the_formula() -> None:

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eip.kernels import library
-from eip.models.products import PRODUCTS, bounded, plain_products, products
-from eip.models.tensors import contraction, dot
+from eip.kernels.products import PRODUCTS, bounded, plain_products, products
+from eip.kernels.tensors import contraction, dot
 
 pytestmark = pytest.mark.kernels
 
@@ -33,9 +32,7 @@ def weighted(
     if plain:
         inside = bounded(x, u, m, limit**-2)
         return plain_products(*inside, weights[species].transpose(0, 1))
-    lib = library()
-    assert lib is not None, "the tests need a C++ compiler"
-    return products(x, u, m, weights, species, limit**-2, lib)
+    return products(x, u, m, weights, species, limit**-2)
 
 
 def derivatives(

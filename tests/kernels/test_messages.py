@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +14,9 @@ from ase.build import bulk, molecule
 from torch import Tensor
 
 from eip.graph import AtomGraph
-from eip.kernels import library, reference_path
-from eip.models import message_passing
-from eip.models.message_passing import EdgeList, Message, plain_message
+from eip.kernels import Library, library, operators, reference_path
+from eip.kernels import edges as edge_list
+from eip.kernels.messages import message as painn_message
 from eip.models.painn import PaiNN
 from eip.neighbors import build_graph
 from eip.testing import check_backbone
@@ -53,13 +54,10 @@ def problem(channels: int, skin: float = 0.0) -> tuple[AtomGraph, list[Tensor]]:
 def message(graph: AtomGraph, inputs: list[Tensor], plain: bool) -> tuple[Tensor, Tensor]:
     s, v, phi, table, positions, cell = inputs
     vectors = replace(graph, positions=positions, cell=cell).edge_vectors()
-    lib = library()
-    assert lib is not None
-    edges = EdgeList(lib, graph, vectors, CUTOFF, INTERVALS)
-    if plain:
-        to_s, to_v = plain_message(phi, v, table, vectors, edges)
-        return s + to_s, v + to_v
-    return Message.apply(s, v, phi, table, vectors, edges)
+    ends = graph.centers, graph.neighbors
+    edges = edge_list.list_edges(vectors, *ends, graph.n_atoms, CUTOFF, INTERVALS)
+    with reference_path() if plain else nullcontext():
+        return painn_message(s, v, phi, table, vectors, edges, *ends, CUTOFF)
 
 
 def nonlinear(graph: AtomGraph, inputs: list[Tensor], plain: bool) -> Tensor:
@@ -157,15 +155,15 @@ def test_forces_take_no_gradient_of_weights_and_training_none_of_positions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     called = []
-    call, curvature = EdgeList.call, message_passing._curvature
+    call, second = edge_list.call, operators._directional
 
-    def counting(self: EdgeList, name: str, *args: object, **kwargs: object) -> None:
+    def counting(lib: Library, name: str, *args: object, **kwargs: object) -> None:
         called.append(name)
-        call(self, name, *args, **kwargs)
+        call(lib, name, *args, **kwargs)
 
-    monkeypatch.setattr(EdgeList, "call", counting)
+    monkeypatch.setattr(edge_list, "call", counting)
     monkeypatch.setattr(
-        message_passing, "_curvature", lambda *a: called.append("curvature") or curvature(*a)
+        operators, "_directional", lambda *a, **k: called.append("curvature") or second(*a, **k)
     )
     painn = PaiNN(2, 16, 1, cutoff=CUTOFF).double()
     graph = build_graph(structures(), CUTOFF)
@@ -200,7 +198,7 @@ def test_many_atoms_sum_the_table_in_parts() -> None:
     painn = PaiNN(1, 8, 1, cutoff=CUTOFF).double()
     crystal = bulk("C", cubic=True) * (6, 6, 4)
     crystal.rattle(0.05, seed=0)
-    assert len(crystal) > 2 * message_passing._ATOMS_PER_GROUP
+    assert len(crystal) > 2 * edge_list.ATOMS_PER_GROUP
     graph = build_graph(crystal, CUTOFF)
     graph = replace(graph, numbers=torch.ones_like(graph.numbers))
     found = gradients(painn, graph)

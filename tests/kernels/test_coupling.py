@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,17 +13,10 @@ from ase.build import bulk, molecule
 from torch import Tensor
 
 from eip.graph import AtomGraph
-from eip.kernels import library
-from eip.models.coupling import (
-    FIRST_PATHS,
-    PATHS,
-    coupling,
-    spline_coupling,
-    spline_fit,
-    spline_values,
-)
-from eip.models.message_passing import EdgeList
-from eip.models.radial import polynomial_cutoff, sine_basis
+from eip.kernels import library, reference_path
+from eip.kernels.coupling import FIRST_PATHS, PATHS, coupling, spline_fit
+from eip.kernels.edges import list_edges, spline_values
+from eip.kernels.radial import polynomial_cutoff, sine_basis
 from eip.neighbors import build_graph
 
 pytestmark = pytest.mark.kernels
@@ -41,7 +35,7 @@ def structures() -> list[Atoms]:
 def lanes() -> int:
     lib = library()
     assert lib is not None, "the tests need a C++ compiler"
-    return lib.function("lanes", torch.float64, result=True)()
+    return lib.lanes(torch.float64)
 
 
 def problem(channels: int, first: bool, skin: float = 0.0) -> tuple[AtomGraph, list[Tensor]]:
@@ -64,12 +58,10 @@ def sums(graph: AtomGraph, inputs: list[Tensor], plain: bool) -> tuple[Tensor, T
     said, table, positions, cell, *rest = inputs
     v, t = rest or (None, None)
     vectors = replace(graph, positions=positions, cell=cell).edge_vectors()
-    lib = library()
-    assert lib is not None
-    edges = EdgeList(lib, graph, vectors, CUTOFF, INTERVALS)
-    if plain:
-        return spline_coupling(said, v, t, table, vectors, edges)
-    return coupling(said, v, t, table, vectors, edges)
+    ends = graph.centers, graph.neighbors
+    edges = list_edges(vectors, *ends, graph.n_atoms, CUTOFF, INTERVALS)
+    with reference_path() if plain else nullcontext():
+        return coupling(said, v, t, table, vectors, edges, *ends, CUTOFF)
 
 
 def nonlinear(graph: AtomGraph, inputs: list[Tensor], plain: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""The compiled PaiNN against the plain one: it may differ by its splined filters alone."""
+"""PaiNN as one operator: it may differ from the plain one by its splined filters alone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ase.build import bulk, molecule
 from torch import Tensor
 
 from eip.graph import AtomGraph
-from eip.kernels import reference_path
-from eip.models import fused
+from eip.kernels import KernelWarning, Library, messages, painn, reference_path
+from eip.kernels.networks import WORKSPACE
 from eip.models.painn import PaiNN
 from eip.neighbors import build_graph
 
@@ -99,10 +99,10 @@ def test_what_is_left_is_the_error_of_the_spline_and_vanishes_with_its_intervals
 ) -> None:
     graph = graph_of(structures())
     coarse = largest_error(network(), graph)
-    monkeypatch.setattr(fused, "INTERVALS_PER_FUNCTION", 4 * fused.INTERVALS_PER_FUNCTION)
-    fused.spline_coefficients.cache_clear()
+    monkeypatch.setattr(messages, "INTERVALS_PER_FUNCTION", 4 * messages.INTERVALS_PER_FUNCTION)
+    messages.spline_coefficients.cache_clear()
     fine = largest_error(network(), graph)
-    fused.spline_coefficients.cache_clear()
+    messages.spline_coefficients.cache_clear()
     # The slope of a cubic spline errs by its interval cubed: 64 times less.
     assert fine < coarse / 40
     assert fine < 1e-6
@@ -149,12 +149,12 @@ def test_the_number_of_threads_does_not_change_a_bit(threads: None) -> None:
 
 
 def test_what_was_not_kept_is_worked_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    painn = network()
+    backbone = network()
     graph = graph_of(structures())
-    rich = outcome(painn, graph)
-    monkeypatch.setattr(fused, "LEAN_BYTES", 0)
+    rich = outcome(backbone, graph)
+    monkeypatch.setattr(painn, "LEAN_BYTES", 0)
     for retain in (False, True):
-        for one, two in zip(outcome(painn, graph, retain=retain), rich, strict=True):
+        for one, two in zip(outcome(backbone, graph, retain=retain), rich, strict=True):
             torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
 
 
@@ -163,21 +163,27 @@ def test_gradients_can_be_taken_twice_if_the_graph_is_kept_and_not_otherwise() -
     graph = graph_of(structures())
     outcome(painn, graph, retain=True)
     vectors = graph.edge_vectors(painn.embedding.weight.dtype).requires_grad_()
-    run = fused.frozen(painn, *_kernels(), graph, species_of(graph), vectors)
-    total = run.scalars.sum()
+    total = painn(graph, species_of(graph), vectors, frozen=True).scalars.sum()
     torch.autograd.grad(total, vectors)
     with pytest.raises(RuntimeError, match="retain_graph"):
         torch.autograd.grad(total, vectors)
 
 
-def test_a_second_derivative_is_refused_not_wrong() -> None:
+def test_a_second_derivative_is_that_of_the_network_as_it_is_written() -> None:
     painn = network()
     graph = graph_of(structures())
-    vectors = graph.edge_vectors(painn.embedding.weight.dtype).requires_grad_()
-    features = painn(graph, species_of(graph), vectors, frozen=True)
-    (gradient,) = torch.autograd.grad(features.scalars.square().sum(), vectors, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    found = []
+    for frozen in (True, False):
+        positions = graph.positions.clone().requires_grad_()
+        moved = graph.with_positions(positions)
+        features = painn(moved, species_of(graph), moved.edge_vectors(), frozen=frozen)
+        energy = features.scalars.square().sum() + features.vectors.square().sum()
+        (force,) = torch.autograd.grad(energy, positions, create_graph=True)
+        found += torch.autograd.grad(force.square().sum(), positions, retain_graph=True)
+        if frozen:
+            with pytest.raises(RuntimeError, match="not have been used"):
+                torch.autograd.grad(force.square().sum(), list(painn.parameters()))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-9 * float(found[1].abs().max()))
 
 
 def test_new_weights_are_noticed() -> None:
@@ -202,17 +208,23 @@ def test_a_network_that_has_run_can_be_copied_and_pickled() -> None:
             assert torch.equal(one, two)
 
 
-def test_a_subclass_and_an_odd_width_run_as_they_are_written() -> None:
+def test_a_subclass_runs_as_it_is_written() -> None:
     class Doubled(PaiNN):
-        def _reference(self, *arguments: object) -> object:
-            features = super()._reference(*arguments)
+        def forward(self, *arguments: object, **options: object) -> object:
+            features = super().forward(*arguments, **options)
             return type(features)(2 * features.scalars, 2 * features.vectors)
 
     graph = graph_of(structures())
     torch.manual_seed(0)
     doubled = Doubled(len(ELEMENTS), 16, 3, cutoff=4.0).double()
     torch.testing.assert_close(outcome(doubled, graph)[0], 2 * outcome(network(), graph)[0])
-    assert largest_error(network(11), graph) < 1e-14
+
+
+def test_a_width_that_kernels_cannot_take_is_named_and_done_in_plain_pytorch() -> None:
+    Library._takes.cache_clear()
+    graph = graph_of(structures())
+    with pytest.warns(KernelWarning, match=r"11 channels are no multiple of \d+"):
+        assert largest_error(network(11), graph) < 1e-14
 
 
 def test_memory_is_used_again_step_after_step() -> None:
@@ -222,11 +234,10 @@ def test_memory_is_used_again_step_after_step() -> None:
     outcome(painn, graph)
     gc.disable()
     try:
-        workspace = fused._WORKSPACES[painn]
-        before = {b.data_ptr() for b in workspace._free}
+        before = {b.data_ptr() for b in WORKSPACE._free}
         for _ in range(3):
             outcome(painn, graph)
-        assert {b.data_ptr() for b in workspace._free} == before
+        assert {b.data_ptr() for b in WORKSPACE._free} == before
     finally:
         gc.enable()
 
@@ -234,12 +245,12 @@ def test_memory_is_used_again_step_after_step() -> None:
 def test_the_spline_follows_basis_and_envelope() -> None:
     from scipy.interpolate import BSpline
 
-    from eip.models.radial import cosine_cutoff, sine_basis
+    from eip.kernels.radial import cosine_cutoff, sine_basis
 
     cutoff, count = 5.0, 20
-    n = fused.intervals(count)
+    n = messages.intervals(count)
     knots = cutoff / n * np.arange(-3, n + 4)
-    spline = BSpline(knots, fused.spline_coefficients(cutoff, count).numpy(), 3)
+    spline = BSpline(knots, messages.spline_coefficients(cutoff, count).numpy(), 3)
     r = torch.linspace(0.3, cutoff, 5001, dtype=torch.float64, requires_grad=True)
     envelope = cosine_cutoff(r, cutoff)
     exact = torch.cat([sine_basis(r, cutoff, count) * envelope[:, None], envelope[:, None]], dim=1)
@@ -248,9 +259,3 @@ def test_the_spline_follows_basis_and_envelope() -> None:
     (slope,) = torch.autograd.grad(exact[:, count - 1].sum(), r)
     error = spline(r.detach().numpy(), 1)[:, count - 1] - slope.numpy()
     assert np.abs(error).max() < 2e-5 * float(slope.abs().max())
-
-
-def _kernels() -> tuple[object]:
-    from eip.kernels import library
-
-    return (library(),)

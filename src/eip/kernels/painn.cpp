@@ -8,37 +8,50 @@
 #include <algorithm>
 
 #include "message.h"
+#include "packed.h"
 
 namespace {
 
 // Weights of a layer, packed (simd.h); *_t are the transposed ones for the gradient. The columns of
-// context2, and its bias, are in the order of φ (message.h).
+// context2, and its bias, are in the order of φ (message.h). left and right: the two mixes of vectors.
+#define LAYER(X)                                                                                   \
+    X(context1) X(context1_bias) X(context1_t) X(context2) X(context2_bias) X(context2_t) X(table) \
+    X(left) X(left_t) X(right) X(right_t)                                                          \
+    X(update1) X(update1_bias) X(update1_t) X(update2) X(update2_bias) X(update2_t)
 template <class T>
 struct Layer {
-    const T *context1, *context1_bias, *context1_t, *context2, *context2_bias, *context2_t;
-    const T *table;
-    const T *left, *left_t, *right, *right_t;  // the two mixes of vectors: U and V
-    const T *update1, *update1_bias, *update1_t, *update2, *update2_bias, *update2_t;
+    LAYER(CONST_ARRAY)
+};
+
+// By element: the embedding [elements, F], and φ of the first layer [elements, 3F].
+#define ELEMENTS(X) X(embedding) X(phi0)
+template <class T>
+struct Elements {
+    ELEMENTS(CONST_ARRAY)
 };
 
 // What forward leaves behind for the gradient, [atoms, …] each. Those marked * may be null: the
 // gradient then works them out again, for systems so large that memory is dearer than time.
+//
+//     hidden   [F] before the activation of context; not of layer 0
+//     phi      [3F] *; not of layer 0, where it depends on the element alone
+//     left     [3, F] U
+//     right    [3, F] V *
+//     pre      [F] before the activation of the update's context
+//     scales   [2F] of U·V and of U *
+//     vectors  [3, F] leaving the layer
+#define SAVED(X) X(hidden) X(phi) X(left) X(right) X(pre) X(scales) X(vectors)
 template <class T>
 struct Saved {
-    T *hidden;   // [F] before the activation of context; not of layer 0
-    T *phi;      // [3F] *; not of layer 0, where it depends on the element alone
-    T *left;     // [3, F] U
-    T *right;    // [3, F] V *
-    T *pre;      // [F] before the activation of the update's context
-    T *scales;   // [2F] of U·V and of U *
-    T *vectors;  // [3, F] leaving the layer
+    SAVED(ARRAY)
 };
 
 // Gradients with respect to what a layer's update takes in, [atoms, F] and [atoms, 3, F]. They may lie
 // where that layer's `pre` and `left` are, if these are not needed again.
+#define GRADIENT(X) X(s) X(v)
 template <class T>
 struct Gradient {
-    T *s, *v;
+    GRADIENT(ARRAY)
 };
 
 template <class T>
@@ -46,8 +59,7 @@ struct Network {
     int64_t layers;
     int64_t F;
     const int64_t* species;
-    const T* embedding;  // [elements, F]
-    const T* phi0;       // [elements, 3F]
+    const T *embedding, *phi0;
     const Layer<T>* layer;
     const Saved<T>* saved;
 };
@@ -327,38 +339,41 @@ void backward(const Graph<T>& graph, const Network<T>& net, const T* g_scalars, 
     }
 }
 
-template <class T>
-Graph<T> graph_of(int64_t atoms, const int64_t* first, const int64_t* neighbors, const T* vectors,
-                  double cutoff, int64_t intervals) {
-    return {atoms, first, neighbors, vectors, static_cast<T>(cutoff), static_cast<int>(intervals)};
-}
-
 }  // namespace
 
-// The same in float and double. Pointers to arrays of pointers stand for Layer and Saved.
+EXPORT_FIELDS(painn_elements, ELEMENTS)
+EXPORT_FIELDS(painn_layer, LAYER)
+EXPORT_FIELDS(painn_saved, SAVED)
+EXPORT_FIELDS(painn_gradient, GRADIENT)
+
+// `packed` holds Elements and the Layers (packed.h); pointers to arrays of pointers stand for Saved and
+// Gradient.
+#define HEAD(T)                                                                                    \
+    int64_t atoms, const int64_t *first, const int64_t *neighbors, const T *vectors,               \
+        double cutoff, int64_t intervals, int64_t layers, int64_t F, const int64_t *species,       \
+        const void *packed, const void *saved, int64_t threads
+#define NETWORK(T)                                                                                 \
+    const Graph<T> graph{atoms,   first, neighbors, vectors, static_cast<T>(cutoff),               \
+                         static_cast<int>(intervals)};                                             \
+    const auto block = addresses(packed, (sizeof(Elements<T>) + layers * sizeof(Layer<T>)) /       \
+                                             sizeof(void*));                                       \
+    const auto* elements = reinterpret_cast<const Elements<T>*>(block.data());                     \
+    const Network<T> net{layers,                                                                   \
+                         F,                                                                        \
+                         species,                                                                  \
+                         elements->embedding,                                                      \
+                         elements->phi0,                                                           \
+                         reinterpret_cast<const Layer<T>*>(elements + 1),                          \
+                         static_cast<const Saved<T>*>(saved)};
 #define EXPORT(T, SUFFIX)                                                                          \
-    extern "C" void eip_forward_##SUFFIX(                                                          \
-        int64_t atoms, const int64_t* first, const int64_t* neighbors, const T* vectors,           \
-        double cutoff, int64_t intervals, int64_t layers, int64_t F, const int64_t* species,       \
-        const T* embedding, const T* phi0, const void* weights, const void* saved, T* scalars,     \
-        int64_t threads) {                                                                         \
-        const auto graph = graph_of(atoms, first, neighbors, vectors, cutoff, intervals);          \
-        const Network<T> net{layers,    F,    species, embedding,                                  \
-                             phi0,      static_cast<const Layer<T>*>(weights),                     \
-                             static_cast<const Saved<T>*>(saved)};                                 \
+    extern "C" void eip_painn_##SUFFIX(HEAD(T), T* scalars) {                                      \
+        NETWORK(T)                                                                                 \
         (by_two<T>(F) ? forward<T, 2> : forward<T, 1>)(graph, net, scalars,                        \
                                                        static_cast<int>(threads));                 \
     }                                                                                              \
-    extern "C" void eip_backward_##SUFFIX(                                                         \
-        int64_t atoms, const int64_t* first, const int64_t* neighbors, const T* vectors,           \
-        double cutoff, int64_t intervals, int64_t layers, int64_t F, const int64_t* species,       \
-        const T* embedding, const T* phi0, const void* weights, const void* saved,                 \
-        const T* g_scalars, const T* g_atoms, const void* gradient, T* g_vectors,                  \
-        int64_t threads) {                                                                         \
-        const auto graph = graph_of(atoms, first, neighbors, vectors, cutoff, intervals);          \
-        const Network<T> net{layers,    F,    species, embedding,                                  \
-                             phi0,      static_cast<const Layer<T>*>(weights),                     \
-                             static_cast<const Saved<T>*>(saved)};                                 \
+    extern "C" void eip_painn_backward_##SUFFIX(HEAD(T), const T* g_scalars, const T* g_atoms,     \
+                                                const void* gradient, T* g_vectors) {              \
+        NETWORK(T)                                                                                 \
         (by_two<T>(F) ? backward<T, 2> : backward<T, 1>)(                                          \
             graph, net, g_scalars, g_atoms, static_cast<const Gradient<T>*>(gradient), g_vectors,  \
             static_cast<int>(threads));                                                            \

@@ -1,0 +1,329 @@
+"""PaiNN (Schütt, Unke and Gastegger 2021) as a function of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, linear, silu
+
+from eip.kernels import edges as edge_list
+from eip.kernels import messages, networks
+from eip.kernels.build import Library, kernels_for
+from eip.kernels.features import norm
+from eip.kernels.networks import WORKSPACE
+from eip.kernels.packing import both_ways
+from eip.kernels.radial import cosine_cutoff, sine_basis
+
+#: Beyond this (3,000 atoms at F = 128) what the gradient can work out again is not kept: 12 kB an
+#: atom instead of 21, for a tenth more time.
+LEAN_BYTES = 2**26
+
+
+class Layer(NamedTuple):
+    """Weights of a layer, ``[out, in]`` each, and biases."""
+
+    context1: Tensor
+    context1_bias: Tensor
+    context2: Tensor
+    context2_bias: Tensor
+    filter: Tensor
+    filter_bias: Tensor
+    mix: Tensor
+    update1: Tensor
+    update1_bias: Tensor
+    update2: Tensor
+    update2_bias: Tensor
+
+    def filters(self) -> Tensor:
+        """Of the radial functions and of the envelope in each filter."""
+        return torch.cat([self.filter, self.filter_bias[:, None]], dim=1)
+
+
+def _split(weights: Sequence[Tensor]) -> tuple[Tensor, list[Layer]]:
+    size = len(Layer._fields)
+    return weights[0], [Layer(*weights[k : k + size]) for k in range(1, len(weights), size)]
+
+
+def network(
+    edge_vectors: Tensor,
+    species: Tensor,
+    centers: Tensor,
+    neighbors: Tensor,
+    weights: Sequence[Tensor],
+    pack: Tensor | None,
+    cutoff: float,
+    radial_functions: int,
+) -> tuple[Tensor, Tensor]:
+    """Scalars ``[atoms, channels]`` and vectors ``[atoms, 3, channels]``, differentiable twice.
+
+    Vectors meet nothing but products with scalars and linear maps over channels without bias: any
+    bias, or nonlinearity on a component, would single out the coordinate axes.
+
+    Args:
+        edge_vectors: Å, ``[edges, 3]``, sorted by ``centers``.
+        species: of each atom, counted from 0.
+        weights: embedding, then `Layer` by layer.
+        pack: not read, see `features`.
+        cutoff: Å.
+    """
+    elements, layers = _split(weights)
+    graph = len(species), centers, neighbors
+    message = _messages(edge_vectors, elements, graph, cutoff, radial_functions)
+    scalars = embedding(species, elements)
+    vectors = scalars.new_zeros(len(scalars), 3, scalars.shape[1])
+    for layer in layers:
+        scalars, vectors = message(layer, scalars, vectors)
+        scalars, vectors = _update(layer, scalars, vectors)
+    return scalars, vectors
+
+
+def _messages(
+    edge_vectors: Tensor,
+    elements: Tensor,
+    graph: tuple[int, Tensor, Tensor],
+    cutoff: float,
+    radial_functions: int,
+) -> Callable[[Layer, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """What takes a layer, scalars and vectors to these with what the neighbors say (eq. 7, 8).
+
+    Kernels read the filters from splines; without kernels, they are the functions themselves.
+    """
+    atoms, centers, neighbors = graph
+    channels, dtype = int(elements.shape[1]), edge_vectors.dtype
+    lib = kernels_for(edge_vectors)
+    if lib is not None and lib.takes(channels, dtype):
+        chunk, count = lib.chunk(channels, dtype), messages.intervals(radial_functions)
+        edges = edge_list.list_edges(edge_vectors, centers, neighbors, atoms, cutoff, count)
+        coefficients = messages.spline_coefficients(cutoff, radial_functions).to(dtype)
+        order = messages.chunk_order(channels, chunk)
+
+        def by_splines(layer: Layer, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+            hidden = silu(linear(scalars, layer.context1, layer.context1_bias))
+            said = linear(hidden, layer.context2[order], layer.context2_bias[order])
+            table = edge_list.by_chunks(coefficients @ layer.filters().T, 3, chunk)
+            found: tuple[Tensor, Tensor] = messages.message(
+                *(scalars, vectors.contiguous(), said, table),
+                *(edge_vectors, edges, centers, neighbors, cutoff),
+            )
+            return found
+
+        return by_splines
+
+    distance = edge_vectors.square().sum(dim=1).sqrt()
+    direction = edge_vectors / distance[:, None]
+    envelope = cosine_cutoff(distance, cutoff)
+    # The envelope multiplies the basis here and the filter's bias in the message, so that the
+    # filters of all layers come from one array.
+    basis = sine_basis(distance, cutoff, radial_functions) * envelope[:, None]
+
+    def by_functions(layer: Layer, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = silu(linear(scalars, layer.context1, layer.context1_bias))
+        said = linear(hidden, layer.context2, layer.context2_bias)
+        filters = basis @ layer.filter.T + envelope[:, None] * layer.filter_bias
+        return messages.plain_message(
+            scalars, vectors, said, filters, direction, centers, neighbors
+        )
+
+    return by_functions
+
+
+def _update(layer: Layer, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """What an atom makes of what it heard (eq. 9 and 10 of the PaiNN paper)."""
+    left, right = linear(vectors, layer.mix).chunk(2, dim=2)
+    both = torch.cat([scalars, norm(right)], dim=1)
+    hidden = silu(linear(both, layer.update1, layer.update1_bias))
+    context = linear(hidden, layer.update2, layer.update2_bias)
+    to_scalars, scale_product, scale_vectors = context.chunk(3, dim=1)
+    product = (left * right).sum(dim=1)
+    return (
+        scalars + to_scalars + scale_product * product,
+        vectors + scale_vectors[:, None, :] * left,
+    )
+
+
+# By one kernel ----------------------------------------------------------------------------------
+
+
+def pack(weights: Sequence[Tensor], cutoff: float, radial_functions: int) -> Tensor | None:
+    """What `features` reads of the weights; None where no kernel would."""
+    elements, layers = _split(weights)
+    channels, dtype = elements.shape[1], elements.dtype
+    lib = kernels_for(elements)
+    if lib is None or not lib.takes(channels, dtype):
+        return None
+    chunk = lib.chunk(channels, dtype)
+    order = messages.chunk_order(channels, chunk)
+    coefficients = messages.spline_coefficients(cutoff, radial_functions)
+    first = layers[0]
+    hidden = silu(linear(elements, first.context1, first.context1_bias))
+    said = linear(hidden, first.context2, first.context2_bias)
+    packed = []
+    for layer in layers:
+        context2 = layer.context2[order]
+        left, right = layer.mix.chunk(2)
+        table = (coefficients @ layer.filters().double().T).to(dtype)
+        packed.append(
+            {
+                **both_ways("context1", layer.context1),
+                "context1_bias": layer.context1_bias,
+                **both_ways("context2", context2),
+                "context2_bias": layer.context2_bias[order],
+                "table": edge_list.by_chunks(table, 3, chunk),
+                **both_ways("left", left),
+                **both_ways("right", right),
+                **both_ways("update1", layer.update1),
+                "update1_bias": layer.update1_bias,
+                **both_ways("update2", layer.update2),
+                "update2_bias": layer.update2_bias,
+            }
+        )
+    by_element = {"embedding": elements, "phi0": said[:, order]}
+    return networks.pack_network(lib, "painn", by_element, packed)
+
+
+def _widths(layers: int, lean: bool) -> networks.Widths:
+    return [
+        {
+            "hidden": 0 if layer == 0 else 1,
+            "phi": 0 if layer == 0 or lean else 3,
+            "left": 3,
+            "right": 0 if lean else 3,
+            "pre": 1,
+            "scales": 0 if lean else 2,
+            # The last layer's are handed out.
+            "vectors": 0 if layer == layers - 1 else 3,
+        }
+        for layer in range(layers)
+    ]
+
+
+def _layers(weights: Sequence[Tensor]) -> int:
+    return len(weights) // len(Layer._fields)
+
+
+def _is_lean(edge_vectors: Tensor, species: Tensor, weights: Sequence[Tensor]) -> bool:
+    numbers = networks.numbers(_widths(_layers(weights), lean=False))
+    channel = len(species) * weights[0].shape[1]
+    return bool(numbers * channel * edge_vectors.element_size() > LEAN_BYTES)
+
+
+def _numbers_saved(
+    edge_vectors: Tensor,
+    species: Tensor,
+    centers: Tensor,
+    neighbors: Tensor,
+    weights: Sequence[Tensor],
+    *others: Any,
+) -> int | torch.SymInt:
+    lean = _is_lean(edge_vectors, species, weights)
+    return networks.numbers(_widths(_layers(weights), lean)) * len(species) * weights[0].shape[1]
+
+
+def _forward(
+    lib: Library,
+    edge_vectors: Tensor,
+    species: Tensor,
+    centers: Tensor,
+    neighbors: Tensor,
+    weights: Sequence[Tensor],
+    packed: Tensor | None,
+    cutoff: float,
+    radial_functions: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if packed is None:
+        packed = pack(weights, cutoff, radial_functions)
+    assert packed is not None
+    atoms, channels, layers = len(species), weights[0].shape[1], _layers(weights)
+    lean = _is_lean(edge_vectors, species, weights)
+    widths = _widths(layers, lean)
+    channel = atoms * channels
+    saved = WORKSPACE.take(networks.numbers(widths) * channel, edge_vectors.dtype)
+    scalars = edge_vectors.new_empty(atoms, channels)
+    vectors = edge_vectors.new_empty(atoms, 3, channels)
+    arrays = networks.places(saved, widths, channel)
+    arrays[-1]["vectors"] = vectors.data_ptr()
+    phi = None
+    if lean and layers > 1:
+        # Two layers' φ are in use at a time: read and written. One lies where the last layer's
+        # `left` will be, whose own φ lies apart from it.
+        phi = WORKSPACE.take(3 * channel, edge_vectors.dtype)
+        for layer in range(1, layers):
+            apart = (layers - 1 - layer) % 2 == 0
+            arrays[layer]["phi"] = phi.data_ptr() if apart else arrays[-1]["left"]
+    table = networks.table_of(lib, "painn_saved", arrays)
+    graph = edge_vectors, species, centers, neighbors
+    head = networks.arguments_of(
+        lib,
+        graph,
+        *(cutoff, messages.intervals(radial_functions), layers, channels, packed, table),
+    )
+    lib.call("painn", edge_vectors.dtype, *head, scalars)
+    return scalars, vectors, saved
+
+
+def _backward(
+    lib: Library,
+    g_scalars: Tensor,
+    g_vectors: Tensor | None,
+    vectors: Tensor,
+    saved: Tensor,
+    keep: bool,
+    edge_vectors: Tensor,
+    species: Tensor,
+    centers: Tensor,
+    neighbors: Tensor,
+    weights: Sequence[Tensor],
+    packed: Tensor | None,
+    cutoff: float,
+    radial_functions: int,
+) -> Tensor:
+    if packed is None:
+        packed = pack(weights, cutoff, radial_functions)
+    assert packed is not None
+    layers, channels = _layers(weights), weights[0].shape[1]
+    channel = len(species) * channels
+    full = len(saved) == networks.numbers(_widths(layers, lean=False)) * channel
+    arrays = networks.places(saved, _widths(layers, lean=not full), channel)
+    arrays[-1]["vectors"] = None if full else vectors.data_ptr()
+    room = None
+    if keep:
+        # Two pairs in turn: a layer reads one and writes the other.
+        room = WORKSPACE.take(8 * channel, saved.dtype)
+        pairs = networks.places(room, [{"s": 1, "v": 3}] * 2, channel)
+        gradient = [pairs[layer % 2] for layer in range(layers)]
+    else:
+        gradient = [{"s": layer["pre"], "v": layer["left"]} for layer in arrays]
+    out = torch.empty_like(edge_vectors, memory_format=torch.contiguous_format)
+    graph = edge_vectors, species, centers, neighbors
+    table = networks.table_of(lib, "painn_saved", arrays)
+    head = networks.arguments_of(
+        lib,
+        graph,
+        *(cutoff, messages.intervals(radial_functions), layers, channels, packed, table),
+    )
+    lib.call(
+        *("painn_backward", edge_vectors.dtype, *head, g_scalars.contiguous()),
+        *(None if g_vectors is None else g_vectors.contiguous(),),
+        *(networks.table_of(lib, "painn_gradient", gradient), out),
+    )
+    return out
+
+
+_operator = networks.network_operator(
+    "painn",
+    "float cutoff, int radial_functions",
+    written=network,
+    forward=_forward,
+    backward=_backward,
+    saved=_numbers_saved,
+    takes=lambda lib, vectors, *others: lib.takes(others[3][0].shape[1], vectors.dtype),
+)
+
+
+def features(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """`network`, for whoever differentiates it in the edges' vectors alone: one kernel forward,
+    one back. ``pack`` is of these weights; None: they are packed at this call."""
+    return networks.packed_at_once(_operator, pack, *arguments)
