@@ -308,7 +308,7 @@ def _call(
 def _forward(lib: Library, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     *graph, weights, packed = arguments[:6]
     edge_vectors, atoms, channels = graph[0], len(graph[1]), weights[0].shape[1]
-    saved = WORKSPACE.take(_numbers_saved(*arguments), edge_vectors.dtype)
+    saved = WORKSPACE.take(int(_numbers_saved(*arguments)), edge_vectors.dtype)
     scalars = edge_vectors.new_empty(atoms, channels)
     vectors = edge_vectors.new_empty(atoms, 3, channels)
     _call(

@@ -44,7 +44,7 @@ def _list_edges(
     out = _fake_list(edge_vectors, centers, neighbors, atoms, cutoff, intervals)
     vectors, neighbors = edge_vectors.contiguous(), neighbors.contiguous()
     lib.call(
-        *("list_edges", vectors.dtype, atoms, first_edges(lib, centers, atoms), neighbors),
+        *("list_edges", vectors.dtype, atoms, first_edges(lib, centers, int(atoms)), neighbors),
         *(vectors, cutoff, intervals, out, out.data_ptr() + 8 * (atoms + 1)),
     )
     return out
