@@ -18,7 +18,7 @@ HELP = (
     ("code", "without"),
     [
         ("import eip", HEAVY),
-        (HELP, HEAVY),
+        (HELP, HEAVY - {"pydantic"}),  # of whose settings the options are made
         ("import eip; eip.load; eip.Calculator", SELDOM),
         ("import eip; eip.load_config", {"torch"} | SELDOM),
         ("from eip.data import read_frames, open_frames", SELDOM - {"scipy"}),

@@ -231,7 +231,7 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping) and "file" in value:
         return str(value["file"])
     if isinstance(value, list):
-        return ", ".join(map(_text, value))
+        return ", ".join(map(_text, value)) or "none"
     return str(value)
 
 

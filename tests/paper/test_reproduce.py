@@ -12,11 +12,11 @@ from ase import Atoms
 from ase.calculators.lj import LennardJones
 from ase.io import write
 
-from eip import builders, reproduction
+from eip import builders
 from eip.data import open_frames
 from eip.errors import InputError
 from eip.paper.frames import draw_sets
-from eip.paper.reproduce import reproduce
+from eip.paper.reproduce import figure_named, reproduce, scale_named
 from eip.paper.setups import SETUPS, DataSets, Setup
 
 DATA = Path(__file__).parents[2] / "examples/data"
@@ -183,6 +183,6 @@ def test_every_setup_is_a_configuration(tmp_path: Path) -> None:
 
 def test_names() -> None:
     with pytest.raises(InputError, match="unknown figure 'fig6'"):
-        reproduction.figure_named("fig6")
+        figure_named("fig6")
     with pytest.raises(InputError, match="unknown scale 'huge'"):
-        reproduction.scale_named("huge")
+        scale_named("huge")
