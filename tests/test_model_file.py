@@ -20,7 +20,10 @@ from eip.errors import InputError
 from eip.files import UncheckedFile
 from eip.model_file import FORMAT, load_model, read_model_info, save_model
 from eip.uncertainty.calibration import CalibratedPotential, Calibration
-from eip.uncertainty.evidential import HEADS, EvidentialPotential
+from eip.uncertainty.evidential import EvidenceMethod, EvidentialPotential
+from eip.uncertainty.names import METHODS
+
+HEADS = [n for n in METHODS.names() if isinstance(METHODS.get(n), EvidenceMethod)]
 
 STRUCTURES = [molecule("H2O"), molecule("CO2"), bulk("C", "diamond", a=3.6)]
 

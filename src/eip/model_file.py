@@ -29,14 +29,6 @@ from eip._version import __version__
 from eip.errors import InputError
 from eip.files import json_text, replacing, warn_unchecked
 from eip.potential import Potential
-from eip.uncertainty import (  # noqa: F401  (each registers its kind)
-    calibration,
-    ensemble,
-    evidential,
-    latent_distance,
-    mixture,
-    readout_ensemble,
-)
 from eip.uncertainty.registry import build_potential, describe_potential
 
 FORMAT = 2

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from eip.settings import Settings
+from eip.uncertainty.names import METHODS
+
+
+def _known_method(value: str) -> str:
+    if value not in METHODS.names():
+        expected = ", ".join(METHODS.names())
+        raise PydanticCustomError("literal_error", "should be {expected}", {"expected": expected})
+    return value
 
 
 class ModelConfig(Settings):
@@ -17,22 +26,10 @@ class ModelConfig(Settings):
         description="painn, the paper's; cartesian_ace: tensors and products of three factors, "
         "more accurate, about one and a half times as dear to train",
     )
-    uncertainty: Literal[
+    uncertainty: Annotated[str, AfterValidator(_known_method)] = Field(
         "tensor",
-        "componentwise",
-        "isotropic",
-        "global",
-        "mve",
-        "ensemble",
-        "shallow_ensemble",
-        "dropout",
-        "llpr",
-        "gmm",
-        "none",
-    ] = Field(
-        "tensor",
-        description="evidence: tensor, isotropic, global, componentwise (the paper's, breaks "
-        "rotation); or mve, ensemble, shallow_ensemble, dropout, llpr, gmm; or none",
+        description=f"{', '.join(METHODS.names())}: evidence, but for mve to gmm; "
+        "componentwise, the paper's, breaks rotation",
     )
     latent_distance: bool = Field(
         True,

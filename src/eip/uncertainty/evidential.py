@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from eip.errors import InputError, did_you_mean
+from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.kernels.features import pack_tensor_head, positive, tensor_head
 from eip.kernels.packing import Packable
@@ -23,8 +25,9 @@ from eip.uncertainty.evidence import (
     NoEvidence,
     TensorEvidence,
 )
+from eip.uncertainty.methods import Method
+from eip.uncertainty.names import METHODS
 from eip.uncertainty.network import NetworkPotential
-from eip.uncertainty.registry import register
 
 
 class EvidenceHead(nn.Module, ABC):
@@ -135,22 +138,11 @@ class GlobalHead(EvidenceHead):
         return EnergyEvidence(self.scale, graph.atoms_per_frame.to(raw.dtype), nu, alpha, beta)
 
 
-HEADS: dict[str, type[EvidenceHead]] = {
-    "tensor": TensorHead,
-    "componentwise": ComponentwiseHead,
-    "isotropic": IsotropicHead,
-    "global": GlobalHead,
-    "mve": VarianceHead,
-    "none": NoHead,
-}
-
-
-@register
 class EvidentialPotential(NetworkPotential):
     """PaiNN with an evidence head: energy, forces, stress and their uncertainty in one pass.
 
     Args:
-        head: one of ``HEADS``.
+        head: name of an `EvidenceMethod`.
         network: elements, their energies, sizes: see `NetworkPotential`.
 
     Raises:
@@ -161,11 +153,12 @@ class EvidentialPotential(NetworkPotential):
 
     def __init__(self, *, head: str = "tensor", **network: Any) -> None:
         super().__init__(**network)
-        if head not in HEADS:
-            raise InputError(f"unknown head '{head}': {did_you_mean(head, HEADS)}")
+        of = METHODS.get(head)
+        if not isinstance(of, EvidenceMethod):
+            raise InputError(f"the method '{head}' is not one of evidence and has no head")
         self.head_name = head
         model = self.energy_model
-        self.head = HEADS[head](model.backbone.channels, model.force_scale)
+        self.head = of.head(model.backbone.channels, model.force_scale)
 
     def settings(self) -> dict[str, Any]:
         """Everything but the weights, JSON-able."""
@@ -197,3 +190,44 @@ class EvidentialPotential(NetworkPotential):
             energy=energy, forces=force, stress=virial, features=invariants, evidence=evidence
         ).with_uncertainty(graph, **vars(moments))
         return prediction if differentiable != "nothing" else prediction.detach()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceMethod(Method):
+    """A method whose network is an `EvidentialPotential` with a head of its own.
+
+    Its name among the methods is that of the head, by which model files know it.
+    """
+
+    head: type[EvidenceHead]
+
+
+def _evidential(head: str, *, members: int, **network: Any) -> EvidentialPotential:
+    return EvidentialPotential(head=head, **network)
+
+
+def evidence(name: str, head: type[EvidenceHead], about: str, **more: Any) -> EvidenceMethod:
+    """A method that is a head; ``more`` as in `eip.uncertainty.methods.Method`."""
+    return EvidenceMethod(about=about, head=head, network=partial(_evidential, name), **more)
+
+
+TENSOR = evidence("tensor", TensorHead, "evidence, a matrix for each atom", latent_distance=True)
+COMPONENTWISE = evidence(
+    "componentwise",
+    ComponentwiseHead,
+    "evidence for each component, the paper's; breaks rotation",
+    latent_distance=True,
+    invariant=False,
+)
+ISOTROPIC = evidence(
+    "isotropic", IsotropicHead, "evidence, the same in all directions", latent_distance=True
+)
+GLOBAL = evidence(
+    "global",
+    GlobalHead,
+    "evidence on the energy; nothing for an atom",
+    by_atom=False,
+    needs_energies=True,
+)
+MVE = evidence("mve", VarianceHead, "mean-variance estimation")
+NONE = evidence("none", NoHead, "no uncertainty", by_atom=False)

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -24,25 +25,23 @@ from torch import Tensor, nn
 
 from eip.errors import InputError, did_you_mean
 from eip.graph import AtomGraph
-from eip.potential import Differentiable
+from eip.potential import Differentiable, Potential
 from eip.prediction import Prediction
 from eip.uncertainty.ensemble import sample_covariance
 from eip.uncertainty.evidence import GaussianEvidence, NoEvidence
-from eip.uncertainty.evidential import EvidentialPotential
+from eip.uncertainty.evidential import NONE, EvidentialPotential
+from eip.uncertainty.methods import Fit, Method
 from eip.uncertainty.network import NetworkPotential, Pass
-from eip.uncertainty.registry import register
 
 Origin = Literal["shallow_ensemble", "dropout", "llpr"]
-ORIGINS: tuple[Origin, ...] = ("shallow_ensemble", "dropout", "llpr")
 
 #: Probability that dropout leaves a hidden unit out.
-DROPOUT = 0.1
+DROPPED = 0.1
 
 #: ς² of the posterior, as a share of the mean of the diagonal of Σ JᵀJ.
 _RIDGE = 1e-4
 
 
-@register
 class ReadoutEnsemblePotential(NetworkPotential):
     """One network, several last layers; see the module.
 
@@ -58,9 +57,9 @@ class ReadoutEnsemblePotential(NetworkPotential):
     kind: ClassVar[str] = "readout_ensemble"
 
     def __init__(self, *, origin: Origin, members: int, **network: Any) -> None:
-        super().__init__(**network, dropout=DROPOUT if origin == "dropout" else 0.0)
-        if origin not in ORIGINS:
-            raise InputError(f"unknown origin '{origin}': {did_you_mean(origin, ORIGINS)}")
+        super().__init__(**network, dropout=DROPPED if origin == "dropout" else 0.0)
+        if origin not in get_args(Origin):
+            raise InputError(f"unknown origin '{origin}': {did_you_mean(origin, get_args(Origin))}")
         if members < 2:
             raise InputError(f"an ensemble of last layers needs two members, got {members}")
         self.origin: Origin = origin
@@ -72,8 +71,8 @@ class ReadoutEnsemblePotential(NetworkPotential):
         else:
             self.register_buffer("deviations", spread)
         if origin == "dropout":
-            masks = torch.rand(members, last.in_features) >= DROPOUT
-            self.register_buffer("masks", masks / (1.0 - DROPOUT) - 1.0)
+            masks = torch.rand(members, last.in_features) >= DROPPED
+            self.register_buffer("masks", masks / (1.0 - DROPPED) - 1.0)
 
     def member_deviations(self) -> Float[Tensor, "members hidden"]:
         """δ of each member; they sum to zero."""
@@ -178,3 +177,27 @@ def fit_llpr(
     # The size is the calibration's; errors of about a hundredth of the forces are a start.
     made.deviations.copy_(drawn * math.sqrt(sum(3 * g.n_atoms for g in training)) * 0.01)
     return made
+
+
+def _fit_llpr(network: Potential, fit: Fit) -> ReadoutEnsemblePotential:
+    assert isinstance(network, EvidentialPotential)
+    return fit_llpr(network, fit.training(), fit.members, fit.seed)
+
+
+SHALLOW_ENSEMBLE = Method(
+    about="several last layers, trained together",
+    network=partial(ReadoutEnsemblePotential, origin="shallow_ensemble"),
+    members=4,
+)
+DROPOUT = Method(
+    about="last layers with units left out",
+    network=partial(ReadoutEnsemblePotential, origin="dropout"),
+    members=8,
+)
+LLPR = Method(
+    about="last layers from the posterior, after training",
+    network=NONE.network,
+    fit=_fit_llpr,
+    members=8,
+    starts_from="plain",
+)

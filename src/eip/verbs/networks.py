@@ -24,7 +24,7 @@ from eip.models.cartesian_ace import FEATURE_LIMIT
 from eip.potential import Potential, WrappedPotential
 from eip.training.trainer import TrainingResult, seeded
 from eip.uncertainty.ensemble import EnsemblePotential
-from eip.uncertainty.methods import new_network
+from eip.uncertainty.methods import Method, new_network
 from eip.verbs.messages import Log, silent
 
 #: Of `eip.config.ModelConfig`, what `eip.uncertainty.network.NetworkPotential` is made of.
@@ -66,7 +66,7 @@ def fresh_network(
         ).to(getattr(torch, model.dtype))
 
 
-def assembled(paths: Sequence[Path]) -> tuple[Potential, TrainingResult]:
+def assembled(paths: Sequence[Path], of: Method) -> tuple[Potential, TrainingResult]:
     """One network, or an ensemble of several, with what their training took together."""
     networks = [bare_network(load_model(path)) for path in paths]
     trained = [read_model_info(path)["info"]["training"] for path in paths]
@@ -78,7 +78,7 @@ def assembled(paths: Sequence[Path]) -> tuple[Potential, TrainingResult]:
         seconds=sum(t["seconds"] for t in trained),
         history=[],
     )
-    return (networks[0] if len(networks) == 1 else EnsemblePotential(networks)), result
+    return (of.joined(networks) if of.joined else networks[0]), result
 
 
 def bare_network(potential: Potential) -> Potential:
