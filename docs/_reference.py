@@ -118,13 +118,18 @@ _MODULES = {
         "eip.evaluation.metrics",
     ],
     "Uncertainty": [
+        "eip.uncertainty.methods",
         "eip.uncertainty.evidential",
         "eip.uncertainty.distributions",
         "eip.uncertainty.latent_distance",
         "eip.uncertainty.calibration",
         "eip.uncertainty.ensemble",
     ],
-    "Check a network or a potential of your own": ["eip.models.backbone", "eip.testing"],
+    "Check a network or a potential of your own": [
+        "eip.models.settings",
+        "eip.models.backbone",
+        "eip.testing",
+    ],
     "Errors": ["eip.errors"],
 }
 

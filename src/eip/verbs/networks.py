@@ -20,15 +20,11 @@ from eip.data import (
     summarize,
 )
 from eip.model_file import load_model, read_model_info
-from eip.models.cartesian_ace import FEATURE_LIMIT
 from eip.potential import Potential, WrappedPotential
 from eip.training.trainer import TrainingResult, seeded
 from eip.uncertainty.ensemble import EnsemblePotential
 from eip.uncertainty.methods import Method, new_network
 from eip.verbs.messages import Log, silent
-
-#: Of `eip.config.ModelConfig`, what `eip.uncertainty.network.NetworkPotential` is made of.
-NETWORK_KEYS = {"backbone", "channels", "interactions", "radial_functions", "cutoff", "zbl"}
 
 
 def fresh_network(
@@ -50,11 +46,7 @@ def fresh_network(
         if has["forces"]
         else energy_scale(store, indices, energies)
     )
-    network = model.model_dump(include=NETWORK_KEYS)
-    if model.backbone == "cartesian_ace":
-        dataset = GraphDataset(store, indices, cutoff=model.cutoff)
-        network["mean_neighbors"] = dataset.mean_neighbors()
-        network["feature_limit"] = FEATURE_LIMIT
+    backbone = model.backbone.informed(GraphDataset(store, indices, cutoff=model.backbone.cutoff))
     with seeded(config.training.seed):
         return new_network(
             model.uncertainty,
@@ -62,7 +54,8 @@ def fresh_network(
             elements=sorted(energies),
             element_energies=energies,
             force_scale=scale,
-            **network,
+            backbone=backbone,
+            zbl=model.zbl,
         ).to(getattr(torch, model.dtype))
 
 
