@@ -133,7 +133,7 @@ def test_an_isolated_atom_has_no_vector_and_a_finite_gradient_in_every_weight() 
 def frozen(backbone: CartesianACE, graph: AtomGraph) -> AtomFeatures:
     species = (graph.numbers > 1).long()
     vectors = graph.edge_vectors(backbone.embedding.weight.dtype)
-    return backbone(graph, species, vectors, frozen=True)
+    return backbone.fixed(graph, species, vectors)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ class PairNetwork(Backbone):
         self.of_element = nn.Embedding(n_elements, width)
         self.register_buffer("centres", torch.linspace(0.0, cutoff, width))
 
-    def forward(self, graph, species, edge_vectors, *, frozen=False):
+    def forward(self, graph, species, edge_vectors):
         length = edge_vectors.square().sum(dim=1).sqrt()[:, None]
         fade = (1.0 - (length / self.cutoff).clamp(max=1.0) ** 2) ** 3
         said = fade * torch.exp(-((length - self.centres) ** 2)) * self.of_element(

@@ -76,16 +76,16 @@ class CartesianACE(Backbone, Packable):
         )
 
     def forward(
-        self,
-        graph: AtomGraph,
-        species: Tensor,
-        edge_vectors: Float[Tensor, "edges 3"],
-        *,
-        frozen: bool = False,
+        self, graph: AtomGraph, species: Tensor, edge_vectors: Float[Tensor, "edges 3"]
     ) -> AtomFeatures:
-        run = cartesian.features if frozen else cartesian.network
         arrays = edge_vectors, species, graph.centers, graph.neighbors, *self.arrays()
-        return AtomFeatures(*run(*arrays, *self._constants()))
+        return AtomFeatures(*cartesian.network(*arrays, *self._constants()))
+
+    def fixed(
+        self, graph: AtomGraph, species: Tensor, edge_vectors: Float[Tensor, "edges 3"]
+    ) -> AtomFeatures:
+        arrays = edge_vectors, species, graph.centers, graph.neighbors, *self.arrays()
+        return AtomFeatures(*cartesian.features(*arrays, *self._constants()))
 
     def _constants(self) -> tuple[float, int, float, float]:
         return self.cutoff, self.radial_functions, self.mean_neighbors, self.inverse_square

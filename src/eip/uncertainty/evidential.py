@@ -33,6 +33,9 @@ from eip.uncertainty.network import NetworkPotential
 class EvidenceHead(nn.Module, ABC):
     """Features → evidence. ``scale`` is the training forces' RMS, eV/Å."""
 
+    #: Of which `IsotropicHead` and others know nothing.
+    needs_vectors: ClassVar[bool] = False
+
     def __init__(self, channels: int, scale: float) -> None:
         super().__init__()
         self.channels, self.scale = channels, scale
@@ -58,6 +61,8 @@ class TensorHead(EvidenceHead, Packable):
     u_k are bias-free mixes of the vectors, b0 and w_k ≥ 0 come from scalars: the matrix is
     positive by construction and turns with the atoms. No eigen-decomposition is needed anywhere.
     """
+
+    needs_vectors = True
 
     def __init__(self, channels: int, scale: float, rank: int = 8) -> None:
         super().__init__(channels, scale)
@@ -85,6 +90,8 @@ class ComponentwiseHead(EvidenceHead):
 
     Kept to compare with the paper; how far it is from invariant, the contract tests show.
     """
+
+    needs_vectors = True
 
     def __init__(self, channels: int, scale: float) -> None:
         super().__init__(channels, scale)
@@ -114,6 +121,8 @@ class VarianceHead(EvidenceHead):
 
     (Nix and Weigend 1994.) All of the error counts as noise of the labels.
     """
+
+    needs_vectors = True
 
     def __init__(self, channels: int, scale: float) -> None:
         super().__init__(channels, scale)
@@ -158,6 +167,11 @@ class EvidentialPotential(NetworkPotential):
             raise InputError(f"the method '{head}' is not one of evidence and has no head")
         self.head_name = head
         model = self.energy_model
+        if of.head.needs_vectors and model.backbone.vector_channels == 0:
+            raise InputError(
+                f"the method '{head}' reads vectors of each atom, and the backbone "
+                f"{self.backbone_settings.name} has none; isotropic, ensemble and gmm do without"
+            )
         self.head = of.head(model.backbone.channels, model.force_scale)
 
     def settings(self) -> dict[str, Any]:

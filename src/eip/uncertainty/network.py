@@ -126,7 +126,7 @@ class NetworkPotential(Potential):
             strain = None
             if stress:
                 graph, strain = strained(graph)
-            output = self.energy_model(graph, frozen=differentiable != "everything")
+            output = self.energy_model(graph, fixed=differentiable != "everything")
             yield Pass(graph, output, positions, strain)
             # Nobody else holds them: a loss of forces need not be differentiated down to them,
             # which would take second derivatives of the geometry.

@@ -63,7 +63,7 @@ class ReadoutEnsemblePotential(NetworkPotential):
         if members < 2:
             raise InputError(f"an ensemble of last layers needs two members, got {members}")
         self.origin: Origin = origin
-        last = self.energy_model.readout[-1]
+        last = self._readout[-1]
         assert isinstance(last, nn.Linear)
         spread = torch.randn(members, last.in_features) / math.sqrt(last.in_features)
         if origin == "shallow_ensemble":
@@ -74,11 +74,21 @@ class ReadoutEnsemblePotential(NetworkPotential):
             masks = torch.rand(members, last.in_features) >= DROPPED
             self.register_buffer("masks", masks / (1.0 - DROPPED) - 1.0)
 
+    @property
+    def _readout(self) -> nn.Sequential:
+        readout = self.energy_model.readout
+        if readout is None:
+            raise InputError(
+                f"an ensemble of last layers needs a readout, and the backbone "
+                f"{self.backbone_settings.name} has energies of its own"
+            )
+        return readout
+
     def member_deviations(self) -> Float[Tensor, "members hidden"]:
         """δ of each member; they sum to zero."""
         deviations: Tensor = self.deviations
         if self.origin == "dropout":
-            deviations = self.masks * self.energy_model.readout[-1].weight  # type: ignore[operator]
+            deviations = self.masks * self._readout[-1].weight  # type: ignore[operator]
         return deviations - deviations.mean(dim=0)
 
     def settings(self) -> dict[str, Any]:
@@ -124,7 +134,7 @@ class ReadoutEnsemblePotential(NetworkPotential):
 
     def _forces_of_members(self, run: Pass, *, create_graph: bool) -> list[Tensor]:
         """What each member's forces are beyond those of w."""
-        hidden = self.energy_model.readout[:-1](run.output.features.scalars)
+        hidden = self._readout[:-1](run.output.features.scalars)
         energies = self.energy_model.force_scale * (hidden @ self.member_deviations().T).sum(dim=0)
         away: list[Tensor] = []
         for energy in energies[:-1]:
@@ -161,7 +171,7 @@ def fit_llpr(
     precision = torch.zeros(width, width, dtype=torch.float64)
     for graph in training:
         with made.run(graph, forces=True, stress=False, differentiable="nothing") as run:
-            hidden = made.energy_model.readout[:-1](run.output.features.scalars).sum(dim=0)
+            hidden = made._readout[:-1](run.output.features.scalars).sum(dim=0)
             columns = [
                 torch.autograd.grad(unit, run.positions, retain_graph=True)[0].reshape(-1)
                 for unit in hidden

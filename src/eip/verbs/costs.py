@@ -18,6 +18,7 @@ from eip.config import Config
 from eip.data import open_frames
 from eip.data.dataset import Batch, GraphDataset, make_loader
 from eip.model_file import load_model, read_model_info
+from eip.models.backbone import begin_training
 from eip.potential import Potential, WrappedPotential, prepared
 from eip.training.loss import Loss
 from eip.uncertainty.ensemble import EnsemblePotential
@@ -55,7 +56,7 @@ def costs_of(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, 
         if method(trained).starts_from == "plain":
             networks[label] = bare_network(load_model(models["none"]))
     for network in networks.values():
-        network.train().requires_grad_(True)
+        begin_training(network)
     predicting: dict[str, list[float]] = {label: [] for label in loaded}
     training: dict[str, list[float]] = {label: [] for label in loaded}
     for round_ in range(_WARM_UP + _ROUNDS):
