@@ -4,6 +4,9 @@ A potential that can be kept has a ``kind``, by which `eip.uncertainty.names.POT
 JSON-able ``settings()`` and a classmethod ``from_settings``; weights travel apart from them.
 Building from a description runs no code that the description brings, so a file from a stranger is
 safe to open.
+
+What is round another potential holds its description under ``potential``, what is made of several
+theirs under ``potentials``.
 """
 
 from __future__ import annotations
@@ -45,3 +48,10 @@ def build_potential(kind: str, settings: dict[str, Any]) -> Potential:
     """
     made: Potential = POTENTIALS.get(kind).from_settings(settings)
     return made
+
+
+def inside(description: dict[str, Any]) -> list[dict[str, Any]]:
+    """The descriptions of the potentials that a described one is round or made of."""
+    settings = description["settings"]
+    one = settings.get("potential")
+    return [one] if one is not None else list(settings.get("potentials", ()))
