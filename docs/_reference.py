@@ -52,7 +52,28 @@ def _configuration() -> str:
         title = "eip train, eip compare" if verb == "train" else f"eip {verb}"
         written = f"What `eip init {verb}.yaml --for {verb}` writes."
         pages += [f"## {title}", f"{written}\n\n```yaml\n{default_config_yaml(root=root)}```"]
+    pages += ["## Backbones and methods", choices()]
     return "\n\n".join(pages) + "\n"
+
+
+def choices() -> str:
+    """What `model.backbone` and `model.uncertainty` may be, a line each."""
+    from eip.models.settings import BACKBONES
+    from eip.uncertainty.methods import method
+    from eip.uncertainty.names import METHODS
+
+    lines = ["| `model.uncertainty` | is | `members` |", "|---|---|---|"]
+    for name in METHODS.names():
+        lines.append(f"| `{name}` | {method(name).about} | {method(name).members or ''} |")
+    for name in BACKBONES.names():
+        kind = BACKBONES.get(name)
+        lines += ["", f"`model.backbone: {{name: {name}, …}}`: {kind.__doc__}", ""]
+        lines += ["| key | default | is |", "|---|---|---|"]
+        for key, field in kind.model_fields.items():
+            if key != "name":
+                default = "" if field.default is None else field.default
+                lines.append(f"| `{key}` | {default} | {field.description} |")
+    return "\n".join(lines)
 
 
 def predicted() -> str:
@@ -118,13 +139,18 @@ _MODULES = {
         "eip.evaluation.metrics",
     ],
     "Uncertainty": [
+        "eip.uncertainty.methods",
         "eip.uncertainty.evidential",
         "eip.uncertainty.distributions",
         "eip.uncertainty.latent_distance",
         "eip.uncertainty.calibration",
         "eip.uncertainty.ensemble",
     ],
-    "Check a network or a potential of your own": ["eip.models.backbone", "eip.testing"],
+    "Check a network or a potential of your own": [
+        "eip.models.settings",
+        "eip.models.backbone",
+        "eip.testing",
+    ],
     "Errors": ["eip.errors"],
 }
 

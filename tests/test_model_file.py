@@ -20,7 +20,10 @@ from eip.errors import InputError
 from eip.files import UncheckedFile
 from eip.model_file import FORMAT, load_model, read_model_info, save_model
 from eip.uncertainty.calibration import CalibratedPotential, Calibration
-from eip.uncertainty.evidential import HEADS, EvidentialPotential
+from eip.uncertainty.evidential import EvidenceMethod, EvidentialPotential
+from eip.uncertainty.names import METHODS
+
+HEADS = [n for n in METHODS.names() if isinstance(METHODS.get(n), EvidenceMethod)]
 
 STRUCTURES = [molecule("H2O"), molecule("CO2"), bulk("C", "diamond", a=3.6)]
 
@@ -320,10 +323,41 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path, writer: str) -> None:
     assert not target.exists()
 
 
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of a network, as up to format 2: the keys of a backbone beside its name."""
+    backbone = dict(settings["backbone"])
+    return {**settings, "backbone": backbone.pop("name"), **backbone}
+
+
+@pytest.mark.parametrize("limit", [None, 2.0])
+def test_a_model_of_format_2_is_read(tmp_path: Path, limit: float | None) -> None:
+    torch.manual_seed(0)
+    written = EvidentialPotential(
+        elements=(1, 6, 8),
+        element_energies={1: -13.0, 6: -1037.0, 8: -2042.0},
+        force_scale=1.0,
+        backbone={"name": "cartesian_ace", "channels": 16, "interactions": 1, "cutoff": 4.0,
+                  "mean_neighbors": 11.25, "feature_limit": limit},
+    )  # fmt: skip
+    save_model(written.eval(), tmp_path / "model.eip")
+
+    def change(header: dict[str, Any]) -> dict[str, Any]:
+        header["potential"]["settings"] = flat(header["potential"]["settings"])
+        if limit is None:  # what was not limited did not say so
+            del header["potential"]["settings"]["feature_limit"]
+        return header | {"format": 2}
+
+    found = load_model(rewrite(tmp_path / "model.eip", change), device="cpu")
+    assert found.settings() == written.settings()
+    expected = written.predict(STRUCTURES)
+    torch.testing.assert_close(found.predict(STRUCTURES).forces, expected.forces, rtol=0, atol=0)
+
+
 def test_a_model_from_before_there_were_other_backbones_is_a_painn(saved: Path) -> None:
     before = load_model(saved, device="cpu").predict(STRUCTURES)
 
     def change(header: dict[str, Any]) -> dict[str, Any]:
+        header["potential"]["settings"] = flat(header["potential"]["settings"])
         assert header["potential"]["settings"].pop("backbone") == "painn"
         return header
 
@@ -347,13 +381,13 @@ def test_a_model_of_another_backbone_comes_back_and_is_none_of_a_painn(tmp_path:
     save_model(written.eval(), path)
     found = load_model(path, device="cpu")
     assert found.settings() == written.settings()
-    assert found.settings()["mean_neighbors"] == 11.25
+    assert found.settings()["backbone"]["mean_neighbors"] == 11.25
     expected = written.predict(STRUCTURES)
     torch.testing.assert_close(found.predict(STRUCTURES).forces, expected.forces, rtol=0, atol=0)
 
     def change(backbone: str) -> Any:
         def changed(header: dict[str, Any]) -> dict[str, Any]:
-            header["potential"]["settings"]["backbone"] = backbone
+            header["potential"]["settings"]["backbone"]["name"] = backbone
             return header
 
         return changed

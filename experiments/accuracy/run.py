@@ -17,7 +17,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from eip.data import (
 )
 from eip.evaluation import calibrate, compute_metrics, evaluate
 from eip.model_file import save_model
-from eip.models.registry import BACKBONES
+from eip.models.settings import BACKBONES, BackboneSettings, backbone_settings
 from eip.training.trainer import TrainingSettings, seeded, train
 from eip.uncertainty.evidential import EvidentialPotential
 from eip.uncertainty.latent_distance import fit_latent_distance
@@ -134,7 +133,7 @@ def run(
     split: Split,
     settings: TrainingSettings,
     head: str,
-    network: dict[str, Any],
+    network: BackboneSettings,
     latent_distance: bool,
     run_dir: Path,
 ) -> dict:
@@ -146,9 +145,7 @@ def run(
     if done.exists():
         return json.loads(done.read_text())
     energies = fit_element_energies(split.store, split.train)
-    if network["backbone"] == "cartesian_ace":
-        dataset = GraphDataset(split.store, split.train, cutoff=5.0)
-        network = {**network, "mean_neighbors": dataset.mean_neighbors()}
+    network = network.informed(GraphDataset(split.store, split.train, cutoff=network.cutoff))
     with seeded(settings.seed):
         potential = EvidentialPotential(
             # Every element of the file: the splits of MPtrj are by frame, and a few elements fall
@@ -157,7 +154,7 @@ def run(
             element_energies={z: energies.get(z, 0.0) for z in split.store.elements},
             force_scale=force_rms(split.store, split.train),
             head=head,
-            **network,
+            backbone=network,
         )
 
     def frames(store: FrameStore, indices: np.ndarray | None) -> GraphDataset:
@@ -196,7 +193,13 @@ def run(
     return measures
 
 
-NETWORK = ("backbone", "channels", "interactions", "feature_limit")
+def network_of(arguments: argparse.Namespace) -> BackboneSettings:
+    """Of the command line; without a limit where none is given."""
+    named = backbone_settings(arguments.backbone)
+    options = {
+        key: getattr(arguments, key) for key in ("channels", "interactions", "feature_limit")
+    }
+    return named.replace(**{k: v for k, v in options.items() if k in type(named).model_fields})
 
 
 def main() -> None:
@@ -205,7 +208,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=HERE.parents[2] / "shared/data")
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--head", default="tensor")
-    parser.add_argument("--backbone", choices=BACKBONES, default="painn")
+    parser.add_argument("--backbone", choices=BACKBONES.names(), default="painn")
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--interactions", type=int, default=3)
     parser.add_argument("--feature-limit", type=float)
@@ -243,7 +246,7 @@ def main() -> None:
                 split,
                 TrainingSettings(seed=seed, **changed),
                 arguments.head,
-                {key: getattr(arguments, key) for key in NETWORK},
+                network_of(arguments),
                 arguments.latent_distance,
                 arguments.out / name / setting / f"seed{seed}",
             )

@@ -10,7 +10,8 @@ file with zeros in the checksum's place, and under ``eip`` a JSON object
     info        what training left behind: configuration, data summary, metrics, versions
     written_by  versions of eip and torch
 
-Format 1, which had no checksum, is read with a warning.
+Format 2, where the keys of the backbone stood beside its name, is read; format 1, which had no
+checksum either, is read with a warning.
 """
 
 from __future__ import annotations
@@ -29,17 +30,9 @@ from eip._version import __version__
 from eip.errors import InputError
 from eip.files import json_text, replacing, warn_unchecked
 from eip.potential import Potential
-from eip.uncertainty import (  # noqa: F401  (each registers its kind)
-    calibration,
-    ensemble,
-    evidential,
-    latent_distance,
-    mixture,
-    readout_ensemble,
-)
 from eip.uncertainty.registry import build_potential, describe_potential
 
-FORMAT = 2
+FORMAT = 3
 #: From this format on, a file without a checksum is damaged.
 _CHECKED_FROM = 2
 _NOT_YET = b"0" * 64

@@ -23,6 +23,11 @@ class Registry:
     def __init__(self, group: str, what: str, own: Mapping[str, str]) -> None:
         self.group, self.what = group, what
         self._own = {name: EntryPoint(name, where, group) for name, where in own.items()}
+        self._added: dict[str, Any] = {}
+
+    def add(self, name: str, what: Any) -> None:
+        """Makes something known in this process alone, as a notebook may."""
+        self._added[name] = what
 
     @cached_property
     def _known(self) -> dict[str, list[EntryPoint]]:
@@ -34,7 +39,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """All that there are: eIP's own, then the others by their alphabet."""
-        return [*self._own, *sorted(self._known.keys() - self._own.keys())]
+        return [*self._own, *sorted((self._known.keys() | self._added.keys()) - self._own.keys())]
 
     def get(self, name: str) -> Any:
         """What has this name.
@@ -43,6 +48,8 @@ class Registry:
             InputError: if nothing has it, or several packages claim it, or its package cannot be
                 imported.
         """
+        if name in self._added:
+            return self._added[name]
         found = self._known.get(name)
         if found is None:
             hint = did_you_mean(name, self.names())

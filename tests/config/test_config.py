@@ -119,8 +119,14 @@ def test_validation_refuses_what_is_neither(tmp_path: Path, value: str) -> None:
             "model:\n  uncertainty: tensr",
             r"line 4: 'model.uncertainty': did you mean 'tensor'\?",
         ),
-        ("model:\n  cutoff: -5", r"line 4: 'model.cutoff' should be greater than 0, got -5"),
-        ("model:\n  cutoff: far", r"line 4: 'model.cutoff' should be a valid number.*got \"far\""),
+        (
+            "model:\n  cutoff: -5",
+            r"line 4: 'model.backbone.cutoff' should be greater than 0, ",
+        ),
+        (
+            "model:\n  cutoff: far",
+            r"line 4: 'model.backbone.cutoff' should .*got \"far\"",
+        ),
         ("model: 3", r"line 3: 'model' should be a section with keys of its own, got 3"),
         ("  element_energies: {Hh: 1}", r"line 3: 'data.element_energies' 'Hh' is no chemical"),
         ("  element_energies: {No: 1}", r"put No, nobelium, in quotes"),
@@ -224,14 +230,20 @@ def test_a_mark_of_byte_order_and_sensible_aliases_are_read(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ("model.layers=1", "--set model.layers=1: unknown key .*did you mean 'interactions'"),
-        ("model.cutof=1", "did you mean 'cutoff'"),
+        (
+            "model.layers=1",
+            "--set model.layers=1: unknown key .*mean 'model.backbone.interactions'",
+        ),
+        ("model.cutof=1", "did you mean 'model.backbone.cutoff'"),
         ("model=3", "--set model=3: 'model' should be a section"),
         ("data.train.x=1", "--set data.train.x=1: 'data.train' holds a value"),
-        ("model.cutoff=.inf", "'model.cutoff' should be a finite number"),
-        ("model.cutoff=.nan", "'model.cutoff'"),
-        ("model.cutoff=1e300", "'model.cutoff' should be less than or equal to 50"),
-        ("model.channels=1000000000", "'model.channels' should be less than or equal to 4096"),
+        ("model.cutoff=.inf", "'model.backbone.cutoff' should be a finite number"),
+        ("model.cutoff=.nan", "'model.backbone.cutoff'"),
+        ("model.cutoff=1e300", "'model.backbone.cutoff' should be less than or equal to 50"),
+        (
+            "model.channels=1000000000",
+            "'model.backbone.channels' should be .* 4096",
+        ),
         ("training.epochs=" + "9" * 400, "'training.epochs' should be less than"),
         ("training.epochs=" + "9" * 5000, "--set training.epochs=9+…: not valid YAML"),
         ("training.seed=-1", "'training.seed' should be greater than or equal to 0"),

@@ -35,7 +35,7 @@ network = PaiNN(2, 16)
 graph = build_graph(molecule("H2O"), network.cutoff)
 for _ in range(2):
     vectors = graph.edge_vectors(torch.float32)
-    features = network(graph, (graph.numbers > 1).long(), vectors, frozen=True)
+    features = network.fixed(graph, (graph.numbers > 1).long(), vectors)
 print("kernels:", library() is not None, "scalars:", float(features.scalars.sum()))
 """
 
@@ -331,10 +331,10 @@ def test_processors_of_other_vector_widths_compute_the_same(
 
     def features(lib: build.Library) -> torch.Tensor:
         monkeypatch.setattr(build, "library", lambda: lib)
-        return network(graph, species, vectors, frozen=True).scalars
+        return network.fixed(graph, species, vectors).scalars
 
     with reference_path():
-        plain = network(graph, species, vectors, frozen=True).scalars
+        plain = network.fixed(graph, species, vectors).scalars
     for name in build.runnable():
         march = build.VARIANTS[name][0]
         if march is not None:

@@ -57,8 +57,8 @@ def outcome(
     positions = graph.positions.clone().requires_grad_()
     cell = graph.cell.clone().requires_grad_()
     moved = AtomGraph(**{**graph.__dict__, "positions": positions, "cell": cell})
-    features = painn(
-        moved, species_of(graph), moved.edge_vectors(painn.embedding.weight.dtype), frozen=True
+    features = painn.fixed(
+        moved, species_of(graph), moved.edge_vectors(painn.embedding.weight.dtype)
     )
     generator = torch.Generator().manual_seed(7)
     loss = 0.0
@@ -163,7 +163,7 @@ def test_gradients_can_be_taken_twice_if_the_graph_is_kept_and_not_otherwise() -
     graph = graph_of(structures())
     outcome(painn, graph, retain=True)
     vectors = graph.edge_vectors(painn.embedding.weight.dtype).requires_grad_()
-    total = painn(graph, species_of(graph), vectors, frozen=True).scalars.sum()
+    total = painn.fixed(graph, species_of(graph), vectors).scalars.sum()
     torch.autograd.grad(total, vectors)
     with pytest.raises(RuntimeError, match="retain_graph"):
         torch.autograd.grad(total, vectors)
@@ -176,7 +176,8 @@ def test_a_second_derivative_is_that_of_the_network_as_it_is_written() -> None:
     for frozen in (True, False):
         positions = graph.positions.clone().requires_grad_()
         moved = graph.with_positions(positions)
-        features = painn(moved, species_of(graph), moved.edge_vectors(), frozen=frozen)
+        run = painn.fixed if frozen else painn
+        features = run(moved, species_of(graph), moved.edge_vectors())
         energy = features.scalars.square().sum() + features.vectors.square().sum()
         (force,) = torch.autograd.grad(energy, positions, create_graph=True)
         found += torch.autograd.grad(force.square().sum(), positions, retain_graph=True)

@@ -231,7 +231,8 @@ class Exported(torch.nn.Module):
         self, vectors: Tensor, species: Tensor, centers: Tensor, neighbors: Tensor
     ) -> tuple[Tensor, Tensor]:
         moved = replace(GRAPH, centers=centers, neighbors=neighbors)
-        features = self.inside(moved, species, vectors, frozen=self.frozen)
+        run = self.inside.fixed if self.frozen else self.inside
+        features = run(moved, species, vectors)
         return features.scalars, features.vectors
 
 

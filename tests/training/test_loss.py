@@ -13,7 +13,10 @@ from eip.neighbors import build_graph
 from eip.prediction import Prediction
 from eip.training.loss import Loss
 from eip.uncertainty.evidence import Errors, Evidence
-from eip.uncertainty.evidential import HEADS, EvidentialPotential
+from eip.uncertainty.evidential import EvidenceMethod, EvidentialPotential
+from eip.uncertainty.names import METHODS
+
+HEADS = [n for n in METHODS.names() if isinstance(METHODS.get(n), EvidenceMethod)]
 
 SCALE = 1.6
 

@@ -20,9 +20,12 @@ from eip.training.checkpoints import read_checkpoint
 from eip.training.loss import Loss
 from eip.training.module import NonFiniteLoss, TrainingModule
 from eip.training.trainer import train
-from eip.uncertainty.evidential import HEADS
+from eip.uncertainty.evidential import EvidenceMethod
+from eip.uncertainty.names import METHODS
 
 from .small import ETHANOL, SETTINGS, WATER, make_potential, run, script_losses, sets, weights
+
+HEADS = [n for n in METHODS.names() if isinstance(METHODS.get(n), EvidenceMethod)]
 
 
 @pytest.fixture(scope="module")

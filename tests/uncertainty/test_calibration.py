@@ -28,10 +28,10 @@ from eip.uncertainty.calibration import (
     fit_calibration,
     interpolate,
 )
-from eip.uncertainty.registry import build_potential, describe_potential, register
+from eip.uncertainty.names import POTENTIALS
+from eip.uncertainty.registry import build_potential, describe_potential
 
 
-@register
 class Toy(Potential):
     """σ and covariance from pair vectors: invariant and covariant, and nothing more."""
 
@@ -77,6 +77,9 @@ class Toy(Potential):
             uncertainty=graph.mean_by_frame(sigma) if self.with_sigma else None,
         )
         return prediction.detach() if differentiable == "nothing" else prediction
+
+
+POTENTIALS.add(Toy.kind, Toy)
 
 
 def draw(n: int, seed: int, tails: float = 4.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

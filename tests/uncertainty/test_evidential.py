@@ -22,7 +22,10 @@ from eip.uncertainty.evidence import (
     TensorEvidence,
     frobenius,
 )
-from eip.uncertainty.evidential import HEADS, EvidentialPotential
+from eip.uncertainty.evidential import EvidenceMethod, EvidentialPotential
+from eip.uncertainty.names import METHODS
+
+HEADS = [n for n in METHODS.names() if isinstance(METHODS.get(n), EvidenceMethod)]
 
 SCALE = 1.7
 GRAPH = build_graph([molecule("H2O"), molecule("CH4")], 4.0)
@@ -284,7 +287,7 @@ def test_elements_in_any_order_are_the_same_potential() -> None:
 
 
 def test_a_misspelt_head_gets_a_proposal() -> None:
-    with pytest.raises(InputError, match="unknown head 'tensr': did you mean 'tensor'"):
+    with pytest.raises(InputError, match="unknown method 'tensr': did you mean 'tensor'"):
         potential("tensr")
 
 
@@ -306,7 +309,7 @@ def test_predict_takes_one_or_many_in_batches_of_any_size() -> None:
 @pytest.mark.parametrize(("channels", "dtype"), [(16, torch.float64), (32, torch.float32)])
 def test_the_compiled_head_says_what_the_plain_one_says(channels: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    head = HEADS["tensor"](channels, 1.7).to(dtype)
+    head = TensorHead(channels, 1.7).to(dtype)
     graph = build_graph([molecule("CH3CH2OH"), Atoms("H")] * 4, 4.0)
     features = AtomFeatures(
         3 * torch.randn(graph.n_atoms, channels, dtype=dtype),

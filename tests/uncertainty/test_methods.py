@@ -19,9 +19,10 @@ from eip.testing import check_potential
 from eip.uncertainty.ensemble import EnsemblePotential, sample_covariance
 from eip.uncertainty.evidence import Errors
 from eip.uncertainty.evidential import EvidentialPotential
-from eip.uncertainty.methods import METHODS, fit_after_training, new_network
+from eip.uncertainty.methods import compared, fit_after_training, new_network
 from eip.uncertainty.mixture import MixturePotential, fit_mixture
-from eip.uncertainty.readout_ensemble import DROPOUT, ReadoutEnsemblePotential, fit_llpr
+from eip.uncertainty.names import METHODS
+from eip.uncertainty.readout_ensemble import DROPPED, ReadoutEnsemblePotential, fit_llpr
 
 NETWORK = {
     "elements": [1, 6, 8],
@@ -31,8 +32,8 @@ NETWORK = {
     "interactions": 2,
     "cutoff": 4.5,
 }
-#: The componentwise head breaks rotation, by design; the others say nothing of an atom.
-WITH_SIGMA = [m for m in METHODS if m not in ("componentwise", "global", "none")]
+#: The componentwise head breaks rotation, by design; "global" and "none" say nothing of an atom.
+WITH_SIGMA = compared()
 
 
 def graph_of(name: str, size: float, seed: int) -> AtomGraph:
@@ -86,7 +87,7 @@ def test_every_method_drives_udd(method: str) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["painn", "cartesian_ace"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS.names())
 def test_every_method_comes_back_from_its_file(method: str, backbone: str, tmp_path: Path) -> None:
     potential, graph = finished(method, backbone), graph_of("CH3CH2OH", 0.1, 1)
     save_model(potential, tmp_path / "model.eip")
@@ -108,6 +109,55 @@ def test_what_is_fitted_afterwards_leaves_energy_and_forces(method: str) -> None
 def test_an_unknown_method_is_named() -> None:
     with pytest.raises(InputError, match="did you mean 'ensemble'"):
         new_network("ensembel", **NETWORK)
+
+
+def test_a_comparison_leaves_out_what_has_no_sigma_of_its_own() -> None:
+    assert set(METHODS.names()) - set(compared()) == {"componentwise", "global", "none"}
+
+
+#: All that a stranger writes: the method here, and in pyproject.toml
+#:     [project.entry-points."eip.methods"]
+#:     radius = "radius:RADIUS"
+RADIUS = '''
+"""A Gaussian whose variance is one trained number for each atom and direction."""
+
+import torch
+from torch import nn
+
+from eip.uncertainty.evidence import GaussianEvidence
+from eip.uncertainty.evidential import EvidenceHead, evidence
+
+
+class OneWidth(EvidenceHead):
+    def __init__(self, channels, scale):
+        super().__init__(channels, scale)
+        self.width = nn.Parameter(torch.zeros(()))
+
+    def forward(self, features, graph):
+        identity = torch.eye(3).to(features.scalars)
+        return GaussianEvidence(self.scale, self.width.exp() * identity.expand(graph.n_atoms, 3, 3))
+
+
+RADIUS = evidence("radius", OneWidth, "one variance for all", latent_distance=True)
+'''
+
+
+def test_a_method_of_a_strangers_package_trains(package, demo_data: Path, tmp_path: Path) -> None:
+    assert len(RADIUS.strip().splitlines()) < 40
+    package("radius", RADIUS, **{"eip.methods": "radius = radius:RADIUS"})
+    frames = demo_data / "ethanol_300K.xyz"
+    done = package.run(
+        "import sys, eip; from eip.config import parse_config;"
+        "eip.train(parse_config({'run_dir': 'run',"
+        " 'data': {'train': sys.argv[1], 'validation': 20},"
+        " 'model': {'uncertainty': 'radius', 'channels': 8, 'interactions': 1, 'cutoff': 3.0},"
+        " 'training': {'epochs': 1}}), progress=False);"
+        "print(eip.load('run/model.eip').predict(eip.Calculator and __import__('ase.build')"
+        ".build.molecule('CH3CH2OH')).force_uncertainty.shape)",
+        frames,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([9])" in done.stdout
 
 
 # Ensembles
@@ -203,7 +253,7 @@ def test_dropout_is_at_random_in_training_alone() -> None:
     assert first.force_uncertainty is None
     assert isinstance(potential, ReadoutEnsemblePotential)
     kept = (potential.masks + 1.0).unique()
-    torch.testing.assert_close(kept, torch.tensor([0.0, 1.0 / (1.0 - DROPOUT)]).double())
+    torch.testing.assert_close(kept, torch.tensor([0.0, 1.0 / (1.0 - DROPPED)]).double())
 
 
 @pytest.mark.parametrize("method", ["shallow_ensemble", "mve"])

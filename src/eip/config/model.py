@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from eip.models.settings import AnyBackbone, PaiNNSettings, gathered
 from eip.settings import Settings
+from eip.uncertainty.names import METHODS
+
+
+def _known_method(value: str) -> str:
+    if value not in METHODS.names():
+        expected = ", ".join(METHODS.names())
+        raise PydanticCustomError("literal_error", "should be {expected}", {"expected": expected})
+    return value
 
 
 class ModelConfig(Settings):
     """The network and how it knows its error."""
 
-    backbone: Literal["painn", "cartesian_ace"] = Field(
-        "painn",
-        description="painn, the paper's; cartesian_ace: tensors and products of three factors, "
-        "more accurate, about one and a half times as dear to train",
-    )
-    uncertainty: Literal[
+    backbone: AnyBackbone = Field(PaiNNSettings(), description="the network")
+    uncertainty: Annotated[str, AfterValidator(_known_method)] = Field(
         "tensor",
-        "componentwise",
-        "isotropic",
-        "global",
-        "mve",
-        "ensemble",
-        "shallow_ensemble",
-        "dropout",
-        "llpr",
-        "gmm",
-        "none",
-    ] = Field(
-        "tensor",
-        description="evidence: tensor, isotropic, global, componentwise (the paper's, breaks "
-        "rotation); or mve, ensemble, shallow_ensemble, dropout, llpr, gmm; or none",
+        description=f"{', '.join(METHODS.names())}: evidence, but for mve to gmm; "
+        "componentwise, the paper's, breaks rotation",
     )
     latent_distance: bool = Field(
         True,
@@ -43,20 +37,9 @@ class ModelConfig(Settings):
         None,
         ge=2,
         le=1000,
-        description="networks of an ensemble, last layers of shallow_ensemble, dropout, llpr; "
-        "empty: 4, 4, 8, 8",
+        description="networks of an ensemble, last layers of methods that have several; empty: "
+        "as the method has them, 4 or 8",
     )
-    channels: int = Field(
-        64, ge=1, le=4096, description="features of an atom: 64 is quick, 128 the paper's"
-    )
-    interactions: int = Field(3, ge=1, le=100, description="rounds of message passing")
-    radial_functions: int | None = Field(
-        None,
-        ge=1,
-        le=1000,
-        description="basis functions of a distance; empty: 20, of cartesian_ace 8",
-    )
-    cutoff: float = Field(5.0, gt=0, le=50, description="Å; how far an atom sees in one round")
     zbl: bool = Field(False, description="screened nuclear repulsion at short range")
     force_scale: Literal["rms", "mean"] = Field(
         "rms",
@@ -64,3 +47,8 @@ class ModelConfig(Settings):
         "larger than the rest",
     )
     dtype: Literal["float32", "float64"] = Field("float32", description="float32 or float64")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _backbone_of_before(cls, values: Any) -> Any:
+        return gathered(values, cls.model_fields)

@@ -11,6 +11,7 @@ from eip.config.model import ModelConfig
 from eip.settings import Settings
 from eip.settings.values import ConfigPath
 from eip.training.settings import TrainingSettings
+from eip.uncertainty.names import METHODS
 
 
 class Config(Settings):
@@ -33,9 +34,10 @@ class Config(Settings):
                 f"model.uncertainty is '{self.model.uncertainty}', and σ is learned from forces: "
                 f"without them (training.force_weight: 0) it must be none"
             )
-        if not energy and self.model.uncertainty == "global":
+        # Not before it matters: what methods are is not known without PyTorch.
+        if not energy and METHODS.get(self.model.uncertainty).needs_energies:
             raise ValueError(
-                "model.uncertainty is 'global', which is learned from energies: "
-                "training.energy_weight must not be 0"
+                f"model.uncertainty is '{self.model.uncertainty}', which is learned from energies: "
+                f"training.energy_weight must not be 0"
             )
         return self

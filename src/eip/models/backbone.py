@@ -5,34 +5,53 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from eip.graph import AtomGraph
-from eip.kernels.features import invariants
+from eip.kernels.features import invariants, norm
 
 
 @dataclass(frozen=True)
 class AtomFeatures:
     """What a backbone knows of each atom's surroundings.
 
-    ``scalars`` stay, ``vectors`` turn when the structure is rotated or reflected.
+    ``scalars`` stay, ``vectors`` turn when the structure is rotated or reflected; a backbone may
+    have none, or of another width. ``energy`` is that of each atom, eV, E0 included, of a backbone
+    with a readout of its own.
     """
 
     scalars: Float[Tensor, "atoms channels"]
-    vectors: Float[Tensor, "atoms 3 channels"]
+    vectors: Float[Tensor, "atoms 3 vector_channels"] | None = None
+    energy: Float[Tensor, "atoms"] | None = None
 
-    def invariants(self) -> Float[Tensor, "atoms two_channels"]:
+    def invariants(self) -> Float[Tensor, "atoms invariant_channels"]:
         """Scalars and the lengths of the vectors: all that does not turn."""
+        if self.vectors is None:
+            return self.scalars
+        if self.vectors.shape[2] != self.scalars.shape[1]:
+            return torch.cat([self.scalars, norm(self.vectors)], dim=1)
         found: Tensor = invariants(self.scalars, self.vectors)
         return found
 
 
 class Backbone(nn.Module, ABC):
-    """Graph → features of each atom. Any equivariant network that hands on both can be one."""
+    """Graph → features of each atom. Any equivariant network can be one.
+
+    Attributes:
+        channels: width of scalars.
+        vector_channels: width of vectors; None: the same; 0: there are none.
+        cutoff: Å.
+        own_energy: whether it gives energies of atoms itself; else they are read from scalars.
+        trainable: whether its weights are trained; else they stay what they are.
+    """
 
     channels: int
+    vector_channels: int | None = None
     cutoff: float
+    own_energy: bool = False
+    trainable: bool = True
 
     @abstractmethod
     def forward(
@@ -40,8 +59,6 @@ class Backbone(nn.Module, ABC):
         graph: AtomGraph,
         species: Tensor,
         edge_vectors: Float[Tensor, "edges 3"],
-        *,
-        frozen: bool = False,
     ) -> AtomFeatures:
         """Features of each atom.
 
@@ -50,6 +67,25 @@ class Backbone(nn.Module, ABC):
             species: index of each atom's element, ``[atoms]``, counted from 0.
             edge_vectors: from centre to neighbor, Å; the only source of geometry, so that a strain
                 or a derivative enters in one place.
-            frozen: the caller will differentiate the features once, in the edge vectors alone: a
-                backbone may then take shortcuts that training cannot.
         """
+
+    def fixed(
+        self, graph: AtomGraph, species: Tensor, edge_vectors: Float[Tensor, "edges 3"]
+    ) -> AtomFeatures:
+        """The same for a caller who will differentiate in the edge vectors alone, not in weights.
+
+        A backbone may take shortcuts here that training cannot.
+        """
+        return self(graph, species, edge_vectors)
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode and self.trainable)
+        return self
+
+
+def begin_training(network: nn.Module) -> None:
+    """Training mode, and gradients of all weights but those of a backbone that is not trained."""
+    network.train().requires_grad_(True)
+    for module in network.modules():
+        if isinstance(module, Backbone) and not module.trainable:
+            module.requires_grad_(False)

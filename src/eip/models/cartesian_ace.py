@@ -20,10 +20,6 @@ from eip.kernels.packing import Packable
 from eip.kernels.products import FACTORS, PRODUCTS
 from eip.models.backbone import AtomFeatures, Backbone
 
-#: What `eip train` bounds the size of features by before they are multiplied; few are larger than 4
-#: on training frames. Without, acetylacetone's bonds at 0.6 of their length lie up to 700 keV below
-#: the minimum; with it, none below it, and errors on test frames are the same.
-FEATURE_LIMIT = 6.0
 #: Widths of the hidden layers of a radial filter's network.
 RADIAL_HIDDEN = (64, 32)
 #: Standard deviation of the weights of products, by the number of factors: higher ones start
@@ -80,16 +76,16 @@ class CartesianACE(Backbone, Packable):
         )
 
     def forward(
-        self,
-        graph: AtomGraph,
-        species: Tensor,
-        edge_vectors: Float[Tensor, "edges 3"],
-        *,
-        frozen: bool = False,
+        self, graph: AtomGraph, species: Tensor, edge_vectors: Float[Tensor, "edges 3"]
     ) -> AtomFeatures:
-        run = cartesian.features if frozen else cartesian.network
         arrays = edge_vectors, species, graph.centers, graph.neighbors, *self.arrays()
-        return AtomFeatures(*run(*arrays, *self._constants()))
+        return AtomFeatures(*cartesian.network(*arrays, *self._constants()))
+
+    def fixed(
+        self, graph: AtomGraph, species: Tensor, edge_vectors: Float[Tensor, "edges 3"]
+    ) -> AtomFeatures:
+        arrays = edge_vectors, species, graph.centers, graph.neighbors, *self.arrays()
+        return AtomFeatures(*cartesian.features(*arrays, *self._constants()))
 
     def _constants(self) -> tuple[float, int, float, float]:
         return self.cutoff, self.radial_functions, self.mean_neighbors, self.inverse_square

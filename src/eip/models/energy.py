@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from ase.data import chemical_symbols
@@ -24,8 +24,14 @@ class EnergyOutput:
     features: AtomFeatures
 
 
+def readout(width: int, dropout: float) -> nn.Sequential:
+    """From an atom's scalars to its energy, in units of the force scale times 1 Å."""
+    hidden = [nn.Linear(width, width // 2), nn.SiLU(), *[nn.Dropout(dropout)] * bool(dropout)]
+    return nn.Sequential(*hidden, nn.Linear(width // 2, 1))
+
+
 class EnergyModel(nn.Module):
-    """E = Σ_i E_i + Σ_i E0(Z_i) (theory §1).
+    """E = Σ_i E_i + Σ_i E0(Z_i) (theory §1), or a backbone's own energies.
 
     The network works in units of the training forces' RMS; totals are summed in float64, because
     a molecule's −17,617 eV leave no meV in float32.
@@ -67,8 +73,10 @@ class EnergyModel(nn.Module):
         index[list(self.elements)] = torch.arange(len(self.elements))
         self.register_buffer("species_of_number", index, persistent=False)
         width = backbone.channels
-        hidden = [nn.Linear(width, width // 2), nn.SiLU(), *[nn.Dropout(dropout)] * bool(dropout)]
-        self.readout = nn.Sequential(*hidden, nn.Linear(width // 2, 1))
+        self.readout = None if backbone.own_energy else readout(width, dropout)
+        # Who reads vectors takes them to be as wide as scalars.
+        own = backbone.vector_channels or width
+        self.widening = nn.Linear(own, width, bias=False) if own != width else None
         self.zbl = ZBL(backbone.cutoff) if zbl else None
 
     @property
@@ -97,17 +105,27 @@ class EnergyModel(nn.Module):
             self._looked_up = numbers, numbers._version, species
         return species
 
-    def forward(self, graph: AtomGraph, *, frozen: bool = False) -> EnergyOutput:
-        """``frozen``: see `eip.models.backbone.Backbone.forward`."""
+    def forward(self, graph: AtomGraph, *, fixed: bool = False) -> EnergyOutput:
+        """``fixed``: the caller will differentiate in positions alone, not in weights."""
         species = self.species(graph)
         # In the network's precision; the graph's geometry is float64.
-        vectors = graph.edge_vectors(next(self.readout.parameters()).dtype)
-        features = self.backbone(graph, species, vectors, frozen=frozen)
-        atom_energy = self.force_scale * self.readout(features.scalars)[:, 0].double()
+        vectors = graph.edge_vectors(next(self.parameters()).dtype)
+        run = self.backbone.fixed if fixed else self.backbone
+        features = run(graph, species, vectors)
+        if self.widening is not None:
+            features = replace(features, vectors=self.widening(features.vectors))
+        if self.readout is None:
+            assert features.energy is not None
+            atom_energy = features.energy.double()
+        else:
+            atom_energy = self.force_scale * self.readout(features.scalars)[:, 0].double()
         if self.zbl is not None:
             atom_energy = atom_energy + self.zbl(graph, vectors).double()
-        offsets = self._offsets_on(atom_energy.device).index_select(0, species)
-        return EnergyOutput(graph.sum_by_frame(atom_energy + offsets), features)
+        if self.readout is not None:
+            atom_energy = atom_energy + self._offsets_on(atom_energy.device).index_select(
+                0, species
+            )
+        return EnergyOutput(graph.sum_by_frame(atom_energy), features)
 
     def _offsets_on(self, device: torch.device) -> Float[Tensor, "elements"]:
         """E0 by species, float64: not a buffer, because a module's casts take buffers along."""

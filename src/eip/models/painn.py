@@ -43,16 +43,16 @@ class PaiNN(Backbone, Packable):
         self.updates = nn.ModuleList(Update(channels) for _ in range(interactions))
 
     def forward(
-        self,
-        graph: AtomGraph,
-        species: Tensor,
-        edge_vectors: Float[Tensor, "edges 3"],
-        *,
-        frozen: bool = False,
+        self, graph: AtomGraph, species: Tensor, edge_vectors: Float[Tensor, "edges 3"]
     ) -> AtomFeatures:
-        run = painn.features if frozen else painn.network
         arrays = edge_vectors, species, graph.centers, graph.neighbors, *self.arrays()
-        return AtomFeatures(*run(*arrays, self.cutoff, self.radial_functions))
+        return AtomFeatures(*painn.network(*arrays, self.cutoff, self.radial_functions))
+
+    def fixed(
+        self, graph: AtomGraph, species: Tensor, edge_vectors: Float[Tensor, "edges 3"]
+    ) -> AtomFeatures:
+        arrays = edge_vectors, species, graph.centers, graph.neighbors, *self.arrays()
+        return AtomFeatures(*painn.features(*arrays, self.cutoff, self.radial_functions))
 
     def weights(self) -> list[Tensor]:
         found = [self.embedding.weight]

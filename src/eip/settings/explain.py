@@ -18,7 +18,8 @@ KeyPath = tuple[str, ...]
 def nested(section: type[BaseModel], key: str) -> type[BaseModel] | None:
     """The class of a key that holds keys of its own; None of any other."""
     field = section.model_fields.get(key)
-    kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+    # What is a section of one of several kinds is first of all what it is by default.
+    kinds = (type(field.default), field.annotation, *get_args(field.annotation)) if field else ()
     found = (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
     return next(found, None)
 
@@ -41,8 +42,9 @@ def _sentence(
     error: ErrorDetails, name: str, places: Mapping[KeyPath, str], root: type[BaseModel]
 ) -> str:
     path = _keys_only(error["loc"], root)
-    ends = range(len(path), 0, -1)
-    where = next((places[path[:end]] for end in ends if path[:end] in places), name)
+    # A key may have been spelt one level higher, as those of a backbone may.
+    spelt = [path, path[:-2] + path[-1:], *(path[:end] for end in range(len(path) - 1, 0, -1))]
+    where = next((places[one] for one in spelt if one in places), name)
     key, kind, context = ".".join(path), error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return f"{where}: unknown key '{key}': {_proposal(path, root)}"
@@ -131,8 +133,12 @@ _OTHER_NAMES = {
 def _proposal(path: KeyPath, root: type[BaseModel]) -> str:
     """The key that was meant: by its name in another section, or by likeness in its own."""
     siblings = list(_owner(path, root).model_fields)
-    if (meant := _OTHER_NAMES.get(path[-1])) in siblings:
-        return f"did you mean '{meant}'?"
+    if meant := _OTHER_NAMES.get(path[-1]):
+        if meant in siblings:
+            return f"did you mean '{meant}'?"
+        below = (key for key in all_keys(root) if key.startswith(".".join(path[:-1])))
+        if found := [key for key in below if key.endswith(f".{meant}")]:
+            return f"did you mean '{found[0]}'?"
     near = did_you_mean(path[-1], siblings)
     if near.startswith("did you mean"):
         return near

@@ -146,11 +146,13 @@ def subject_of_backbone(backbone: Backbone, elements: tuple[int, ...]) -> Subjec
             allow_unused=True,
             materialize_grads=True,
         )
-        return {
+        found = {
             "scalars": Observable(features.scalars.detach().cpu()),
-            "vectors": Observable(features.vectors.detach().cpu(), rank=1),
             "forces": Observable(slope.detach().cpu(), rank=1),
         }
+        if features.vectors is not None:
+            found["vectors"] = Observable(features.vectors.detach().cpu(), rank=1)
+        return found
 
     return Subject(observe, backbone.cutoff, elements)
 

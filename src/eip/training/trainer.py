@@ -18,6 +18,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from eip.data.dataset import GraphDataset, make_loader
 from eip.errors import InputError
+from eip.models.backbone import begin_training
 from eip.potential import Potential
 from eip.training.checkpoints import (
     KeepCheckpoints,
@@ -107,7 +108,7 @@ def train(
         )
         for dataset, shuffle in ((training_set, True), (validation_set, False))
     )
-    potential.train().requires_grad_(True)
+    begin_training(potential)
     module = TrainingModule(potential, settings, steps_per_epoch=len(train_loader))
     history = History(run_dir / "train.csv")
     monitor = f"val_{settings.selection}"

@@ -49,7 +49,7 @@ from eip.errors import InputError, did_you_mean
 from eip.graph import AtomGraph
 from eip.potential import Differentiable, Potential, WrappedPotential
 from eip.prediction import Prediction
-from eip.uncertainty.registry import build_potential, describe_potential, register
+from eip.uncertainty.registry import build_potential, describe_potential
 
 Method = Literal["scale", "per_element", "isotonic", "split_conformal"]
 
@@ -347,7 +347,6 @@ def interpolate(
     return (y[upper - 1] + slope * (ends - x[upper - 1])) * (sigma / ends)
 
 
-@register
 class CalibratedPotential(WrappedPotential):
     """A potential whose σ is an error bar; energy and forces are those of the potential inside.
 

@@ -15,10 +15,11 @@ from eip.graph import AtomGraph
 from eip.potential import Differentiable, LikeAnother, Potential
 from eip.prediction import Prediction
 from eip.uncertainty.evidence import GaussianEvidence
-from eip.uncertainty.registry import build_potential, describe_potential, register
+from eip.uncertainty.evidential import NONE
+from eip.uncertainty.methods import Method
+from eip.uncertainty.registry import build_potential, describe_potential
 
 
-@register
 class EnsemblePotential(LikeAnother):
     """The mean of potentials trained from different weights (Lakshminarayanan et al. 2017).
 
@@ -97,3 +98,12 @@ def sample_covariance(
     """Over the members, with their number − 1 in the denominator."""
     away = members - members.mean(dim=0)
     return torch.einsum("mia,mib->iab", away, away) / (len(members) - 1)
+
+
+ENSEMBLE = Method(
+    about="several networks",
+    network=NONE.network,
+    joined=EnsemblePotential,
+    members=4,
+    starts_from="several",
+)

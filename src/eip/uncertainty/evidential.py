@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from eip.errors import InputError, did_you_mean
+from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.kernels.features import pack_tensor_head, positive, tensor_head
 from eip.kernels.packing import Packable
@@ -23,12 +25,16 @@ from eip.uncertainty.evidence import (
     NoEvidence,
     TensorEvidence,
 )
+from eip.uncertainty.methods import Method
+from eip.uncertainty.names import METHODS
 from eip.uncertainty.network import NetworkPotential
-from eip.uncertainty.registry import register
 
 
 class EvidenceHead(nn.Module, ABC):
     """Features → evidence. ``scale`` is the training forces' RMS, eV/Å."""
+
+    #: Of which `IsotropicHead` and others know nothing.
+    needs_vectors: ClassVar[bool] = False
 
     def __init__(self, channels: int, scale: float) -> None:
         super().__init__()
@@ -56,6 +62,8 @@ class TensorHead(EvidenceHead, Packable):
     positive by construction and turns with the atoms. No eigen-decomposition is needed anywhere.
     """
 
+    needs_vectors = True
+
     def __init__(self, channels: int, scale: float, rank: int = 8) -> None:
         super().__init__(channels, scale)
         self.rank = rank
@@ -82,6 +90,8 @@ class ComponentwiseHead(EvidenceHead):
 
     Kept to compare with the paper; how far it is from invariant, the contract tests show.
     """
+
+    needs_vectors = True
 
     def __init__(self, channels: int, scale: float) -> None:
         super().__init__(channels, scale)
@@ -112,6 +122,8 @@ class VarianceHead(EvidenceHead):
     (Nix and Weigend 1994.) All of the error counts as noise of the labels.
     """
 
+    needs_vectors = True
+
     def __init__(self, channels: int, scale: float) -> None:
         super().__init__(channels, scale)
         self.variance_of_atom = mlp(2 * channels, channels, 1)
@@ -135,22 +147,11 @@ class GlobalHead(EvidenceHead):
         return EnergyEvidence(self.scale, graph.atoms_per_frame.to(raw.dtype), nu, alpha, beta)
 
 
-HEADS: dict[str, type[EvidenceHead]] = {
-    "tensor": TensorHead,
-    "componentwise": ComponentwiseHead,
-    "isotropic": IsotropicHead,
-    "global": GlobalHead,
-    "mve": VarianceHead,
-    "none": NoHead,
-}
-
-
-@register
 class EvidentialPotential(NetworkPotential):
     """PaiNN with an evidence head: energy, forces, stress and their uncertainty in one pass.
 
     Args:
-        head: one of ``HEADS``.
+        head: name of an `EvidenceMethod`.
         network: elements, their energies, sizes: see `NetworkPotential`.
 
     Raises:
@@ -161,11 +162,17 @@ class EvidentialPotential(NetworkPotential):
 
     def __init__(self, *, head: str = "tensor", **network: Any) -> None:
         super().__init__(**network)
-        if head not in HEADS:
-            raise InputError(f"unknown head '{head}': {did_you_mean(head, HEADS)}")
+        of = METHODS.get(head)
+        if not isinstance(of, EvidenceMethod):
+            raise InputError(f"the method '{head}' is not one of evidence and has no head")
         self.head_name = head
         model = self.energy_model
-        self.head = HEADS[head](model.backbone.channels, model.force_scale)
+        if of.head.needs_vectors and model.backbone.vector_channels == 0:
+            raise InputError(
+                f"the method '{head}' reads vectors of each atom, and the backbone "
+                f"{self.backbone_settings.name} has none; isotropic, ensemble and gmm do without"
+            )
+        self.head = of.head(model.backbone.channels, model.force_scale)
 
     def settings(self) -> dict[str, Any]:
         """Everything but the weights, JSON-able."""
@@ -197,3 +204,44 @@ class EvidentialPotential(NetworkPotential):
             energy=energy, forces=force, stress=virial, features=invariants, evidence=evidence
         ).with_uncertainty(graph, **vars(moments))
         return prediction if differentiable != "nothing" else prediction.detach()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceMethod(Method):
+    """A method whose network is an `EvidentialPotential` with a head of its own.
+
+    Its name among the methods is that of the head, by which model files know it.
+    """
+
+    head: type[EvidenceHead]
+
+
+def _evidential(head: str, *, members: int, **network: Any) -> EvidentialPotential:
+    return EvidentialPotential(head=head, **network)
+
+
+def evidence(name: str, head: type[EvidenceHead], about: str, **more: Any) -> EvidenceMethod:
+    """A method that is a head; ``more`` as in `eip.uncertainty.methods.Method`."""
+    return EvidenceMethod(about=about, head=head, network=partial(_evidential, name), **more)
+
+
+TENSOR = evidence("tensor", TensorHead, "evidence, a matrix for each atom", latent_distance=True)
+COMPONENTWISE = evidence(
+    "componentwise",
+    ComponentwiseHead,
+    "evidence for each component, the paper's; breaks rotation",
+    latent_distance=True,
+    invariant=False,
+)
+ISOTROPIC = evidence(
+    "isotropic", IsotropicHead, "evidence, the same in all directions", latent_distance=True
+)
+GLOBAL = evidence(
+    "global",
+    GlobalHead,
+    "evidence on the energy; nothing for an atom",
+    by_atom=False,
+    needs_energies=True,
+)
+MVE = evidence("mve", VarianceHead, "mean-variance estimation")
+NONE = evidence("none", NoHead, "no uncertainty", by_atom=False)

@@ -34,7 +34,7 @@ from eip.kernels import features as operators
 from eip.kernels.packing import Packable
 from eip.potential import Differentiable, Potential, WrappedPotential
 from eip.prediction import Prediction
-from eip.uncertainty.registry import build_potential, describe_potential, register
+from eip.uncertainty.registry import build_potential, describe_potential
 
 #: Added to a covariance's diagonal, as a share of its mean: directions in which the training atoms
 #: hardly vary would else make every new atom infinitely far.
@@ -44,7 +44,6 @@ RIDGE = 1e-4
 _DEGREES = 6.0
 
 
-@register
 class LatentDistancePotential(WrappedPotential, Packable):
     """A potential whose σ is multiplied by a power of the latent distance d.
 

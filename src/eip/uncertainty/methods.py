@@ -1,71 +1,114 @@
-"""Every way to an uncertainty behind one door: what is trained, and what is fitted afterwards."""
+"""Every way to an uncertainty behind one door: what is trained, and what is fitted afterwards.
+
+A method is one object, in the module of the network or the fit that it is about, and has a name in
+`eip.uncertainty.names`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-from eip.errors import InputError, did_you_mean
+from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.potential import Potential
-from eip.uncertainty.evidential import HEADS, EvidentialPotential
 from eip.uncertainty.latent_distance import fit_latent_distance
-from eip.uncertainty.mixture import fit_mixture
-from eip.uncertainty.readout_ensemble import ReadoutEnsemblePotential, fit_llpr
-
-#: By name, what `model.uncertainty` may be.
-METHODS: dict[str, str] = {
-    "tensor": "evidence, a matrix for each atom",
-    "componentwise": "evidence for each component, the paper's; breaks rotation",
-    "isotropic": "evidence, the same in all directions",
-    "global": "evidence on the energy; nothing for an atom",
-    "mve": "mean-variance estimation",
-    "ensemble": "several networks",
-    "shallow_ensemble": "several last layers, trained together",
-    "dropout": "last layers with units left out",
-    "llpr": "last layers from the posterior, after training",
-    "gmm": "Gaussian mixture over latent features, after training",
-    "none": "no uncertainty",
-}
-
-#: Whose σ is multiplied by powers of the latent distance: evidence knows nothing of where no data
-#: was.
-EVIDENTIAL = ("tensor", "componentwise", "isotropic")
-
-#: How many members or last layers a method has by default. What costs a training each or an
-#: output each is dear; a mask or a draw from a posterior is a backward pass at prediction alone.
-MEMBERS = {"ensemble": 4, "shallow_ensemble": 4, "dropout": 8, "llpr": 8}
+from eip.uncertainty.names import METHODS
 
 
-def new_network(method: str, members: int | None = None, **network: Any) -> Potential:
+@dataclass(frozen=True)
+class Fit:
+    """What a method may look at after training.
+
+    Attributes:
+        training, held_out: give the graphs that the network was trained on, and others with their
+            forces, eV/Å.
+        members: how many networks or last layers.
+        seed: of what is drawn.
+    """
+
+    training: Callable[[], Sequence[AtomGraph]]
+    held_out: Callable[[], Sequence[tuple[AtomGraph, Float[Tensor, "atoms 3"]]]]
+    members: int = 0
+    seed: int = 0
+
+
+def _as_it_is(network: Potential, fit: Fit) -> Potential:
+    return network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to an uncertainty.
+
+    Attributes:
+        about: a few words.
+        network: one with fresh weights, of keywords: ``members``, and what
+            `eip.uncertainty.network.NetworkPotential` takes.
+        fit: the trained network with what is added to it; energy and forces stay what they were.
+        joined: of several trained networks, the potential.
+        members: how many networks or last layers by default; 0: it has none. What costs a training
+            each or an output each is dear; a mask or a draw from a posterior is a backward pass at
+            prediction alone.
+        starts_from: what is trained: its own network, a "plain" potential or "several" of them,
+            which other methods can share.
+        latent_distance: σ is multiplied by powers of the latent distance: evidence knows nothing
+            of where no data was.
+        by_atom: it has a σ for each atom's force.
+        invariant: σ is the same however the structure lies.
+        needs_energies: it is learned from energies too.
+    """
+
+    about: str
+    network: Callable[..., Potential]
+    fit: Callable[[Potential, Fit], Potential] = _as_it_is
+    joined: Callable[[Sequence[Potential]], Potential] | None = None
+    members: int = 0
+    starts_from: Literal["its own", "plain", "several"] = "its own"
+    latent_distance: bool = False
+    by_atom: bool = True
+    invariant: bool = True
+    needs_energies: bool = False
+
+
+def method(name: str) -> Method:
+    """A method by its name.
+
+    Raises:
+        InputError: if there is none of this name, or what a package adds is no `Method`.
+    """
+    found = METHODS.get(name)
+    if not isinstance(found, Method):
+        raise InputError(f"the method '{name}' is no {Method.__qualname__}: {found!r}")
+    return found
+
+
+def compared() -> list[str]:
+    """The methods that have a σ for each atom's force, and the same however a structure lies."""
+    return [n for n in METHODS.names() if method(n).by_atom and method(n).invariant]
+
+
+def new_network(name: str, members: int | None = None, **network: Any) -> Potential:
     """A network with fresh weights, of which a method needs one (an ensemble, each of several).
 
     Args:
-        method: one of ``METHODS``.
-        members: last layers; None: as ``MEMBERS``.
+        name: of the method.
+        members: last layers; None: as the method has them.
         network: see `eip.uncertainty.network.NetworkPotential`.
 
     Raises:
         InputError: if the method is unknown.
     """
-    if method not in METHODS:
-        raise InputError(f"unknown method '{method}': {did_you_mean(method, METHODS)}")
-    if method in HEADS:
-        return EvidentialPotential(head=method, **network)
-    if method in ("shallow_ensemble", "dropout"):
-        return ReadoutEnsemblePotential(
-            origin=method,  # type: ignore[arg-type]
-            members=members or MEMBERS[method],
-            **network,
-        )
-    return EvidentialPotential(head="none", **network)
+    of = method(name)
+    return of.network(members=members or of.members, **network)
 
 
 def fit_after_training(
-    method: str,
+    name: str,
     network: Potential,
     training: Callable[[], Sequence[AtomGraph]],
     held_out: Callable[[], Sequence[tuple[AtomGraph, Float[Tensor, "atoms 3"]]]],
@@ -77,17 +120,12 @@ def fit_after_training(
     """The trained network with what a method adds to it; energy and forces stay what they were.
 
     Args:
-        training, held_out: give graphs where the method wants any: those that the network was
-            trained on, and others with their forces, eV/Å.
+        name: of the method.
+        training, held_out, members, seed: see `Fit`.
         latent_distance: for evidential methods, see `eip.uncertainty.latent_distance`.
-        seed: of what is drawn.
     """
-    if method == "gmm":
-        assert isinstance(network, EvidentialPotential)
-        return fit_mixture(network, training(), network.energy_model.force_scale, seed)
-    if method == "llpr":
-        assert isinstance(network, EvidentialPotential)
-        return fit_llpr(network, training(), members or MEMBERS[method], seed)
-    if method in EVIDENTIAL and latent_distance:
-        return fit_latent_distance(network, training(), held_out())
-    return network
+    of = method(name)
+    fitted = of.fit(network, Fit(training, held_out, members or of.members, seed))
+    if of.latent_distance and latent_distance:
+        return fit_latent_distance(fitted, training(), held_out())
+    return fitted

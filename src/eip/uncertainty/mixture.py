@@ -16,7 +16,10 @@ from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.potential import Differentiable, Potential, WrappedPotential
 from eip.prediction import Prediction
-from eip.uncertainty.registry import build_potential, describe_potential, register
+from eip.uncertainty.evidential import NONE
+from eip.uncertainty.methods import Fit, Method
+from eip.uncertainty.network import NetworkPotential
+from eip.uncertainty.registry import build_potential, describe_potential
 
 #: Numbers of components among which the Bayesian information criterion chooses, by element.
 COMPONENTS = (1, 2, 4, 8)
@@ -25,7 +28,6 @@ COMPONENTS = (1, 2, 4, 8)
 _MOST_ATOMS, _DIRECTIONS = 20_000, 32
 
 
-@register
 class MixturePotential(WrappedPotential):
     """σ_i = force scale · (log of the density's bound − log density) of atom i's features.
 
@@ -185,3 +187,16 @@ def _fit_one(atoms: Float[np.ndarray, "atoms directions"], seed: int) -> Any:
                 atoms = np.concatenate([atoms, atoms])
             found.append(mixture.fit(atoms))
     return min(found, key=lambda mixture: mixture.bic(atoms))
+
+
+def _fit(network: Potential, fit: Fit) -> MixturePotential:
+    assert isinstance(network, NetworkPotential)
+    return fit_mixture(network, fit.training(), network.energy_model.force_scale, fit.seed)
+
+
+GMM = Method(
+    about="Gaussian mixture over latent features, after training",
+    network=NONE.network,
+    fit=_fit,
+    starts_from="plain",
+)

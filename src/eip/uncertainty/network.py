@@ -14,7 +14,7 @@ from torch import Tensor
 from eip.graph import AtomGraph
 from eip.models.derivatives import forces_and_stress, strained
 from eip.models.energy import EnergyModel, EnergyOutput
-from eip.models.registry import new_backbone
+from eip.models.settings import BackboneSettings, backbone_settings, merged
 from eip.potential import Differentiable, Potential
 
 N = TypeVar("N", bound="NetworkPotential")
@@ -56,12 +56,13 @@ class NetworkPotential(Potential):
         elements: atomic numbers the potential is for.
         element_energies: E0 of each, eV.
         force_scale: RMS of the training forces, eV/Å.
-        backbone: one of `eip.models.registry.BACKBONES`.
-        channels, interactions, radial_functions, cutoff: see the backbone; None is its default.
-        mean_neighbors, feature_limit: see `eip.models.cartesian_ace.CartesianACE`; of that
-            backbone alone.
+        backbone: name or settings of the network, see `eip.models.settings`.
         zbl: adds the ZBL repulsion at short range.
         dropout: see `eip.models.energy.EnergyModel`.
+        options: keys of the backbone, in place of a mapping with its name and them.
+
+    Raises:
+        InputError: if there is no such backbone, or it has no such key.
     """
 
     def __init__(
@@ -70,37 +71,20 @@ class NetworkPotential(Potential):
         elements: Sequence[int],
         element_energies: Mapping[int, float],
         force_scale: float,
-        channels: int = 128,
-        interactions: int = 3,
-        radial_functions: int | None = None,
-        cutoff: float = 5.0,
+        backbone: str | Mapping[str, Any] | BackboneSettings = "painn",
         zbl: bool = False,
         dropout: float = 0.0,
-        backbone: str = "painn",
-        mean_neighbors: float | None = None,
-        feature_limit: float | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         elements = tuple(sorted(int(z) for z in elements))
-        options = {
-            "channels": channels,
-            "interactions": interactions,
-            "radial_functions": radial_functions,
-            "cutoff": cutoff,
-            "mean_neighbors": mean_neighbors,
-            "feature_limit": feature_limit,
-        }
-        options = {key: value for key, value in options.items() if value is not None}
-        network = new_backbone(backbone, len(elements), **options)
+        self.backbone_settings = backbone_settings(
+            merged(backbone, options) if options else backbone
+        )
+        network = self.backbone_settings.build(len(elements))
         self.energy_model = EnergyModel(
             network, elements, element_energies, force_scale, zbl, dropout
         )
-        self._network = {
-            "backbone": backbone,
-            **options,
-            "radial_functions": network.radial_functions,
-            "zbl": zbl,
-        }
 
     @property
     def cutoff(self) -> float:
@@ -117,12 +101,15 @@ class NetworkPotential(Potential):
             "elements": list(self.elements),
             "element_energies": {str(z): energy for z, energy in energies.items()},
             "force_scale": self.energy_model.force_scale,
-            **self._network,
+            "backbone": self.backbone_settings.to_dict(),
+            "zbl": self.energy_model.zbl is not None,
         }
 
     @classmethod
     def from_settings(cls: type[N], settings: dict[str, Any]) -> N:
         energies = {int(z): energy for z, energy in settings["element_energies"].items()}
+        if settings.get("backbone") == "cartesian_ace":  # of before a limit was the default
+            settings = {"feature_limit": None, **settings}
         return cls(**{**settings, "element_energies": energies})
 
     @contextmanager
@@ -139,7 +126,7 @@ class NetworkPotential(Potential):
             strain = None
             if stress:
                 graph, strain = strained(graph)
-            output = self.energy_model(graph, frozen=differentiable != "everything")
+            output = self.energy_model(graph, fixed=differentiable != "everything")
             yield Pass(graph, output, positions, strain)
             # Nobody else holds them: a loss of forces need not be differentiated down to them,
             # which would take second derivatives of the geometry.

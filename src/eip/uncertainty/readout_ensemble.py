@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -24,25 +25,23 @@ from torch import Tensor, nn
 
 from eip.errors import InputError, did_you_mean
 from eip.graph import AtomGraph
-from eip.potential import Differentiable
+from eip.potential import Differentiable, Potential
 from eip.prediction import Prediction
 from eip.uncertainty.ensemble import sample_covariance
 from eip.uncertainty.evidence import GaussianEvidence, NoEvidence
-from eip.uncertainty.evidential import EvidentialPotential
+from eip.uncertainty.evidential import NONE, EvidentialPotential
+from eip.uncertainty.methods import Fit, Method
 from eip.uncertainty.network import NetworkPotential, Pass
-from eip.uncertainty.registry import register
 
 Origin = Literal["shallow_ensemble", "dropout", "llpr"]
-ORIGINS: tuple[Origin, ...] = ("shallow_ensemble", "dropout", "llpr")
 
 #: Probability that dropout leaves a hidden unit out.
-DROPOUT = 0.1
+DROPPED = 0.1
 
 #: ς² of the posterior, as a share of the mean of the diagonal of Σ JᵀJ.
 _RIDGE = 1e-4
 
 
-@register
 class ReadoutEnsemblePotential(NetworkPotential):
     """One network, several last layers; see the module.
 
@@ -58,13 +57,13 @@ class ReadoutEnsemblePotential(NetworkPotential):
     kind: ClassVar[str] = "readout_ensemble"
 
     def __init__(self, *, origin: Origin, members: int, **network: Any) -> None:
-        super().__init__(**network, dropout=DROPOUT if origin == "dropout" else 0.0)
-        if origin not in ORIGINS:
-            raise InputError(f"unknown origin '{origin}': {did_you_mean(origin, ORIGINS)}")
+        super().__init__(**network, dropout=DROPPED if origin == "dropout" else 0.0)
+        if origin not in get_args(Origin):
+            raise InputError(f"unknown origin '{origin}': {did_you_mean(origin, get_args(Origin))}")
         if members < 2:
             raise InputError(f"an ensemble of last layers needs two members, got {members}")
         self.origin: Origin = origin
-        last = self.energy_model.readout[-1]
+        last = self._readout[-1]
         assert isinstance(last, nn.Linear)
         spread = torch.randn(members, last.in_features) / math.sqrt(last.in_features)
         if origin == "shallow_ensemble":
@@ -72,14 +71,24 @@ class ReadoutEnsemblePotential(NetworkPotential):
         else:
             self.register_buffer("deviations", spread)
         if origin == "dropout":
-            masks = torch.rand(members, last.in_features) >= DROPOUT
-            self.register_buffer("masks", masks / (1.0 - DROPOUT) - 1.0)
+            masks = torch.rand(members, last.in_features) >= DROPPED
+            self.register_buffer("masks", masks / (1.0 - DROPPED) - 1.0)
+
+    @property
+    def _readout(self) -> nn.Sequential:
+        readout = self.energy_model.readout
+        if readout is None:
+            raise InputError(
+                f"an ensemble of last layers needs a readout, and the backbone "
+                f"{self.backbone_settings.name} has energies of its own"
+            )
+        return readout
 
     def member_deviations(self) -> Float[Tensor, "members hidden"]:
         """δ of each member; they sum to zero."""
         deviations: Tensor = self.deviations
         if self.origin == "dropout":
-            deviations = self.masks * self.energy_model.readout[-1].weight  # type: ignore[operator]
+            deviations = self.masks * self._readout[-1].weight  # type: ignore[operator]
         return deviations - deviations.mean(dim=0)
 
     def settings(self) -> dict[str, Any]:
@@ -125,7 +134,7 @@ class ReadoutEnsemblePotential(NetworkPotential):
 
     def _forces_of_members(self, run: Pass, *, create_graph: bool) -> list[Tensor]:
         """What each member's forces are beyond those of w."""
-        hidden = self.energy_model.readout[:-1](run.output.features.scalars)
+        hidden = self._readout[:-1](run.output.features.scalars)
         energies = self.energy_model.force_scale * (hidden @ self.member_deviations().T).sum(dim=0)
         away: list[Tensor] = []
         for energy in energies[:-1]:
@@ -162,7 +171,7 @@ def fit_llpr(
     precision = torch.zeros(width, width, dtype=torch.float64)
     for graph in training:
         with made.run(graph, forces=True, stress=False, differentiable="nothing") as run:
-            hidden = made.energy_model.readout[:-1](run.output.features.scalars).sum(dim=0)
+            hidden = made._readout[:-1](run.output.features.scalars).sum(dim=0)
             columns = [
                 torch.autograd.grad(unit, run.positions, retain_graph=True)[0].reshape(-1)
                 for unit in hidden
@@ -178,3 +187,27 @@ def fit_llpr(
     # The size is the calibration's; errors of about a hundredth of the forces are a start.
     made.deviations.copy_(drawn * math.sqrt(sum(3 * g.n_atoms for g in training)) * 0.01)
     return made
+
+
+def _fit_llpr(network: Potential, fit: Fit) -> ReadoutEnsemblePotential:
+    assert isinstance(network, EvidentialPotential)
+    return fit_llpr(network, fit.training(), fit.members, fit.seed)
+
+
+SHALLOW_ENSEMBLE = Method(
+    about="several last layers, trained together",
+    network=partial(ReadoutEnsemblePotential, origin="shallow_ensemble"),
+    members=4,
+)
+DROPOUT = Method(
+    about="last layers with units left out",
+    network=partial(ReadoutEnsemblePotential, origin="dropout"),
+    members=8,
+)
+LLPR = Method(
+    about="last layers from the posterior, after training",
+    network=NONE.network,
+    fit=_fit_llpr,
+    members=8,
+    starts_from="plain",
+)

@@ -1,20 +1,20 @@
 """Potentials as data: what must be written down to build one again.
 
-A potential that can be kept has a ``kind``, JSON-able ``settings()`` and a classmethod
-``from_settings``; weights travel apart from them. Building from a description runs no code that
-the description brings, so a file from a stranger is safe to open.
+A potential that can be kept has a ``kind``, by which `eip.uncertainty.names.POTENTIALS` knows it,
+JSON-able ``settings()`` and a classmethod ``from_settings``; weights travel apart from them.
+Building from a description runs no code that the description brings, so a file from a stranger is
+safe to open.
+
+What is round another potential holds its description under ``potential``, what is made of several
+theirs under ``potentials``.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from eip.errors import InputError, did_you_mean
 from eip.potential import Potential
-
-P = TypeVar("P", bound=Potential)
-
-_KINDS: dict[str, type[Potential]] = {}
+from eip.uncertainty.names import POTENTIALS
 
 
 @runtime_checkable
@@ -29,19 +29,13 @@ class Describable(Protocol):
     def from_settings(cls, settings: dict[str, Any]) -> Potential: ...
 
 
-def register(cls: type[P]) -> type[P]:
-    """Class decorator: makes a kind of potential known by its name."""
-    _KINDS[cls.kind] = cls  # type: ignore[attr-defined]
-    return cls
-
-
 def describe_potential(potential: Potential) -> dict[str, Any]:
     """``{"kind": …, "settings": …}``, enough to build the potential again but for its weights.
 
     Raises:
         TypeError: if this kind of potential cannot be kept.
     """
-    if not isinstance(potential, Describable) or potential.kind not in _KINDS:
+    if not isinstance(potential, Describable) or potential.kind not in POTENTIALS.names():
         raise TypeError(f"a {type(potential).__name__} cannot be kept in a file")
     return {"kind": potential.kind, "settings": potential.settings()}
 
@@ -52,6 +46,12 @@ def build_potential(kind: str, settings: dict[str, Any]) -> Potential:
     Raises:
         InputError: if the kind is unknown.
     """
-    if kind not in _KINDS:
-        raise InputError(f"unknown kind of potential '{kind}': {did_you_mean(kind, _KINDS)}")
-    return _KINDS[kind].from_settings(settings)  # type: ignore[attr-defined]
+    made: Potential = POTENTIALS.get(kind).from_settings(settings)
+    return made
+
+
+def inside(description: dict[str, Any]) -> list[dict[str, Any]]:
+    """The descriptions of the potentials that a described one is round or made of."""
+    settings = description["settings"]
+    one = settings.get("potential")
+    return [one] if one is not None else list(settings.get("potentials", ()))

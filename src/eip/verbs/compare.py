@@ -11,12 +11,12 @@ from typing import Any
 from eip import plots
 from eip.config import Config
 from eip.data.dataset import make_loader
-from eip.errors import InputError, did_you_mean
+from eip.errors import InputError
 from eip.evaluation import evaluate
 from eip.files import json_text, write_whole
 from eip.locks import locked
 from eip.model_file import load_model, read_model_info
-from eip.uncertainty.methods import EVIDENTIAL, MEMBERS, METHODS
+from eip.uncertainty.methods import compared, method
 from eip.verbs.comparison_tables import Figures, bars, markdown, rich_tables, summary
 from eip.verbs.costs import costs_of, test_set
 from eip.verbs.members import plain_config, train_members
@@ -25,7 +25,7 @@ from eip.verbs.runs import is_trained
 from eip.verbs.train import train, train_member
 
 #: What `eip compare` runs unless told otherwise: every method with a σ for each atom's force.
-DEFAULT_METHODS = tuple(m for m in METHODS if m not in ("componentwise", "global", "none"))
+DEFAULT_METHODS = tuple(compared())
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,6 @@ def compare(
     if isinstance(methods, Mapping):
         configs = dict(methods)
     else:
-        for method in methods:
-            if method not in METHODS:
-                raise InputError(f"unknown method '{method}': {did_you_mean(method, METHODS)}")
         configs = {m: _with_method(config, m) for m in methods}
     configs = {"none": plain_config(config, config.training.seed, config.run_dir), **configs}
 
@@ -104,24 +101,24 @@ def compare(
         return _report(folder, list(configs), seeds, config, log)
 
 
-def _with_method(config: Config, method: str) -> Config:
-    return config.model_copy(
-        update={"model": config.model.model_copy(update={"uncertainty": method})}
-    )
+def _with_method(config: Config, name: str) -> Config:
+    method(name)  # An unknown one is an error before anything is trained.
+    model = config.model.model_copy(update={"uncertainty": name})
+    return config.model_copy(update={"model": model})
 
 
 def _networks_of(
     label: str, run: Config, configs: Mapping[str, Config], folder: Path, plain: Config
 ) -> list[Config]:
     """Runs whose networks a run is made of; none if it trains its own."""
-    method, seed = run.model.uncertainty, run.training.seed
-    if method == "ensemble":
-        members = run.model.members or MEMBERS[method]
+    of, seed = method(run.model.uncertainty), run.training.seed
+    if of.starts_from == "several":
+        members = run.model.members or of.members
         seeds = range(seed * members, (seed + 1) * members)
         return [plain_config(plain, k, folder / "none" / f"seed{k}") for k in seeds]
-    if method in ("gmm", "llpr"):
+    if of.starts_from == "plain":
         return [plain_config(plain, seed, folder / "none" / f"seed{seed}")]
-    if method in EVIDENTIAL and not run.model.latent_distance:
+    if of.latent_distance and not run.model.latent_distance:
         with_distance = run.model.model_copy(update={"latent_distance": True})
         for other, of_other in configs.items():
             same = of_other.training == configs[label].training

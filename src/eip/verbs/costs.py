@@ -17,11 +17,12 @@ import torch
 from eip.config import Config
 from eip.data import open_frames
 from eip.data.dataset import Batch, GraphDataset, make_loader
-from eip.model_file import load_model
+from eip.model_file import load_model, read_model_info
+from eip.models.backbone import begin_training
 from eip.potential import Potential, WrappedPotential, prepared
 from eip.training.loss import Loss
 from eip.uncertainty.ensemble import EnsemblePotential
-from eip.uncertainty.readout_ensemble import ReadoutEnsemblePotential
+from eip.uncertainty.methods import method
 from eip.verbs.networks import bare_network
 
 #: Beside the keys of `eip.evaluation.METRIC_KEYS`.
@@ -49,12 +50,13 @@ def costs_of(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, 
     batch = _timed_batch(config, loaded["none"])
     loss = Loss.of(config.training)
     networks = {label: bare_network(load_model(path)) for label, path in models.items()}
-    for label, network in networks.items():
-        # Drawn after a plain training; to train its last layers would be another method.
-        if isinstance(network, ReadoutEnsemblePotential) and network.origin == "llpr":
+    for label, path in models.items():
+        trained = read_model_info(path)["info"]["config"]["model"]["uncertainty"]
+        # To train what is fitted after a plain training would be another method.
+        if method(trained).starts_from == "plain":
             networks[label] = bare_network(load_model(models["none"]))
     for network in networks.values():
-        network.train().requires_grad_(True)
+        begin_training(network)
     predicting: dict[str, list[float]] = {label: [] for label in loaded}
     training: dict[str, list[float]] = {label: [] for label in loaded}
     for round_ in range(_WARM_UP + _ROUNDS):

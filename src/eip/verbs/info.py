@@ -10,8 +10,8 @@ from ase.data import chemical_symbols
 
 from eip.data import DataSummary, Labels, open_frames, read_structures, summarize
 from eip.data.plausibility import find_doubts
-from eip.errors import InputError
 from eip.model_file import read_model_info
+from eip.uncertainty.registry import inside
 
 
 def info(path: str | Path, labels: Labels | None = None) -> dict[str, Any]:
@@ -72,21 +72,22 @@ def describe_model(path: str | Path) -> dict[str, Any]:
     """
     header = read_model_info(path)
     potential, calibration = header["potential"], None
-    kinds, around = [], {}
-    while "elements" not in potential["settings"]:
+    kinds: list[str] = []
+    around: dict[str, Any] = {}
+    while potentials := inside(potential):
         settings = dict(potential["settings"])
-        kinds.append(potential["kind"])
-        calibration = settings.pop("calibration", calibration)
-        several = settings.pop("potentials", None)
-        if several is not None:
-            around["members"] = len(several)
-        potential = settings.pop("potential", None) or (several or [None])[0]
-        if potential is None:
-            raise InputError(f"{path}: the model file describes no network")
+        if potential["kind"] == "calibrated":
+            calibration = settings.pop("calibration", None)
+        else:
+            kinds.append(potential["kind"])
+        if settings.pop("potentials", None):
+            around["members"] = len(potentials)
+        settings.pop("potential", None)
         around |= settings
-    kinds = [k for k in (*kinds, potential["kind"]) if k != "calibrated"]
+        potential = potentials[0]
+    kinds.append(potential["kind"])
     settings, info = dict(potential["settings"]), header["info"]
-    method = info.get("config", {}).get("model", {}).get("uncertainty")
+    plain = info.get("config", {}).get("model", {}).get("uncertainty") == "none"
     energies = settings.pop("element_energies", {})
     elements = [chemical_symbols[z] for z in settings.pop("elements", [])]
     out: dict[str, Any] = {
@@ -97,7 +98,7 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         "units": "eV, Å, eV/Å, eV/Å³",
         "network": {**settings, "dtype": header["dtype"]},
         "uncertainty": around,
-        "calibration": "" if method == "none" else "none: σ ranks atoms, its size means little",
+        "calibration": "" if plain else "none: σ ranks atoms, its size means little",
         "training": info.get("training", {}),
         "training data": info.get("data", {}),
         f"measured on {info.get('measured_on', 'nothing')} frames": {

@@ -14,7 +14,7 @@ from eip.config import Config
 from eip.errors import InputError
 from eip.signals import die_with, heed_termination
 from eip.training.processes import launched
-from eip.uncertainty.methods import MEMBERS
+from eip.uncertainty.methods import method
 from eip.verbs.messages import Log
 from eip.verbs.runs import is_trained, run_of
 
@@ -25,7 +25,7 @@ TrainOne = Callable[[Config, bool], bool]
 
 def member_configs(config: Config) -> list[Config]:
     """A training run for each member of an ensemble, from weights of its own."""
-    members = config.model.members or MEMBERS["ensemble"]
+    members = config.model.members or method(config.model.uncertainty).members
     return [
         plain_config(
             config, config.training.seed * members + k, config.run_dir / "members" / str(k)

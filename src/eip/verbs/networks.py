@@ -20,15 +20,11 @@ from eip.data import (
     summarize,
 )
 from eip.model_file import load_model, read_model_info
-from eip.models.cartesian_ace import FEATURE_LIMIT
 from eip.potential import Potential, WrappedPotential
 from eip.training.trainer import TrainingResult, seeded
 from eip.uncertainty.ensemble import EnsemblePotential
-from eip.uncertainty.methods import new_network
+from eip.uncertainty.methods import Method, new_network
 from eip.verbs.messages import Log, silent
-
-#: Of `eip.config.ModelConfig`, what `eip.uncertainty.network.NetworkPotential` is made of.
-NETWORK_KEYS = {"backbone", "channels", "interactions", "radial_functions", "cutoff", "zbl"}
 
 
 def fresh_network(
@@ -50,11 +46,7 @@ def fresh_network(
         if has["forces"]
         else energy_scale(store, indices, energies)
     )
-    network = model.model_dump(include=NETWORK_KEYS)
-    if model.backbone == "cartesian_ace":
-        dataset = GraphDataset(store, indices, cutoff=model.cutoff)
-        network["mean_neighbors"] = dataset.mean_neighbors()
-        network["feature_limit"] = FEATURE_LIMIT
+    backbone = model.backbone.informed(GraphDataset(store, indices, cutoff=model.backbone.cutoff))
     with seeded(config.training.seed):
         return new_network(
             model.uncertainty,
@@ -62,11 +54,12 @@ def fresh_network(
             elements=sorted(energies),
             element_energies=energies,
             force_scale=scale,
-            **network,
+            backbone=backbone,
+            zbl=model.zbl,
         ).to(getattr(torch, model.dtype))
 
 
-def assembled(paths: Sequence[Path]) -> tuple[Potential, TrainingResult]:
+def assembled(paths: Sequence[Path], of: Method) -> tuple[Potential, TrainingResult]:
     """One network, or an ensemble of several, with what their training took together."""
     networks = [bare_network(load_model(path)) for path in paths]
     trained = [read_model_info(path)["info"]["training"] for path in paths]
@@ -78,7 +71,7 @@ def assembled(paths: Sequence[Path]) -> tuple[Potential, TrainingResult]:
         seconds=sum(t["seconds"] for t in trained),
         history=[],
     )
-    return (networks[0] if len(networks) == 1 else EnsemblePotential(networks)), result
+    return (of.joined(networks) if of.joined else networks[0]), result
 
 
 def bare_network(potential: Potential) -> Potential:

@@ -79,8 +79,15 @@ def _asked(config: Config) -> dict[str, Any]:
     Of frames it is only said whether there are any: what they hold is compared by
     `eip.data.kept.kept_frames`.
     """
-    values = _flat(config.to_dict())
+    values = config.to_dict()
     del values["run_dir"]
+    # As in records of before: beside the backbone's name, and its default left open.
+    backbone = values["model"].pop("backbone")
+    default = type(config.model.backbone).model_fields.get("radial_functions")
+    if default is not None and backbone["radial_functions"] == default.default:
+        backbone["radial_functions"] = None
+    values["model"] |= {"backbone": backbone.pop("name"), **backbone}
+    values = _flat(values)
     for key in ("train", "validation", "test", "ood"):
         if isinstance(files := values[f"data.{key}"], list):
             values[f"data.{key}"] = "files" if files else "none"

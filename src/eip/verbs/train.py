@@ -27,7 +27,7 @@ from eip.training import trainer
 from eip.training.processes import launched, rank_zero_first
 from eip.training.trainer import TrainingResult
 from eip.uncertainty.latent_distance import LatentDistancePotential
-from eip.uncertainty.methods import fit_after_training
+from eip.uncertainty.methods import fit_after_training, method
 from eip.verbs.evaluate import knows_no_energies, without_energies
 from eip.verbs.frames import dataset_for, loader, read_sets, some_batches, split
 from eip.verbs.members import member_configs, train_members
@@ -123,7 +123,8 @@ def _train(
             for name, indices in chosen.items()
         }
 
-    if model.uncertainty == "ensemble" and not networks:
+    of = method(model.uncertainty)
+    if of.starts_from == "several" and not networks:
         member = member_configs(config)[0]
         sets_for(fresh_network(member, stores["train"], chosen["train"]))
         found = train_members(
@@ -133,7 +134,7 @@ def _train(
             return TrainingRun(run_dir, None, _interrupted(), {}, "nothing")
         networks = found
     if networks:
-        potential, result = assembled(networks)
+        potential, result = assembled(networks, of)
         sets = sets_for(potential)
     else:
         potential = fresh_network(config, stores["train"], chosen["train"], log)
