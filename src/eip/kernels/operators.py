@@ -109,7 +109,7 @@ def operator(
 
 
 def implement(name: str, device: str, kernel: Function) -> None:
-    """Gives an operator a kernel for another device; the formula of its gradient is used there, too.
+    """Gives an operator a kernel for another device, where the formula of its gradient serves, too.
 
     Args:
         device: as PyTorch names its type, ``"cuda"`` say.
