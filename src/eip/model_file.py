@@ -156,8 +156,8 @@ def load_model(
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         potential.to(_DTYPES[header["dtype"]])
         potential.load_state_dict(weights)
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (
         SafetensorError,
         OSError,

@@ -33,10 +33,10 @@ class Errors:
     ``quantile`` is q, or None for the model without quantiles; ``regularization`` is λ. With
     ``variance_weight`` = b the pull of a term on the forces counts by the b-th power of its own
     aleatoric standard deviation (β-NLL: M. Seitzer et al., ICLR 2022, with β = b/2), and evidence
-    learns from the likelihood as it is: neither pays for the other (as N. Stirn et al., AISTATS
-    2023, have it). A likelihood alone passes off large forces as noise and is slow to learn them;
-    with b = 1 errors pull on the forces about as in a mean absolute error. The value of the loss is
-    that of the likelihood for every b.
+    learns from the likelihood with one weight for all atoms, the mean of those: neither pays for
+    the other (as N. Stirn et al., AISTATS 2023, have it). A likelihood alone passes off large
+    forces as noise and is slow to learn them; with b = 1 errors pull on the forces about as in a
+    mean absolute error. The value of the loss is that of the likelihood for every b.
     """
 
     energy: Float[Tensor, "frames"]
@@ -210,14 +210,14 @@ def pulled(
     variance: Float[Tensor, "*dims"],
     power: float,
 ) -> Float[Tensor, ""]:
-    """Mean of ``terms(residual, *parameters)``, whose gradient in the residual counts by a power of
-    the standard deviation (see `Errors`)."""
+    """Mean of ``terms(residual, *parameters)``, whose gradients are weighted (see `Errors`)."""
     if power == 0.0:
         return terms(residual, *parameters).mean()
+    pull = variance.detach() ** (0.5 * power)
     of_evidence = terms(residual.detach(), *parameters)
     of_forces = terms(residual, *(p.detach() for p in parameters))
-    pull = variance.detach() ** (0.5 * power) * (of_forces - of_forces.detach())
-    return (of_evidence + pull).mean()
+    gradients = pull.mean() * of_evidence + pull * of_forces
+    return (of_evidence.detach() + gradients - gradients.detach()).mean()
 
 
 def frobenius(matrix: Float[Tensor, "atoms 3 3"]) -> Float[Tensor, "atoms"]:
