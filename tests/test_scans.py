@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from eip.graph import AtomGraph
 from eip.potential import Differentiable, Potential
 from eip.prediction import Prediction
-from eip.testing import scan_bonds
+from eip.testing import energy_drift, scan_bonds
 
 
 def morse(r: Tensor) -> Tensor:
@@ -93,3 +93,50 @@ def test_atoms_of_rings_and_crystals_move_alone() -> None:
         scans = scan_bonds(Pairs(morse), atoms, np.linspace(0.7, 1.4, 15))
         assert len(scans) == bonds
         assert all(np.isfinite(s.energies).all() for s in scans)
+
+
+# Energy in dynamics without a thermostat.
+
+
+class Springs(Potential):
+    """Pairs on springs; ``wrong`` is a force that is no energy's gradient, eV/Å."""
+
+    def __init__(self, wrong: float = 0.0) -> None:
+        super().__init__()
+        self.wrong, self.weight = wrong, nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    @property
+    def cutoff(self) -> float:
+        return 3.0
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return (1, 6, 8)
+
+    def forward(
+        self,
+        graph: AtomGraph,
+        *,
+        forces: bool = True,
+        stress: bool = False,
+        differentiable: Differentiable = "nothing",
+    ) -> Prediction:
+        positions = graph.positions.detach().requires_grad_()
+        r = graph.with_positions(positions).edge_vectors().norm(dim=1)
+        energy = (3.0 * (r - 1.2) ** 2).sum()[None]
+        (slope,) = torch.autograd.grad(energy.sum(), [positions])
+        around = torch.linalg.cross(
+            torch.tensor([[0.0, 0.0, 1.0]]).double().expand_as(positions), positions.detach()
+        )
+        return Prediction(energy=energy.detach(), forces=-slope + self.wrong * around)
+
+
+def test_energy_is_kept_by_forces_that_are_its_gradient() -> None:
+    drift = energy_drift(Springs(), molecule("H2O"), steps=1000)
+    assert abs(drift.slope) < 1e-3 and drift.fluctuation < 1e-3
+    half = energy_drift(Springs(), molecule("H2O"), steps=1000, timestep_fs=0.25)
+    assert drift.fluctuation / half.fluctuation == pytest.approx(4.0, rel=0.25)
+
+
+def test_energy_drifts_where_they_are_not() -> None:
+    assert energy_drift(Springs(wrong=0.02), molecule("H2O"), steps=1000).slope > 1e-2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from eip.errors import InputError
 from eip.uncertainty.methods import new_network
 from eip.verbs.evaluate import NO_ENERGIES
 
+Runner = Callable[..., tuple[int, str, str]]
 NETWORK = {
     "elements": [1, 6], "force_scale": 1.0, "backbone": "painn", "channels": 8, "interactions": 1,
     "radial_functions": 6, "cutoff": 3.5, "zbl": False,
@@ -86,3 +88,18 @@ def test_info_names_what_may_be_labels(frames: Path, tmp_path: Path) -> None:
     write(tmp_path / "odd.xyz", atoms)
     (doubt,) = [d for d in eip.info(tmp_path / "odd.xyz")["doubts"] if "my_E" in d]
     assert "my_F" in doubt and "--energy-key and --forces-key" in doubt
+
+
+def test_scans_look_where_no_frame_is(frames: Path, tmp_path: Path, run: Runner) -> None:
+    one, out = model(tmp_path / "one.eip"), tmp_path / "out"
+    code, printed, _ = run("evaluate", one, frames, "--scan", "--out", out, "--no-progress")
+    assert code == 0 and "false minima" in printed
+    content = json.loads((out / "scans.json").read_text())
+    assert content["bonds"] == 4 and len(content["structures"]) == 1  # the same molecule thrice
+    (structure,) = content["structures"]
+    assert structure["formula"] == "CH4" and structure["frame"].endswith("frames.xyz#0")
+    assert {bond["pair"] for bond in structure["bonds"]} <= {"C–H", "H–C"}
+    assert abs(structure["energy drift (meV/atom/ps)"]) < 1.0
+    assert (out / "scans.png").stat().st_size > 10_000
+    eip.evaluate(one, [frames], out, force=True, progress=False)
+    assert not (out / "scans.json").exists()

@@ -105,6 +105,13 @@ def evaluate(
     out_dir: Annotated[
         Path, typer.Option("--out", help="Folder for metrics.json, predictions and plots.")
     ] = Path("evaluation"),
+    scan: Annotated[
+        bool,
+        typer.Option(
+            "--scan",
+            help="Stretch bonds and watch the energy of NVE dynamics: scans.json, scans.png.",
+        ),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace another evaluation in the folder.")
     ] = False,
@@ -122,6 +129,7 @@ def evaluate(
         out_dir,
         ood=ood or (),
         labels=labels_from(labels),
+        scan=scan,
         force=force,
         device=device,
         progress=progress,

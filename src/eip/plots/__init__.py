@@ -10,6 +10,7 @@ function takes an Axes and plain arrays; NaNs are left out.
 """
 
 from eip.plots.figures import (
+    bond_scans,
     comparison,
     data_efficiency,
     dynamics,
@@ -33,6 +34,7 @@ from eip.plots.style import COLORS, Figure, new_figure, save_figure
 __all__ = [
     "COLORS",
     "Figure",
+    "bond_scans",
     "calibration_curves",
     "comparison",
     "data_efficiency",

@@ -439,6 +439,28 @@ def structure(
     return figure
 
 
+def bond_scans(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure:
+    """Energies of bonds by their length; what is smooth and has one minimum looks so.
+
+    Args:
+        curves: by bond, its length over the one it has in the structure, and eV above the minimum.
+    """
+    figure = new_figure(1, 2, size=(11.0, 4.4))
+    for ax, window in zip(figure.axes, ((0.6, 1.8), (0.85, 1.2)), strict=True):
+        for color, (factors, energies) in zip(colors(len(curves)), curves.values(), strict=True):
+            x, y = np.asarray(factors), np.asarray(energies)
+            inside = (x >= window[0]) & (x <= window[1])
+            ax.plot(x[inside], y[inside], color=color, lw=1.0, alpha=0.8)
+        ax.axvline(1.0, color=GUIDE, lw=0.8, ls=":")
+        ax.set(xlabel="length over that of the structure", ylabel="energy (eV)")
+    # A molecule has dozens of bonds of few kinds: a legend of some of them is of use, of all not.
+    if len(curves) <= 16:
+        for line, name in zip(figure.axes[0].lines, curves, strict=False):
+            line.set_label(name)
+        figure.axes[0].legend(fontsize=7, ncols=2, frameon=False)
+    return figure
+
+
 def universal(
     cloud: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike],
     roc: tuple[ArrayLike, ArrayLike, float],

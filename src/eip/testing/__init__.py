@@ -29,6 +29,7 @@ from eip.testing.contract import (
     subject_of_backbone,
 )
 from eip.testing.derivatives import check_forces, check_stress, check_uncertainty_gradient
+from eip.testing.drift import EnergyDrift, energy_drift
 from eip.testing.locality import check_isolated_atoms, check_smoothness
 from eip.testing.predictions import check_elements, check_precision, check_prediction
 from eip.testing.scans import BondScan, scan_bonds
@@ -49,6 +50,7 @@ __all__ = [
     "POTENTIAL_LAWS",
     "BondScan",
     "ContractViolation",
+    "EnergyDrift",
     "check_backbone",
     "check_batching",
     "check_beyond_cutoff",
@@ -67,6 +69,7 @@ __all__ = [
     "check_translation",
     "check_uncertainty_gradient",
     "check_wrapping",
+    "energy_drift",
     "example_structures",
     "scan_bonds",
 ]

@@ -19,6 +19,8 @@ from eip.potential import Potential
 from eip.run_folder import RECORD, clear, file_identity, working_in
 from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled
 from eip.verbs.messages import Log, silent
+from eip.verbs.scan import SCAN_FILES
+from eip.verbs.scan import scan as scan_potential
 
 
 def evaluate(
@@ -28,6 +30,7 @@ def evaluate(
     *,
     ood: Sequence[str | Path] = (),
     labels: Labels | None = None,
+    scan: bool = False,
     force: bool = False,
     device: str | None = None,
     progress: bool = True,
@@ -40,6 +43,8 @@ def evaluate(
 
     Args:
         labels: keys and units of the files; None: those of the model's training data.
+        scan: besides, bonds are stretched and an NVE run is watched, see `eip.verbs.scan`: what the
+            potential does where no frame is; writes scans.json and scans.png.
         force: replaces another evaluation that is in the folder.
 
     Raises:
@@ -53,18 +58,22 @@ def evaluate(
         "files": [file_identity(file) for file in files],
         "ood": [file_identity(file) for file in ood],
         "labels": labels.given(),
+        **({"scan": True} if scan else {}),
     }
+    written = (*REPORT_FILES, *SCAN_FILES)
     if force:
-        clear(folder, (RECORD, *REPORT_FILES))
+        clear(folder, (RECORD, *written))
     with working_in(
         folder,
         "evaluate",
         asked,
         resume=True,
         result=lambda: (folder / "metrics.json").is_file(),
-        scratch=REPORT_FILES,
+        scratch=written,
         remedy="replace it with --force, or choose another folder",
     ):
+        if scan:
+            scan_potential(potential, open_labelled(files, labels, ()), folder, log)
         return _evaluated(potential, info, (files, ood), folder, labels, str(model), progress, log)
 
 
