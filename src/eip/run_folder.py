@@ -199,7 +199,7 @@ def _used(folder: Path, own: Sequence[str] | None) -> list[str]:
 
 def _changes(before: Asked, now: Asked, defaults: Asked) -> Iterator[tuple[str, Any, Any]]:
     for key, new in now.items():
-        # A key that nobody asked about then, and that has no default, makes no difference.
+        # A key that was not asked about then, and that has no default, makes no difference.
         old = before.get(key, to_json(defaults.get(key, new)))
         if not _same(old, new):
             yield key, old, new

@@ -52,6 +52,7 @@ def test_a_folder_holds_one_evaluation(frames: Path, tmp_path: Path) -> None:
     out, one = tmp_path / "out", model(tmp_path / "one.eip")
     eip.evaluate(one, [frames], out, ood=[frames], progress=False)
     assert (out / "predictions_ood.xyz").is_file()
+    assert "gives no uncertainty" in (out / "report.html").read_text()
     again = eip.evaluate(one, [frames], out, ood=[frames], progress=False)
     assert again["n_frames"] == 3
     with pytest.raises(InputError, match=r"asked otherwise: ood was .*replace it with --force"):

@@ -165,7 +165,7 @@ def _parameter(name: str, option: str, field: FieldInfo) -> inspect.Parameter:
     if re.match(r"[a-z]+ ", text):  # a word: units and values stay as they are written
         text = text[:1].upper() + text[1:]
     about = escape(f"{text}.")
-    if field.default not in (None, False, ()) and not field.is_required():
+    if not (field.is_required() or field.default in (None, ()) or field.default is False):
         about += f" [dim]\\[default: {escape(str(field.default))}][/dim]"
     names = [option]
     if kind is bool and field.default is True:

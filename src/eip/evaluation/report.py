@@ -290,7 +290,9 @@ def _html(
         for key, value in model_info.items()
     )
     scale = (
-        "σ is calibrated: the standard deviation of a force component's error; intervals are "
+        "The potential gives no uncertainty σ of forces; measures of σ are empty."
+        if evaluation.force_uncertainty is None
+        else "σ is calibrated: the standard deviation of a force component's error; intervals are "
         "conformal."
         if evaluation.interval is not None
         else "σ is not calibrated: it ranks atoms, its size means little."
