@@ -22,13 +22,8 @@ from ase.cluster import Octahedron
 from eip.active_learning.labelers import Labeler, LabelFailure, labelled_copy
 from eip.active_learning.labelling import label_one, read_label
 from eip.active_learning.ledger import Ledger
-from eip.active_learning.loop import (
-    LearningResult,
-    LearningRun,
-    TrainingTask,
-    read_frames,
-    status,
-)
+from eip.active_learning.loop import LearningRun, TrainingTask, read_frames
+from eip.active_learning.results import LearningResult, status
 from eip.active_learning.settings import LearningSettings
 from eip.errors import InputError
 from eip.model_file import save_model
