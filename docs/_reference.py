@@ -127,6 +127,7 @@ _MODULES = {
         "eip.simulation.calculator",
         "eip.simulation.bias",
         "eip.simulation.dynamics",
+        "eip.simulation.summary",
         "eip.simulation.settings",
     ],
     "Read and keep frames": ["eip.data.readers", "eip.data.labels", "eip.data.store"],
