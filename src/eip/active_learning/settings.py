@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
 from eip.active_learning.names import LABELERS
 from eip.settings import Settings
-from eip.settings.values import Count, Seed, Temperatures
+from eip.settings.values import Count, Seed, Temperatures, one_of
 
 Selection = Literal["uncertainty", "random"]
-
-
-def _known_labeler(name: str) -> str:
-    if name not in LABELERS.names():
-        expected = ", ".join(LABELERS.names())
-        raise PydanticCustomError("literal_error", "should be {expected}", {"expected": expected})
-    return name
 
 
 class ReferenceSettings(Settings):
     """Who labels, which labels are believed, and where the work runs."""
 
-    labeler: Annotated[str, AfterValidator(_known_labeler)] = Field(
+    labeler: Annotated[str, one_of(LABELERS)] = Field(
         "xtb",
         description="reference method: xtb (GFN2-xTB), cp2k, ase (any calculator), model, or what "
         "an installed package adds",
