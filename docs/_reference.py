@@ -145,6 +145,7 @@ _MODULES = {
         "eip.uncertainty.distributions",
         "eip.uncertainty.latent_distance",
         "eip.uncertainty.calibration",
+        "eip.uncertainty.calibrated",
         "eip.uncertainty.ensemble",
     ],
     "Check a network or a potential of your own": [

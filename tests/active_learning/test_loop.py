@@ -27,7 +27,8 @@ from eip.active_learning.results import LearningResult, status
 from eip.active_learning.settings import LearningSettings
 from eip.errors import InputError
 from eip.model_file import save_model
-from eip.uncertainty.calibration import CalibratedPotential, fit_calibration
+from eip.uncertainty.calibrated import CalibratedPotential
+from eip.uncertainty.calibration import fit_calibration
 from eip.uncertainty.evidential import EvidentialPotential
 
 QUICK = LearningSettings(

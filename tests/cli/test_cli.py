@@ -202,7 +202,7 @@ def test_training_leaves_everything(folder: Path) -> None:
 
 def test_model_predicts_with_a_calibrated_error_bar(folder: Path) -> None:
     import eip
-    from eip.uncertainty.calibration import CalibratedPotential
+    from eip.uncertainty.calibrated import CalibratedPotential
 
     potential = eip.load(folder / "run" / "model.eip")
     assert isinstance(potential, CalibratedPotential)
