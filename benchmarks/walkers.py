@@ -28,7 +28,8 @@ import eip
 from eip.graph import AtomGraph, batch_graphs
 from eip.neighbors import VerletList
 from eip.potential import Potential
-from eip.uncertainty.calibration import CalibratedPotential, fit_calibration
+from eip.uncertainty.calibrated import CalibratedPotential
+from eip.uncertainty.calibration import fit_calibration
 from eip.uncertainty.evidential import EvidentialPotential
 
 HERE = Path(__file__).resolve().parent

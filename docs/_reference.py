@@ -127,6 +127,7 @@ _MODULES = {
         "eip.simulation.calculator",
         "eip.simulation.bias",
         "eip.simulation.dynamics",
+        "eip.simulation.summary",
         "eip.simulation.settings",
     ],
     "Read and keep frames": ["eip.data.readers", "eip.data.labels", "eip.data.store"],
@@ -144,6 +145,7 @@ _MODULES = {
         "eip.uncertainty.distributions",
         "eip.uncertainty.latent_distance",
         "eip.uncertainty.calibration",
+        "eip.uncertainty.calibrated",
         "eip.uncertainty.ensemble",
     ],
     "Check a network or a potential of your own": [

@@ -47,7 +47,8 @@ from eip.testing import (
     check_wrapping,
     example_structures,
 )
-from eip.uncertainty.calibration import CalibratedPotential, Calibration
+from eip.uncertainty.calibrated import CalibratedPotential
+from eip.uncertainty.calibration import Calibration
 from eip.uncertainty.evidential import EvidentialPotential
 
 INVARIANT_HEADS = ("tensor", "isotropic", "none", "global")

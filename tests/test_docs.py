@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 
 from eip.active_learning.exploration import WalkerOutcome
-from eip.active_learning.loop import Generation
+from eip.active_learning.results import Generation
 from eip.evaluation import METRIC_KEYS
 from eip.evaluation.report import PREDICTION_KEYS
 from eip.simulation import DynamicsSummary, UDDParameters

@@ -19,7 +19,8 @@ import eip.model_file as model_file
 from eip.errors import InputError
 from eip.files import UncheckedFile
 from eip.model_file import FORMAT, load_model, read_model_info, save_model
-from eip.uncertainty.calibration import CalibratedPotential, Calibration
+from eip.uncertainty.calibrated import CalibratedPotential
+from eip.uncertainty.calibration import Calibration
 from eip.uncertainty.evidential import EvidenceMethod, EvidentialPotential
 from eip.uncertainty.names import METHODS
 

@@ -26,7 +26,7 @@ from eip.data import FrameStore, GraphDataset, make_loader, open_frames
 from eip.data.store import write_store
 from eip.evaluation import calibrate, compute_metrics, evaluate
 from eip.model_file import load_model
-from eip.uncertainty.calibration import CalibratedPotential
+from eip.uncertainty.calibrated import CalibratedPotential
 from eip.verbs.compare import compare
 from eip.verbs.comparison_tables import markdown, summary
 

@@ -22,17 +22,13 @@ from ase.cluster import Octahedron
 from eip.active_learning.labelers import Labeler, LabelFailure, labelled_copy
 from eip.active_learning.labelling import label_one, read_label
 from eip.active_learning.ledger import Ledger
-from eip.active_learning.loop import (
-    LearningResult,
-    LearningRun,
-    TrainingTask,
-    read_frames,
-    status,
-)
+from eip.active_learning.loop import LearningRun, TrainingTask, read_frames
+from eip.active_learning.results import LearningResult, status
 from eip.active_learning.settings import LearningSettings
 from eip.errors import InputError
 from eip.model_file import save_model
-from eip.uncertainty.calibration import CalibratedPotential, fit_calibration
+from eip.uncertainty.calibrated import CalibratedPotential
+from eip.uncertainty.calibration import fit_calibration
 from eip.uncertainty.evidential import EvidentialPotential
 
 QUICK = LearningSettings(

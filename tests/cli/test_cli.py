@@ -119,8 +119,16 @@ def test_an_ensemble_trains_in_parallel_resumes_and_is_one_file(folder: Path, ru
         *("--set", "run_dir=four", "--set", "model.uncertainty=ensemble"),
         *("--set", "model.members=3", "--set", "training.parallel=2", "--no-progress"),
     ]
-    code, said, _ = run("train", folder / "config.yaml", *changes)
-    assert code == 0 and "3 of 3 networks are trained" in said
+    # As a script of a user's without a guard, which processes that import it would run again.
+    script = folder / "script.py"
+    script.write_text(
+        "import eip\nprint('begun')\n"
+        f"config = eip.load_config('config.yaml', {changes[1:-1:2]})\n"
+        "eip.train(config, progress=False, log=print)\n"
+    )
+    done = subprocess.run([sys.executable, script], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("begun") == 1 and "3 of 3 networks are trained" in done.stdout
     models = [folder / "four" / "members" / str(k) / "model.eip" for k in range(3)]
     seeds = [read_model_info(m)["info"]["config"]["training"]["seed"] for m in models]
     assert seeds == [0, 1, 2]
@@ -194,7 +202,7 @@ def test_training_leaves_everything(folder: Path) -> None:
 
 def test_model_predicts_with_a_calibrated_error_bar(folder: Path) -> None:
     import eip
-    from eip.uncertainty.calibration import CalibratedPotential
+    from eip.uncertainty.calibrated import CalibratedPotential
 
     potential = eip.load(folder / "run" / "model.eip")
     assert isinstance(potential, CalibratedPotential)

@@ -20,14 +20,8 @@ from eip.neighbors import build_graph
 from eip.potential import Differentiable, Potential
 from eip.prediction import Prediction
 from eip.testing import check_uncertainty_gradient, example_structures
-from eip.uncertainty.calibration import (
-    ONE_SIGMA,
-    CalibratedPotential,
-    Calibration,
-    Method,
-    fit_calibration,
-    interpolate,
-)
+from eip.uncertainty.calibrated import CalibratedPotential, interpolate
+from eip.uncertainty.calibration import ONE_SIGMA, Calibration, Method, fit_calibration
 from eip.uncertainty.names import POTENTIALS
 from eip.uncertainty.registry import build_potential, describe_potential
 

@@ -127,7 +127,7 @@ def test_a_wrong_configuration_is_explained(folder: Path, run: Run) -> None:
     config = folder / "config.yaml"
     for change, words in (
         ("learn.labler=xtb", "unknown key 'learn.labler': did you mean 'labeler'"),
-        ("learn.labeler=xtbb", "'learn.labeler' is none: did you mean 'xtb'"),
+        ("learn.labeler=xtbb", "'learn.labeler': did you mean 'xtb'"),
         ("learn.labeler_options={calculatr: 1}", "calculator"),
         ("learn.starts=nowhere.xyz", "nowhere.xyz"),
         ("learn.upper=1.0e-9", "upper > lower"),

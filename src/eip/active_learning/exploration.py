@@ -43,7 +43,7 @@ class WalkerOutcome:
     Attributes:
         name: of the walker.
         udd: whether it was driven.
-        ending, cause, reason: see `eip.simulation.dynamics.DynamicsSummary`.
+        ending, cause, reason: see `eip.simulation.summary.DynamicsSummary`.
         time_ps: how long it lasted, ps.
         mean_uncertainty, max_force_uncertainty: eV/Å.
         folder: its files.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from eip.errors import did_you_mean
+from eip.active_learning.names import LABELERS
 from eip.settings import Settings
-from eip.settings.values import Count, Seed, Temperatures
+from eip.settings.values import Count, Seed, Temperatures, one_of
 
 Selection = Literal["uncertainty", "random"]
 
@@ -16,7 +16,7 @@ Selection = Literal["uncertainty", "random"]
 class ReferenceSettings(Settings):
     """Who labels, which labels are believed, and where the work runs."""
 
-    labeler: str = Field(
+    labeler: Annotated[str, one_of(LABELERS)] = Field(
         "xtb",
         description="reference method: xtb (GFN2-xTB), cp2k, ase (any calculator), model, or what "
         "an installed package adds",
@@ -31,16 +31,6 @@ class ReferenceSettings(Settings):
     )
     workers: int = Field(1, ge=1, le=1024, description="processes that explore and label")
     retries: Count = Field(2, ge=0, description="of a task whose worker was lost")
-
-    @field_validator("labeler")
-    @classmethod
-    def _is_known(cls, name: str) -> str:
-        # Not at the top: what is only told a name needs no labeler.
-        from eip.active_learning.labelers.registry import LABELERS
-
-        if name not in LABELERS.names():
-            raise ValueError(f"is none: {did_you_mean(name, LABELERS.names())}")
-        return name
 
 
 class LearningSettings(ReferenceSettings):

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
 from eip.models.settings import AnyBackbone, PaiNNSettings, gathered
 from eip.settings import Settings
+from eip.settings.values import one_of
 from eip.uncertainty.names import METHODS
-
-
-def _known_method(value: str) -> str:
-    if value not in METHODS.names():
-        expected = ", ".join(METHODS.names())
-        raise PydanticCustomError("literal_error", "should be {expected}", {"expected": expected})
-    return value
 
 
 class ModelConfig(Settings):
     """The network and how it knows its error."""
 
     backbone: AnyBackbone = Field(PaiNNSettings(), description="the network")
-    uncertainty: Annotated[str, AfterValidator(_known_method)] = Field(
+    uncertainty: Annotated[str, one_of(METHODS)] = Field(
         "tensor",
         description=f"{', '.join(METHODS.names())}: evidence, but for mve to gmm; "
         "componentwise, the paper's, breaks rotation",

@@ -15,7 +15,8 @@ from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.potential import Potential, prepared
 from eip.prediction import Prediction, Quantity, check_finite, quantities
-from eip.uncertainty.calibration import CalibratedPotential, Calibration, fit_calibration
+from eip.uncertainty.calibrated import CalibratedPotential
+from eip.uncertainty.calibration import Calibration, fit_calibration
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.io import write
 
 from eip import builders, plots
-from eip.active_learning.loop import LearningResult
+from eip.active_learning.results import LearningResult
 from eip.config import Config, LearningConfig, override, parse_config
 from eip.files import replacing
 from eip.paper.setups import Setup

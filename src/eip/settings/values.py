@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from eip.errors import did_you_mean
+from eip.plugins import Registry
 
 
 def _below_config(path: Path, info: Any) -> Path:
@@ -87,6 +89,18 @@ def _one_or(several: Any) -> BeforeValidator:
         lambda value: [value] if isinstance(value, str | Path | int | float) else value,
         json_schema_input_type=several,
     )
+
+
+def one_of(registry: Registry) -> AfterValidator:
+    """A name that the registry knows; a wrong one is told like that of a fixed choice."""
+
+    def check(name: str) -> str:
+        if name not in registry.names():
+            choice = {"expected": ", ".join(registry.names())}
+            raise PydanticCustomError("literal_error", "should be {expected}", choice)
+        return name
+
+    return AfterValidator(check)
 
 
 #: Relative to the file that names it.

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from eip.simulation.bias import propose_udd as propose_udd
     from eip.simulation.calculator import BiasedCalculator as BiasedCalculator
     from eip.simulation.calculator import Calculator as Calculator
-    from eip.simulation.dynamics import DynamicsSummary as DynamicsSummary
     from eip.simulation.dynamics import run_dynamics as run_dynamics
     from eip.simulation.monitors import Ending as Ending
     from eip.simulation.monitors import Monitor as Monitor
@@ -26,15 +25,17 @@ if TYPE_CHECKING:
     from eip.simulation.settings import Ensemble as Ensemble
     from eip.simulation.settings import Limiter as Limiter
     from eip.simulation.settings import UDDSettings as UDDSettings
+    from eip.simulation.summary import DynamicsSummary as DynamicsSummary
 
 __getattr__, __all__ = importer(
     __name__,
     {
         "eip.simulation.bias": "LARGEST_OVER_D UDDParameters UDDPotential UDDProposal propose_udd",
         "eip.simulation.calculator": "BiasedCalculator Calculator",
-        "eip.simulation.dynamics": "DynamicsSummary run_dynamics",
+        "eip.simulation.dynamics": "run_dynamics",
         "eip.simulation.monitors": "Ending Monitor State",
         "eip.simulation.settings": "DynamicsSettings Ensemble Limiter UDDSettings",
+        "eip.simulation.summary": "DynamicsSummary",
     },
 )
 

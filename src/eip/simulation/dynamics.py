@@ -7,7 +7,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from eip.signals import deferred_interrupts
 from eip.simulation.bias import UDDParameters, UDDPotential, UDDProposal
 from eip.simulation.calculator import BiasedCalculator, Results, as_potential, check_elements
 from eip.simulation.integrators import Integrator, degrees_of_freedom, draw_momenta
-from eip.simulation.monitors import Ending, EndingKind, State, first_ending
+from eip.simulation.monitors import Ending, State, first_ending
 from eip.simulation.records import (
     Checkpoint,
     Recorder,
@@ -38,6 +38,7 @@ from eip.simulation.records import (
 )
 from eip.simulation.session import progress_bar
 from eip.simulation.settings import DynamicsSettings
+from eip.simulation.summary import DynamicsSummary, Totals
 
 #: Settings that a continued run may change; all others make it another run.
 _MAY_CHANGE = frozenset(
@@ -47,58 +48,6 @@ _MAY_CHANGE = frozenset(
         "max_bond_stretch", "max_energy_drift",
     }
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class DynamicsSummary:
-    """How a run went; summary.json holds the same keys.
-
-    Attributes:
-        ending: "finished", "stopped" or "collapsed".
-        cause: "steps", "interrupted", "uncertainty", "non_finite", "closest_approach",
-            "broken_bond", "temperature" or "energy_drift".
-        reason: the same as a sentence with its figures.
-        steps, time_fs: how far the run came, continuations included.
-        wall_seconds: of all sessions together.
-        steps_per_second: of this session; null if it made no step.
-        mean_temperature: K.
-        mean_uncertainty, max_uncertainty: σ of the structure, eV/Å, over all steps.
-        max_force_uncertainty: largest σ_i of any atom at any step, eV/Å.
-        final_energy: unbiased, eV.
-        bias_work: work done by the limited bias force, ∫ F_lim·v dt, eV; null without a bias.
-        max_bias_force: largest ‖F_lim‖ of any atom at any step, eV/Å; null without a bias.
-        closest_distance: of any two atoms at any step, Å; null if never within the cutoff.
-        energy_drift: of what NVE conserves, eV/atom; null in other ensembles.
-        last_good_step, last_good_frame: the last state that no monitor called collapsed, and the
-            file that holds it; null if there was none.
-        approach: file with the last steps before an ending that is not "finished"; else null.
-        trajectory, log: files.
-        settings, udd: what was asked for.
-    """
-
-    ending: EndingKind
-    cause: str
-    reason: str
-    steps: int
-    time_fs: float
-    wall_seconds: float
-    steps_per_second: float | None
-    mean_temperature: float | None
-    mean_uncertainty: float | None
-    max_uncertainty: float | None
-    max_force_uncertainty: float | None
-    final_energy: float | None
-    bias_work: float | None
-    max_bias_force: float | None
-    closest_distance: float | None
-    energy_drift: float | None
-    last_good_step: int | None
-    last_good_frame: str | None
-    approach: str | None
-    trajectory: str
-    log: str
-    settings: dict[str, Any]
-    udd: dict[str, Any] | None
 
 
 def run_dynamics(
@@ -201,21 +150,6 @@ def _asked_earlier(checkpoint: Path) -> dict[str, Any] | None:
     return {**meta["settings"], "udd": meta["udd"]}
 
 
-@dataclass
-class _Totals:
-    """Sums and extremes over all states of a run, the start included."""
-
-    states: int = 0
-    temperature: float = 0.0
-    sigma: float = 0.0
-    max_sigma: float = 0.0
-    max_force_sigma: float = 0.0
-    max_bias_force: float = 0.0
-    bias_work: float = 0.0
-    closest: float | None = None
-    wall_seconds: float = 0.0
-
-
 class _Run:
     """A run in progress."""
 
@@ -242,7 +176,7 @@ class _Run:
             )
         self.atoms.calc = calculator
         self.step = self._session_start = 0
-        self.totals = _Totals()
+        self.totals = Totals()
         self.energy_start = math.nan
         self.state: State
         self.good: State | None = None
@@ -286,7 +220,7 @@ class _Run:
         self.calculator.relist(self.atoms, arrays["listed_at"])
         self._prepare(start, np.random.default_rng(self.settings.seed))
         self.integrator.restore(meta["integrator"])
-        self.step, self.totals = meta["step"], _Totals(**meta["totals"])
+        self.step, self.totals = meta["step"], Totals(**meta["totals"])
         self.energy_start = meta["energy_start"]
         self._session_start = self.step
         self.state = self._observe(None)
@@ -396,25 +330,16 @@ class _Run:
     # What a run leaves.
 
     def _record(self) -> None:
-        state, totals, results = self.state, self.totals, self.state.results
-        closest = float(state.lengths.min()) if len(state.lengths) else None
-        row = self._row(state, closest)
-        totals.states += 1
-        totals.temperature += state.temperature
-        if "uncertainty" in results:
-            totals.sigma += results["uncertainty"]
-            totals.max_sigma = max(totals.max_sigma, results["uncertainty"])
-        totals.max_force_sigma = max(totals.max_force_sigma, row["max_force_uncertainty"] or 0.0)
-        totals.max_bias_force = max(totals.max_bias_force, row["max_bias_force"] or 0.0)
-        if closest is not None:
-            totals.closest = closest if totals.closest is None else min(totals.closest, closest)
+        state = self.state
+        row = self._row(state)
+        self.totals.add(row)
         assert self.recorder is not None
         if self.step % self.settings.log_interval == 0:
             self.recorder.log(row)
         if self.step % self.settings.trajectory_interval == 0:
             self.recorder.frame(self._frame(state))
 
-    def _row(self, state: State, closest: float | None) -> dict[str, Any]:
+    def _row(self, state: State) -> dict[str, Any]:
         results = state.results
         sigmas, bias = results.get("force_uncertainty"), results.get("forces_bias")
         pressure = None
@@ -433,7 +358,7 @@ class _Run:
             "energy_bias": results.get("energy_bias"),
             "bias_work": None if bias is None else self.totals.bias_work,
             "max_bias_force": None if bias is None else _longest(bias),
-            "closest_distance": closest,
+            "closest_distance": float(state.lengths.min()) if len(state.lengths) else None,
             "drift": state.drift if self.settings.ensemble == "nve" else None,
             "volume": float(state.atoms.cell.volume) if state.atoms.pbc.all() else None,
             "pressure": pressure,

@@ -38,18 +38,12 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from eip.errors import InputError, did_you_mean
-from eip.graph import AtomGraph
-from eip.potential import Differentiable, Potential, WrappedPotential
-from eip.prediction import Prediction
-from eip.uncertainty.registry import build_potential, describe_potential
 
 Method = Literal["scale", "per_element", "isotonic", "split_conformal"]
 
@@ -332,83 +326,3 @@ def _check_method(method: object) -> Method:
             f"unknown calibration method '{method}': {did_you_mean(str(method), get_args(Method))}"
         )
     return method  # type: ignore[return-value]
-
-
-def interpolate(
-    sigma: Float[Tensor, "atoms"], knots: Float[Tensor, "knots 2"]
-) -> Float[Tensor, "atoms"]:
-    """g of the isotonic method: linear between knots, proportional to σ beyond."""
-    x, y = knots[:, 0].contiguous(), knots[:, 1].contiguous()
-    ends = sigma.clamp(min=x[0], max=x[-1])
-    if len(x) == 1:
-        return y[0] * sigma / x[0]
-    upper = torch.bucketize(ends.detach(), x).clamp(1, len(x) - 1)
-    slope = (y[upper] - y[upper - 1]) / (x[upper] - x[upper - 1])
-    return (y[upper - 1] + slope * (ends - x[upper - 1])) * (sigma / ends)
-
-
-class CalibratedPotential(WrappedPotential):
-    """A potential whose σ is an error bar; energy and forces are those of the potential inside.
-
-    ``force_uncertainty`` and ``force_covariance`` are calibrated, ``uncertainty`` is the mean of
-    the calibrated σ_i. ``force_aleatoric``, ``energy_uncertainty`` and the evidence pass
-    unchanged: the fit compares σ with errors, and what is amiss in σ is mostly ν, which the
-    aleatoric part does not contain; of that part the fit says nothing.
-
-    A factor depends on the element alone, so σ stays as smooth, differentiable and invariant
-    under rotation as it was; the isotonic curve has kinks.
-    """
-
-    kind: ClassVar[str] = "calibrated"
-
-    def __init__(self, potential: Potential, calibration: Calibration) -> None:
-        super().__init__(potential)
-        self.calibration = calibration
-        factors = [calibration.factor_of(number) for number in range(119)]
-        # Not persistent: the calibration in the settings is the one truth.
-        self._factors: Tensor
-        self._knots: Tensor
-        for name, values in (("_factors", factors), ("_knots", list(calibration.knots))):
-            table = torch.tensor(values, dtype=torch.float64)
-            self.register_buffer(name, table, persistent=False)
-
-    def forward(
-        self,
-        graph: AtomGraph,
-        *,
-        forces: bool = True,
-        stress: bool = False,
-        differentiable: Differentiable = "nothing",
-    ) -> Prediction:
-        prediction: Prediction = self.potential(
-            graph, forces=forces, stress=stress, differentiable=differentiable
-        )
-        if prediction.force_uncertainty is None:
-            return prediction
-        raw = prediction.force_uncertainty
-        with torch.set_grad_enabled(differentiable != "nothing"):
-            mapped = interpolate(raw, self._knots.to(raw)) if len(self._knots) else raw
-            sigma = mapped * self._factors.to(raw)[graph.numbers]
-            growth = sigma / raw.clamp(min=torch.finfo(raw.dtype).tiny)
-            return prediction.rescaled(graph, sigma, math.sqrt(3.0) * growth**2)
-
-    def settings(self) -> dict[str, Any]:
-        """JSON-able: the potential inside and the calibration."""
-        return {
-            "potential": describe_potential(self.potential),
-            "calibration": self.calibration.to_dict(),
-        }
-
-    @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> CalibratedPotential:
-        """Built again, with fresh weights inside.
-
-        Raises:
-            InputError: if the settings are not those of a calibrated potential.
-        """
-        try:
-            inside, calibration = settings["potential"], settings["calibration"]
-            kind, inner_settings = inside["kind"], inside["settings"]
-        except (KeyError, TypeError) as error:
-            raise InputError(f"the settings of a calibrated potential lack {error}") from error
-        return cls(build_potential(kind, inner_settings), Calibration.from_dict(calibration))

@@ -40,6 +40,6 @@ POTENTIALS = Registry(
         "ensemble": "eip.uncertainty.ensemble:EnsemblePotential",
         "mixture": "eip.uncertainty.mixture:MixturePotential",
         "latent_distance": "eip.uncertainty.latent_distance:LatentDistancePotential",
-        "calibrated": "eip.uncertainty.calibration:CalibratedPotential",
+        "calibrated": "eip.uncertainty.calibrated:CalibratedPotential",
     },
 )

@@ -10,7 +10,8 @@ from eip import evaluation
 from eip.data import Labels, summarize
 from eip.errors import InputError, did_you_mean
 from eip.model_file import load_model, read_model_info, save_model
-from eip.uncertainty.calibration import CalibratedPotential, Method
+from eip.uncertainty.calibrated import CalibratedPotential
+from eip.uncertainty.calibration import Method
 from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled
 from eip.verbs.messages import Log, calibration_text, silent
 

@@ -7,9 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -17,6 +15,7 @@ import torch
 from eip.config import Config
 from eip.data import open_frames
 from eip.data.dataset import Batch, GraphDataset, make_loader
+from eip.executors import Pool
 from eip.model_file import load_model, read_model_info
 from eip.models.backbone import begin_training
 from eip.potential import Potential, WrappedPotential, prepared
@@ -67,17 +66,16 @@ def costs_of(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, 
                 training[label].append(times[1])
     plain = statistics.median(predicting["none"]), statistics.median(training["none"])
     out = {}
-    # A process for each: a peak never goes down again. They are forked from one that has imported
-    # what they need: importing takes many times as long as the rest.
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     for label, path in models.items():
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            memory = pool.submit(_peak_memory, path, config).result()
+        # A process for each: a peak never goes down again.
+        with Pool("processes", threads=torch.get_num_threads()) as pool:
+            (memory,) = pool.run(_peak_memory, {label: (path, config)})
+        if memory.error is not None:
+            raise memory.error
         out[label] = {
             "prediction_cost": statistics.median(predicting[label]) / plain[0],
             "training_cost": statistics.median(training[label]) / plain[1] * _count(loaded[label]),
-            "memory_mb": memory,
+            "memory_mb": memory.value,
         }
     return out
 

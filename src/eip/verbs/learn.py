@@ -10,7 +10,8 @@ from ase.data import chemical_symbols
 from rich.table import Table
 
 from eip.active_learning.labelers import make_labeler
-from eip.active_learning.loop import LearningResult, LearningRun, TrainingTask
+from eip.active_learning.loop import LearningRun, TrainingTask
+from eip.active_learning.results import LearningResult
 from eip.config import Config, DataConfig, LearningConfig, config_yaml
 from eip.data import FrameStore, open_frames, read_structures, split_indices
 from eip.data.kept import kept_frames

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from eip import plots
-from eip.active_learning.loop import LearningResult
+from eip.active_learning.results import LearningResult
 from eip.files import write_whole
 from eip.verbs.run_logs import plot_dynamics
 
@@ -114,7 +114,7 @@ def _markdown(result: LearningResult, folder: Path) -> str:
 
 
 def status_table(found: Mapping[str, Any]) -> Table:
-    """What `eip.active_learning.loop.status` says, for a terminal."""
+    """What `eip.active_learning.results.status` says, for a terminal."""
     table = Table(title="learning", show_header=False)
     for key, value in found.items():
         if isinstance(value, Mapping):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import torch
 
 from eip.config import Config
 from eip.errors import InputError
-from eip.signals import die_with, heed_termination
+from eip.executors import Pool
 from eip.training.processes import launched
 from eip.uncertainty.methods import method
 from eip.verbs.messages import Log
@@ -87,31 +84,12 @@ def _train_at_once(
 ) -> bool:
     """Trains in processes of their own, which end with this one; False if one was interrupted."""
     threads = max(1, torch.get_num_threads() // parallel)
-    before = set(active_children())
-    with ProcessPoolExecutor(
-        min(parallel, len(configs)),
-        mp_context=get_context("spawn"),
-        initializer=_begin_process,
-        initargs=(os.getpid(), threads),
-    ) as pool:
-        running = [pool.submit(train, c, False) for c in configs]
-        done = 0
-        try:
-            for future in as_completed(running):
-                if not future.result():
-                    break
-                done += 1
-                tell(done)
-        finally:
-            if done < len(configs):
-                # Each leaves its state on disk; waiting for their ends could take days.
-                pool.shutdown(wait=False, cancel_futures=True)
-                for child in set(active_children()) - before:
-                    child.terminate()
-    return done == len(configs)
-
-
-def _begin_process(parent: int, threads: int) -> None:
-    die_with(parent)
-    heed_termination()
-    torch.set_num_threads(threads)
+    tasks = {str(config.run_dir): (config, False) for config in configs}
+    with Pool("processes", min(parallel, len(configs)), threads=threads) as pool:
+        for done, outcome in enumerate(pool.run(train, tasks), start=1):
+            if outcome.error is not None:
+                raise outcome.error
+            if not outcome.value:
+                return False  # the others are stopped, too: each has its state on disk
+            tell(done)
+    return True

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ase.data import chemical_symbols
 
-from eip.uncertainty.calibration import CalibratedPotential
+from eip.uncertainty.calibrated import CalibratedPotential
 from eip.uncertainty.latent_distance import LatentDistancePotential
 
 #: Takes text, or a table of rich.

@@ -4,18 +4,14 @@ A labeler is a description of a reference method. It is pickled and sent to a wo
 heavy (a model, a calculator, a process) is made there, in `Labeler.label`. What cannot be
 calculated, or did not converge, raises `LabelFailure` and is never a label.
 
-Each has a module, and a name in `registry`, which a package of yours may add to:
-
-    [project.entry-points."eip.labelers"]
-    mine = "my_package.labeler:MyLabeler"
+Each has a module, and a name in `eip.active_learning.names`, to which packages of yours may add.
 """
 
 from eip.active_learning.labelers.base import Labeler, LabelFailure, bare_copy, labelled_copy
 from eip.active_learning.labelers.limits import LabelLimits, check_label
-from eip.active_learning.labelers.registry import LABELERS, make_labeler
+from eip.active_learning.labelers.making import make_labeler
 
 __all__ = [
-    "LABELERS",
     "LabelFailure",
     "LabelLimits",
     "Labeler",

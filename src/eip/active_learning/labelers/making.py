@@ -1,4 +1,4 @@
-"""Labelers by name: eIP's own, and those that installed packages add."""
+"""A labeler made of a name and options."""
 
 from __future__ import annotations
 
@@ -7,21 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from eip.active_learning.labelers.base import Labeler
+from eip.active_learning.names import LABELERS
 from eip.errors import InputError, did_you_mean
-from eip.plugins import Registry
 from eip.potential import Potential
-
-#: Imported when one is asked for: those that are not, need not be installed.
-LABELERS = Registry(
-    "eip.labelers",
-    "labeler",
-    {
-        "xtb": "eip.active_learning.labelers.xtb:XTBLabeler",
-        "cp2k": "eip.active_learning.labelers.cp2k.labeler:CP2KLabeler",
-        "ase": "eip.active_learning.labelers.calculator:CalculatorLabeler",
-        "model": "eip.active_learning.labelers.model:PotentialLabeler",
-    },
-)
 
 
 def make_labeler(kind: str, **options: Any) -> Labeler:

@@ -1,0 +1,137 @@
+"""What a learning run came to, and where one stands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eip.active_learning.ledger import Ledger
+from eip.errors import InputError
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One turn of the loop; generation.json holds the same keys.
+
+    Attributes:
+        generation: counted from 0.
+        training_frames, validation_frames: that its potential was trained with.
+        labels: spent before its training, in all.
+        metrics: of its training run (`eip.evaluation.METRIC_KEYS`).
+        lower, upper: window of the largest σ_i of a candidate, eV/Å.
+        runs: how each run of dynamics went.
+        seen, candidates: frames looked at and those within the window, by "md" and "udd".
+        unsound: candidates that geometry ruled out.
+        selected, labelled, rejected: how many.
+        stable: whether every run of MD reached its end.
+        stable_ps: the shortest of them, ps.
+        stop: why the loop ended here; "" if it went on.
+    """
+
+    generation: int
+    training_frames: int
+    validation_frames: int
+    labels: int
+    metrics: dict[str, float]
+    lower: float
+    upper: float
+    runs: list[dict[str, Any]]
+    seen: dict[str, int]
+    candidates: dict[str, int]
+    unsound: int
+    selected: int
+    labelled: int
+    rejected: int
+    stable: bool
+    stable_ps: float
+    stop: str
+
+
+@dataclass(frozen=True)
+class LearningResult:
+    """What a learning run came to.
+
+    Attributes:
+        generations: in order.
+        model: of the last training.
+        reason: why it stopped.
+        labels: made in all, rejected ones not counted.
+        seconds: by "training", "exploration", "labelling" and "other".
+    """
+
+    generations: list[Generation]
+    model: Path
+    reason: str
+    labels: int
+    seconds: dict[str, float]
+
+    @property
+    def overhead_fraction(self) -> float:
+        """Share of the wall time beyond training, dynamics and labels."""
+        return self.seconds["other"] / max(sum(self.seconds.values()), 1e-9)
+
+
+def as_json(result: LearningResult, folder: Path) -> dict[str, Any]:
+    """learning.json, of which paths are relative to the run's folder."""
+    return {
+        "reason": result.reason or "going on",
+        "labels": result.labels,
+        "model": str(result.model.relative_to(folder)),
+        "seconds": result.seconds,
+        "overhead_fraction": result.overhead_fraction,
+        "generations": [
+            {
+                **vars(g),
+                "runs": [
+                    {**run, "folder": str(Path(run["folder"]).relative_to(folder))}
+                    for run in g.runs
+                ],
+            }
+            for g in result.generations
+        ],
+    }
+
+
+def status(folder: str | Path) -> dict[str, Any]:
+    """Where a run stands; it may be going on meanwhile.
+
+    Raises:
+        InputError: if there is none.
+    """
+    folder = Path(folder)
+    if not (folder / "ledger.db").is_file():
+        raise InputError(f"{folder} holds no learning run (no ledger.db)")
+    ledger = Ledger(folder / "ledger.db")
+    counts, rejected = ledger.counts(), ledger.candidates("rejected")
+    done = sorted(folder.glob("generation-*/generation.json"))
+    begun = sorted(folder.glob("generation-*"))
+    stage = "labelling the initial frames"
+    if begun:
+        current = begun[-1]
+        if (current / "generation.json").is_file():
+            stage = f"{current.name} is complete"
+        elif (current / "explore").is_dir():
+            runs = list((current / "explore").iterdir())
+            ended = sum((run / "summary.json").is_file() for run in runs)
+            stage = f"{current.name}: {ended} of {len(runs)} runs of dynamics begun have ended"
+            if ended == len(runs) and (counts["selected"] or counts["submitted"]):
+                stage = f"{current.name}: labelling"
+        else:
+            stage = f"{current.name}: training"
+    reasons: dict[str, int] = {}
+    for candidate in rejected:
+        reasons[candidate.reason] = reasons.get(candidate.reason, 0) + 1
+    outcome = folder / "learning.json"
+    last = json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else {}
+    return {
+        "stage": stage,
+        "candidates": counts,
+        "rejected because": reasons,
+        "generations complete": len(done),
+        "outcome": last.get("reason", "going on"),
+        "seconds": json.loads((folder / "time.json").read_text())
+        if (folder / "time.json").is_file()
+        else {},
+    }
