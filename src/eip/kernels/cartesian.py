@@ -17,7 +17,7 @@ from torch.nn.functional import embedding, linear, silu
 
 from eip.kernels import edges as edge_list
 from eip.kernels import networks
-from eip.kernels.build import Library, kernels_for
+from eip.kernels.build import kernels_for
 from eip.kernels.coupling import (
     Sums,
     coupling,
@@ -25,7 +25,6 @@ from eip.kernels.coupling import (
     plain_coupling,
     spline_fit,
 )
-from eip.kernels.networks import WORKSPACE
 from eip.kernels.packing import both_ways
 from eip.kernels.products import Triple, products
 
@@ -57,11 +56,6 @@ class Layer(NamedTuple):
     to_matrices: Tensor | None = None
 
 
-def _split(weights: Sequence[Tensor]) -> tuple[Tensor, list[Layer]]:
-    size = len(Layer._fields)
-    return weights[0], [Layer(*weights[k : k + size]) for k in range(1, len(weights), size)]
-
-
 def network(
     edge_vectors: Tensor,
     species: Tensor,
@@ -85,7 +79,7 @@ def network(
         mean_neighbors: sums over neighbors are divided by its root.
         inverse_square: see `eip.kernels.products.bounded`.
     """
-    elements, layers = _split(weights)
+    elements, layers = networks.split(weights, Layer)
     graph = len(species), centers, neighbors
     couple = _couplings(*(edge_vectors, elements, graph, cutoff, radial_functions, mean_neighbors))
     scalars = embedding(species, elements)
@@ -223,7 +217,7 @@ def pack(
     inverse_square: float,
 ) -> Tensor | None:
     """What `features` reads of the weights; None where no kernel would."""
-    elements, layers = _split(weights)
+    elements, layers = networks.split(weights, Layer)
     lib = kernels_for(elements)
     if lib is None or not lib.takes(elements.shape[1], elements.dtype):
         return None
@@ -256,102 +250,42 @@ def pack(
     return networks.pack_network(lib, "cartesian_ace", by_element, packed)
 
 
-def _layers(weights: Sequence[Tensor]) -> int:
-    return len(weights) // len(Layer._fields)
-
-
-def _widths(layers: int) -> networks.Widths:
+def _widths(layers: int, channel_bytes: Any) -> networks.Widths:
     of_neighbors = {"hidden": 1, "loud": 2, "node": 11, "v": 3, "m": 5}
     of_atom = {"mixed": 9, "pre": 1, "gates": 2}
-    return [
-        {**({key: 0 for key in of_neighbors} if layer == 0 else of_neighbors), **of_atom}
-        for layer in range(layers)
-    ]
+    first = dict.fromkeys(of_neighbors, 0)
+    return [(of_neighbors if layer else first) | of_atom for layer in range(layers)]
 
 
-def _numbers_saved(
-    edge_vectors: Tensor,
-    species: Tensor,
-    centers: Tensor,
-    neighbors: Tensor,
-    weights: Sequence[Tensor],
-    *others: Any,
-) -> int | torch.SymInt:
-    return networks.numbers(_widths(_layers(weights))) * len(species) * weights[0].shape[1]
-
-
-def _call(
-    lib: Library,
-    name: str,
-    graph: tuple[Tensor, ...],
-    weights: Sequence[Tensor],
-    packed: Tensor | None,
-    saved: Tensor,
-    constants: tuple[float, int, float, float],
-    *arrays: Tensor | None,
-) -> None:
-    if packed is None:
-        packed = pack(weights, *constants)
-    assert packed is not None
-    cutoff, radial_functions, _, inverse_square = constants
-    (elements, channels), layers = weights[0].shape, _layers(weights)
-    places = networks.places(saved, _widths(layers), len(graph[1]) * channels)
-    table = networks.table_of(lib, "cartesian_ace_saved", places)
-    head = networks.arguments_of(
-        lib,
-        graph,
-        *(cutoff, intervals(radial_functions), layers, channels, packed, table),
-    )
-    lib.call(name, saved.dtype, *head, elements, inverse_square, *arrays)
-
-
-def _forward(lib: Library, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *graph, weights, packed = arguments[:6]
-    edge_vectors, atoms, channels = graph[0], len(graph[1]), weights[0].shape[1]
-    saved = WORKSPACE.take(int(_numbers_saved(*arguments)), edge_vectors.dtype)
-    scalars = edge_vectors.new_empty(atoms, channels)
-    vectors = edge_vectors.new_empty(atoms, 3, channels)
-    _call(
-        *(lib, "cartesian_ace", tuple(graph), weights, packed, saved, arguments[6:]),
-        *(scalars, vectors),
-    )
-    return scalars, vectors, saved
+def _forward(run: networks.Run, saved: Tensor, scalars: Tensor, vectors: Tensor) -> None:
+    places = run.places(saved, run.widths)
+    run.call("", places, run.elements, run.constants[-1], scalars, vectors)
 
 
 def _backward(
-    lib: Library,
+    run: networks.Run,
+    saved: Tensor,
+    vectors: Tensor,
+    keep: bool,
     g_scalars: Tensor,
     g_vectors: Tensor | None,
-    vectors: Tensor,
-    saved: Tensor,
-    keep: bool,
-    *arguments: Any,
-) -> Tensor:
-    *graph, weights, packed = arguments[:6]
-    # An edge beyond the cutoff is passed over.
-    out = torch.zeros_like(graph[0], memory_format=torch.contiguous_format)
-    size = 9 * g_scalars.numel()
-    room = WORKSPACE.take(2 * size, saved.dtype)
-    g_vectors = None if g_vectors is None else g_vectors.contiguous()
-    _call(
-        *(lib, "cartesian_ace_backward", tuple(graph), weights, packed, saved, arguments[6:]),
-        *(g_scalars.contiguous(), g_vectors, room[:size], room[size:], out),
-    )
-    return out
+    out: Tensor,
+) -> None:
+    places, (one, other) = run.places(saved, run.widths), run.memory(18).chunk(2)
+    arrays = g_scalars, g_vectors, one, other, out
+    run.call("_backward", places, run.elements, run.constants[-1], *arrays)
 
 
-_operator = networks.network_operator(
+#: `network`, for whoever differentiates it in the edges' vectors alone: one kernel forward, one
+#: back. ``pack`` is of these weights; None: they are packed at this call.
+features = networks.network_operator(
     "cartesian_ace",
     "float cutoff, int radial_functions, float mean_neighbors, float inverse_square",
+    layer=Layer,
     written=network,
+    pack=pack,
+    widths=_widths,
+    intervals=intervals,
     forward=_forward,
     backward=_backward,
-    saved=_numbers_saved,
-    takes=lambda lib, vectors, *others: lib.takes(others[3][0].shape[1], vectors.dtype),
 )
-
-
-def features(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """`network`, for whoever differentiates it in the edges' vectors alone: one kernel forward,
-    one back. ``pack`` is of these weights; None: they are packed at this call."""
-    return networks.packed_at_once(_operator, pack, *arguments)

@@ -25,7 +25,7 @@ def groups(atoms: int) -> int:
     return min(_MOST_GROUPS, max(1, atoms // ATOMS_PER_GROUP))
 
 
-def first_edges(lib: Library, centers: Tensor, atoms: int) -> Tensor:
+def first_edges(lib: Library, centers: Tensor, atoms: int | torch.SymInt) -> Tensor:
     """Where each atom's edges begin in a list sorted by centre, and where the last ends."""
     first = centers.new_empty(atoms + 1)
     lib.call("first_edges", None, atoms, len(centers), centers.contiguous(), first)

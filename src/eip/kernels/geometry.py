@@ -8,38 +8,22 @@ import torch
 from torch import Tensor
 
 from eip.kernels.build import Library
-from eip.kernels.operators import operator
+from eip.kernels.operators import contiguous, operator
 
 #: Edges of a structure from which on a matrix product of its own pays, on a CPU.
 _EDGES_WORTH_A_PRODUCT = 500
 
 
-def _vectors(
-    lib: Library,
-    positions: Tensor,
-    cell: Tensor,
-    frame: Tensor,
-    centers: Tensor,
-    neighbors: Tensor,
-    shifts: Tensor,
-    dtype: torch.dtype,
-) -> Tensor:
+def _vectors(lib: Library, positions: Tensor, cell: Tensor, *graph: Any) -> Tensor:
+    *indices, shifts, dtype = graph
     out = positions.new_empty(len(shifts), 3, dtype=dtype)
-    arrays = positions.double(), cell.double(), frame, centers, neighbors, shifts.float()
-    kept = [array.contiguous() for array in arrays]
-    lib.call("edge_vectors", dtype, len(out), *kept, out, torch.get_num_threads())
+    arrays = contiguous((positions.double(), cell.double(), *indices, shifts.float()))
+    lib.call("edge_vectors", dtype, len(out), *arrays, out, torch.get_num_threads())
     return out
 
 
-def _plain_vectors(
-    positions: Tensor,
-    cell: Tensor,
-    frame: Tensor,
-    centers: Tensor,
-    neighbors: Tensor,
-    shifts: Tensor,
-    dtype: torch.dtype,
-) -> Tensor:
+def _plain_vectors(positions: Tensor, cell: Tensor, *graph: Any) -> Tensor:
+    frame, centers, neighbors, shifts, dtype = graph
     # index_select, because indexing by [] has a backward pass that costs several times more.
     vectors = positions.index_select(0, neighbors) - positions.index_select(0, centers)
     # A molecule's shifts are all zero; multiplying them out would cost as much as the rest. Only
@@ -64,34 +48,17 @@ def _image_offsets(cell: Tensor, frame: Tensor, centers: Tensor, shifts: Tensor)
     return torch.cat([shift @ cell for shift, cell in pairs])
 
 
-def _transposed(
-    lib: Library,
-    g: Tensor,
-    frame: Tensor,
-    centers: Tensor,
-    neighbors: Tensor,
-    shifts: Tensor,
-    frames: int | torch.SymInt,
-    with_cell: bool,
-) -> tuple[Tensor, Tensor | None]:
-    g_x, g_cell = _fake_transposed(g, frame, centers, neighbors, shifts, frames, with_cell)
-    g_x.zero_()
-    if g_cell is not None:
-        g_cell.zero_()
-    kept = [a.contiguous() for a in (g, frame, centers, neighbors, shifts.float())]
-    lib.call("edge_vectors_transposed", g.dtype, len(g), *kept, g_x, g_cell)
+def _transposed(lib: Library, g: Tensor, *graph: Any) -> tuple[Tensor, Tensor | None]:
+    *indices, shifts, frames, with_cell = graph
+    g_x = g.new_zeros(len(indices[0]), 3, dtype=torch.float64)
+    g_cell = g.new_zeros(frames, 3, 3, dtype=torch.float64) if with_cell else None
+    arrays = contiguous((g, *indices, shifts.float()))
+    lib.call("edge_vectors_transposed", g.dtype, len(g), *arrays, g_x, g_cell)
     return g_x, g_cell
 
 
-def _plain_transposed(
-    g: Tensor,
-    frame: Tensor,
-    centers: Tensor,
-    neighbors: Tensor,
-    shifts: Tensor,
-    frames: int | torch.SymInt,
-    with_cell: bool,
-) -> tuple[Tensor, Tensor | None]:
+def _plain_transposed(g: Tensor, *graph: Any) -> tuple[Tensor, Tensor | None]:
+    frame, centers, neighbors, shifts, frames, with_cell = graph
     g = g.double()
     g_x = g.new_zeros(len(frame), 3).index_add(0, neighbors, g).index_add(0, centers, -g)
     if not with_cell:
@@ -101,15 +68,8 @@ def _plain_transposed(
     return g_x, g.new_zeros(frames, 3, 3).index_add(0, frame, of_edges)
 
 
-def _fake_transposed(
-    g: Tensor,
-    frame: Tensor,
-    centers: Tensor,
-    neighbors: Tensor,
-    shifts: Tensor,
-    frames: int | torch.SymInt,
-    with_cell: bool,
-) -> tuple[Tensor, Tensor | None]:
+def _fake_transposed(g: Tensor, *graph: Any) -> tuple[Tensor, Tensor | None]:
+    frame, *_, frames, with_cell = graph
     g_x = g.new_empty(len(frame), 3, dtype=torch.float64)
     return g_x, g.new_empty(frames, 3, 3, dtype=torch.float64) if with_cell else None
 

@@ -11,9 +11,8 @@ from torch.nn.functional import embedding, linear, silu
 
 from eip.kernels import edges as edge_list
 from eip.kernels import messages, networks
-from eip.kernels.build import Library, kernels_for
+from eip.kernels.build import kernels_for
 from eip.kernels.features import norm
-from eip.kernels.networks import WORKSPACE
 from eip.kernels.packing import both_ways
 from eip.kernels.radial import cosine_cutoff, sine_basis
 
@@ -42,11 +41,6 @@ class Layer(NamedTuple):
         return torch.cat([self.filter, self.filter_bias[:, None]], dim=1)
 
 
-def _split(weights: Sequence[Tensor]) -> tuple[Tensor, list[Layer]]:
-    size = len(Layer._fields)
-    return weights[0], [Layer(*weights[k : k + size]) for k in range(1, len(weights), size)]
-
-
 def network(
     edge_vectors: Tensor,
     species: Tensor,
@@ -69,7 +63,7 @@ def network(
         pack: not read, see `features`.
         cutoff: Å.
     """
-    elements, layers = _split(weights)
+    elements, layers = networks.split(weights, Layer)
     graph = len(species), centers, neighbors
     message = _messages(edge_vectors, elements, graph, cutoff, radial_functions)
     scalars = embedding(species, elements)
@@ -149,7 +143,7 @@ def _update(layer: Layer, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Ten
 
 def pack(weights: Sequence[Tensor], cutoff: float, radial_functions: int) -> Tensor | None:
     """What `features` reads of the weights; None where no kernel would."""
-    elements, layers = _split(weights)
+    elements, layers = networks.split(weights, Layer)
     channels, dtype = elements.shape[1], elements.dtype
     lib = kernels_for(elements)
     if lib is None or not lib.takes(channels, dtype):
@@ -184,146 +178,70 @@ def pack(weights: Sequence[Tensor], cutoff: float, radial_functions: int) -> Ten
     return networks.pack_network(lib, "painn", by_element, packed)
 
 
-def _widths(layers: int, lean: bool) -> networks.Widths:
-    return [
-        {
-            "hidden": 0 if layer == 0 else 1,
-            "phi": 0 if layer == 0 or lean else 3,
-            "left": 3,
-            "right": 0 if lean else 3,
-            "pre": 1,
-            "scales": 0 if lean else 2,
-            # The last layer's are handed out.
-            "vectors": 0 if layer == layers - 1 else 3,
-        }
-        for layer in range(layers)
-    ]
+def _widths(layers: int, channel_bytes: Any) -> networks.Widths:
+    def of(lean: bool) -> networks.Widths:
+        return [
+            {
+                "hidden": 0 if layer == 0 else 1,
+                "phi": 0 if layer == 0 or lean else 3,
+                "left": 3,
+                "right": 0 if lean else 3,
+                "pre": 1,
+                "scales": 0 if lean else 2,
+                # The last layer's are handed out.
+                "vectors": 0 if layer == layers - 1 else 3,
+            }
+            for layer in range(layers)
+        ]
+
+    return of(lean=networks.numbers(of(lean=False)) * channel_bytes > LEAN_BYTES)
 
 
-def _layers(weights: Sequence[Tensor]) -> int:
-    return len(weights) // len(Layer._fields)
-
-
-def _is_lean(edge_vectors: Tensor, species: Tensor, weights: Sequence[Tensor]) -> bool:
-    numbers = networks.numbers(_widths(_layers(weights), lean=False))
-    channel = len(species) * weights[0].shape[1]
-    return bool(numbers * channel * edge_vectors.element_size() > LEAN_BYTES)
-
-
-def _numbers_saved(
-    edge_vectors: Tensor,
-    species: Tensor,
-    centers: Tensor,
-    neighbors: Tensor,
-    weights: Sequence[Tensor],
-    *others: Any,
-) -> int | torch.SymInt:
-    lean = _is_lean(edge_vectors, species, weights)
-    return networks.numbers(_widths(_layers(weights), lean)) * len(species) * weights[0].shape[1]
-
-
-def _forward(
-    lib: Library,
-    edge_vectors: Tensor,
-    species: Tensor,
-    centers: Tensor,
-    neighbors: Tensor,
-    weights: Sequence[Tensor],
-    packed: Tensor | None,
-    cutoff: float,
-    radial_functions: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if packed is None:
-        packed = pack(weights, cutoff, radial_functions)
-    assert packed is not None
-    atoms, channels, layers = len(species), weights[0].shape[1], _layers(weights)
-    lean = _is_lean(edge_vectors, species, weights)
-    widths = _widths(layers, lean)
-    channel = atoms * channels
-    saved = WORKSPACE.take(networks.numbers(widths) * channel, edge_vectors.dtype)
-    scalars = edge_vectors.new_empty(atoms, channels)
-    vectors = edge_vectors.new_empty(atoms, 3, channels)
-    arrays = networks.places(saved, widths, channel)
-    arrays[-1]["vectors"] = vectors.data_ptr()
+def _forward(run: networks.Run, saved: Tensor, scalars: Tensor, vectors: Tensor) -> None:
+    arrays, last = run.places(saved, run.widths), run.layers - 1
+    arrays[last]["vectors"] = vectors.data_ptr()
     phi = None
-    if lean and layers > 1:
+    if last and arrays[last]["phi"] is None:
         # Two layers' φ are in use at a time: read and written. One lies where the last layer's
         # `left` will be, whose own φ lies apart from it.
-        phi = WORKSPACE.take(3 * channel, edge_vectors.dtype)
-        for layer in range(1, layers):
-            apart = (layers - 1 - layer) % 2 == 0
-            arrays[layer]["phi"] = phi.data_ptr() if apart else arrays[-1]["left"]
-    table = networks.table_of(lib, "painn_saved", arrays)
-    graph = edge_vectors, species, centers, neighbors
-    head = networks.arguments_of(
-        lib,
-        graph,
-        *(cutoff, messages.intervals(radial_functions), layers, channels, packed, table),
-    )
-    lib.call("painn", edge_vectors.dtype, *head, scalars)
-    return scalars, vectors, saved
+        phi = run.memory(3)
+        for layer in range(1, last + 1):
+            apart = (last - layer) % 2 == 0
+            arrays[layer]["phi"] = phi.data_ptr() if apart else arrays[last]["left"]
+    run.call("", arrays, scalars)
 
 
 def _backward(
-    lib: Library,
+    run: networks.Run,
+    saved: Tensor,
+    vectors: Tensor,
+    keep: bool,
     g_scalars: Tensor,
     g_vectors: Tensor | None,
-    vectors: Tensor,
-    saved: Tensor,
-    keep: bool,
-    edge_vectors: Tensor,
-    species: Tensor,
-    centers: Tensor,
-    neighbors: Tensor,
-    weights: Sequence[Tensor],
-    packed: Tensor | None,
-    cutoff: float,
-    radial_functions: int,
-) -> Tensor:
-    if packed is None:
-        packed = pack(weights, cutoff, radial_functions)
-    assert packed is not None
-    layers, channels = _layers(weights), weights[0].shape[1]
-    channel = len(species) * channels
-    full = len(saved) == networks.numbers(_widths(layers, lean=False)) * channel
-    arrays = networks.places(saved, _widths(layers, lean=not full), channel)
-    arrays[-1]["vectors"] = None if full else vectors.data_ptr()
-    room = None
+    out: Tensor,
+) -> None:
+    arrays = run.places(saved, run.widths)
+    arrays[-1]["vectors"] = vectors.data_ptr()
     if keep:
         # Two pairs in turn: a layer reads one and writes the other.
-        room = WORKSPACE.take(8 * channel, saved.dtype)
-        pairs = networks.places(room, [{"s": 1, "v": 3}] * 2, channel)
-        gradient = [pairs[layer % 2] for layer in range(layers)]
+        room = run.memory(8)
+        pairs = run.places(room, [{"s": 1, "v": 3}] * 2)
+        gradient = [pairs[layer % 2] for layer in range(run.layers)]
     else:
         gradient = [{"s": layer["pre"], "v": layer["left"]} for layer in arrays]
-    out = torch.empty_like(edge_vectors, memory_format=torch.contiguous_format)
-    graph = edge_vectors, species, centers, neighbors
-    table = networks.table_of(lib, "painn_saved", arrays)
-    head = networks.arguments_of(
-        lib,
-        graph,
-        *(cutoff, messages.intervals(radial_functions), layers, channels, packed, table),
-    )
-    lib.call(
-        *("painn_backward", edge_vectors.dtype, *head, g_scalars.contiguous()),
-        *(None if g_vectors is None else g_vectors.contiguous(),),
-        *(networks.table_of(lib, "painn_gradient", gradient), out),
-    )
-    return out
+    run.call("_backward", arrays, g_scalars, g_vectors, run.table("gradient", gradient), out)
 
 
-_operator = networks.network_operator(
+#: `network`, for whoever differentiates it in the edges' vectors alone: one kernel forward, one
+#: back. ``pack`` is of these weights; None: they are packed at this call.
+features = networks.network_operator(
     "painn",
     "float cutoff, int radial_functions",
+    layer=Layer,
     written=network,
+    pack=pack,
+    widths=_widths,
+    intervals=messages.intervals,
     forward=_forward,
     backward=_backward,
-    saved=_numbers_saved,
-    takes=lambda lib, vectors, *others: lib.takes(others[3][0].shape[1], vectors.dtype),
 )
-
-
-def features(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """`network`, for whoever differentiates it in the edges' vectors alone: one kernel forward,
-    one back. ``pack`` is of these weights; None: they are packed at this call."""
-    return networks.packed_at_once(_operator, pack, *arguments)
