@@ -371,29 +371,3 @@ def test_variance_weight_lets_large_errors_pull_on_the_forces(power: float) -> N
     assert quiet / noisy == pytest.approx(100.0, rel=1e-6)  # as 1/σ: the large are not learned
     quiet, noisy = pull(power)
     assert quiet / noisy == pytest.approx(100.0 ** (1 - power), rel=1e-6)
-
-
-@pytest.mark.parametrize("head", ["tensor", "isotropic", "mve"])
-def test_evidence_learns_the_same_whatever_the_weight_on_forces(head: str) -> None:
-    """The likelihood and the direction of its gradient in the head: else ranks pay for forces."""
-    torch.manual_seed(0)
-    model = EvidentialPotential(
-        elements=(1, 8), element_energies={1: 0.0, 8: 0.0}, force_scale=1.0, channels=16, head=head
-    ).double()
-    graph = build_graph([molecule("H2O"), molecule("H2O2")], 5.0)
-    prediction = model(graph, differentiable="everything")
-    assert isinstance(prediction.evidence, Evidence) and prediction.forces is not None
-    labels = torch.randn(prediction.forces.shape, dtype=torch.float64)
-
-    def of(power: float) -> tuple[torch.Tensor, ...]:
-        errors = Errors(labels.new_zeros(2), labels - prediction.forces, 0.5, 0.1, power)
-        loss = prediction.evidence.loss(errors)
-        names = [n for n, _ in model.named_parameters() if n.startswith("head")]
-        assert names
-        parameters = [p for n, p in model.named_parameters() if n in names]
-        slope = torch.autograd.grad(loss, parameters, retain_graph=True)
-        return loss, torch.cat([part.flatten() for part in slope])
-
-    (plain, slope), (weighted, weighted_slope) = of(0.0), of(1.0)
-    torch.testing.assert_close(plain, weighted)
-    torch.testing.assert_close(slope / slope.norm(), weighted_slope / weighted_slope.norm())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,12 +30,10 @@ class Errors:
     """What evidence is held against: true − predicted, eV and eV/Å, and the hyperparameters.
 
     ``quantile`` is q, or None for the model without quantiles; ``regularization`` is λ. With
-    ``variance_weight`` = b the pull of a term on the forces counts by the b-th power of its own
-    aleatoric standard deviation (β-NLL: M. Seitzer et al., ICLR 2022, with β = b/2), and evidence
-    learns from the likelihood with one weight for all atoms, the mean of those: neither pays for
-    the other (as N. Stirn et al., AISTATS 2023, have it). A likelihood alone passes off large
-    forces as noise and is slow to learn them; with b = 1 errors pull on the forces about as in a
-    mean absolute error. The value of the loss is that of the likelihood for every b.
+    ``variance_weight`` = b each term of the loss counts by the b-th power of its own aleatoric
+    standard deviation, which is held fixed (β-NLL: M. Seitzer et al., ICLR 2022, with β = b/2). A
+    likelihood can else pass off the large forces of a heavy-tailed data set as noise and never
+    learn them; with b = 1 errors pull on the forces about as in a mean absolute error.
     """
 
     energy: Float[Tensor, "frames"]
@@ -97,12 +94,9 @@ class GaussianEvidence(Evidence):
 
     def loss(self, errors: Errors) -> Float[Tensor, ""]:
         variance = self.covariance.diagonal(dim1=1, dim2=2).double().mean(dim=1) + VARIANCE_FLOOR
-
-        def terms(residual: Tensor, variance: Tensor) -> Tensor:
-            return 0.5 * (variance.log() + residual.square().mean(dim=1) / variance)
-
-        residual = errors.forces.double() / self.scale
-        return pulled(terms, residual, (variance,), variance, errors.variance_weight)
+        squared = (errors.forces.double() / self.scale).square().mean(dim=1)
+        terms = 0.5 * (variance.log() + squared / variance)
+        return weighted_mean(terms, variance, errors.variance_weight)
 
 
 @dataclass(frozen=True)
@@ -131,14 +125,10 @@ class TensorEvidence(Evidence):
         # float64: the determinant of a narrow 3 × 3 matrix is a difference of large products.
         residual = errors.forces.double() / self.scale
         nu, alpha, beta = self.nu.double(), self.alpha.double(), self.beta.double()
-
-        def terms(residual: Tensor, nu: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-            nll = dist.tensor_nll(residual, nu, alpha, beta, errors.quantile)
-            regularizer = dist.tensor_regularizer(residual, nu, alpha, beta)
-            return (nll + errors.regularization * regularizer) / 3.0
-
-        variance = frobenius(beta) / (alpha - 1.0)
-        return pulled(terms, residual, (nu, alpha, beta), variance, errors.variance_weight)
+        nll = dist.tensor_nll(residual, nu, alpha, beta, errors.quantile)
+        regularizer = dist.tensor_regularizer(residual, nu, alpha, beta)
+        terms = (nll + errors.regularization * regularizer) / 3.0
+        return weighted_mean(terms, frobenius(beta) / (alpha - 1.0), errors.variance_weight)
 
 
 @dataclass(frozen=True)
@@ -193,31 +183,19 @@ def _component_loss(
 ) -> Float[Tensor, ""]:
     """Mean of eq. 8 + λ · eq. 9."""
     residual, nu, alpha, beta = residual.double(), nu.double(), alpha.double(), beta.double()
-
-    def terms(residual: Tensor, nu: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-        nll = dist.nig_nll(residual, nu, alpha, beta, errors.quantile)
-        regularizer = dist.nig_regularizer(residual, nu, alpha, beta, errors.quantile)
-        return nll + errors.regularization * regularizer
-
-    variance = dist.aleatoric_variance(alpha, beta)
-    return pulled(terms, residual, (nu, alpha, beta), variance, errors.variance_weight)
+    nll = dist.nig_nll(residual, nu, alpha, beta, errors.quantile)
+    regularizer = dist.nig_regularizer(residual, nu, alpha, beta, errors.quantile)
+    terms = nll + errors.regularization * regularizer
+    return weighted_mean(terms, dist.aleatoric_variance(alpha, beta), errors.variance_weight)
 
 
-def pulled(
-    terms: Callable[..., Tensor],
-    residual: Float[Tensor, "*errors"],
-    parameters: tuple[Tensor, ...],
-    variance: Float[Tensor, "*dims"],
-    power: float,
+def weighted_mean(
+    terms: Float[Tensor, "*dims"], variance: Float[Tensor, "*dims"], power: float
 ) -> Float[Tensor, ""]:
-    """Mean of ``terms(residual, *parameters)``, whose gradients are weighted (see `Errors`)."""
+    """Mean of terms, each times a fixed power of its standard deviation (see `Errors`)."""
     if power == 0.0:
-        return terms(residual, *parameters).mean()
-    pull = variance.detach() ** (0.5 * power)
-    of_evidence = terms(residual.detach(), *parameters)
-    of_forces = terms(residual, *(p.detach() for p in parameters))
-    gradients = pull.mean() * of_evidence + pull * of_forces
-    return (of_evidence.detach() + gradients - gradients.detach()).mean()
+        return terms.mean()
+    return (terms * variance.detach() ** (0.5 * power)).mean()
 
 
 def frobenius(matrix: Float[Tensor, "atoms 3 3"]) -> Float[Tensor, "atoms"]:
