@@ -22,7 +22,7 @@ from eip.uncertainty.evidence import (
     TensorEvidence,
     frobenius,
 )
-from eip.uncertainty.evidential import EvidenceMethod, EvidentialPotential
+from eip.uncertainty.evidential import EvidenceMethod, EvidentialPotential, TensorHead
 from eip.uncertainty.names import METHODS
 
 HEADS = [n for n in METHODS.names() if isinstance(METHODS.get(n), EvidenceMethod)]
