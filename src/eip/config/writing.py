@@ -34,17 +34,17 @@ def default_config_yaml(train: Sequence[str] = (), root: type[Settings] = Config
 def _section_yaml(
     section: type[BaseModel], indent: str, given: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[str]:
-    for key, field in section.model_fields.items():
+    for place, (key, field) in enumerate(section.model_fields.items()):
         inner = nested(section, key)
-        if inner is not None and field.default is None:  # left out, as long as it is not wanted
+        if inner is not None and place:
             yield ""
+        if inner is not None and field.default is None:  # left out, as long as it is not wanted
             yield from _comment(field.description or "", indent)
             yield f"{indent}{key}:"
             for name, of in inner.model_fields.items():
                 yield f"{indent}#  {name}: {_scalar(of.default):8} # {of.description}"
             continue
         if inner is not None:
-            yield ""
             yield from _comment(inner.__doc__ or "", indent)
             yield f"{indent}{key}:"
             yield from _section_yaml(inner, indent + "  ", given, f"{prefix}{key}.")
