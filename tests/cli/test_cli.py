@@ -104,10 +104,11 @@ def test_another_backbone_trains_goes_on_and_evaluates(folder: Path, run: Run) -
     while "potential" in described["settings"]:
         described = described["settings"]["potential"]
     settings = described["settings"]
-    assert settings["backbone"] == "cartesian_ace"
+    backbone = settings["backbone"]
+    assert backbone["name"] == "cartesian_ace"
     # Ethanol has nine atoms; within 3 Å an atom has most of the others beside it.
-    assert 4.0 < settings["mean_neighbors"] < 8.0
-    assert settings["feature_limit"] == 6.0
+    assert 4.0 < backbone["mean_neighbors"] < 8.0
+    assert backbone["feature_limit"] == 6.0
     code, _, err = run("evaluate", model, folder / "test.xyz", "--out", folder / "ace_measured")
     assert code == 0, err
     code, _, err = run("train", folder / "config.yaml", "--set", "run_dir=ace", "--resume")
