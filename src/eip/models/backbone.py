@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -52,6 +53,12 @@ class Backbone(nn.Module, ABC):
     cutoff: float
     own_energy: bool = False
     trainable: bool = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # With a forward of its own it is another function than what it inherits a shortcut for.
+        if "forward" in vars(cls) and "fixed" not in vars(cls):
+            cls.fixed = Backbone.fixed  # type: ignore[method-assign]
 
     @abstractmethod
     def forward(
