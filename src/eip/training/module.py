@@ -17,7 +17,7 @@ from torch import Tensor
 
 from eip.data.dataset import Batch
 from eip.potential import Potential
-from eip.training.loss import WHOLE, Loss, BatchShare
+from eip.training.loss import WHOLE, BatchShare, Loss
 from eip.training.optimization import decay_groups, warmup_cosine
 from eip.training.settings import TrainingSettings
 

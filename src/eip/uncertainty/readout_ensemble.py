@@ -31,7 +31,7 @@ from eip.uncertainty.ensemble import sample_covariance
 from eip.uncertainty.evidence import GaussianEvidence, NoEvidence
 from eip.uncertainty.evidential import NONE, EvidentialPotential
 from eip.uncertainty.methods import Fit, Method
-from eip.uncertainty.network import NetworkPotential, ForwardPass
+from eip.uncertainty.network import ForwardPass, NetworkPotential
 
 Origin = Literal["shallow_ensemble", "dropout", "llpr"]
 
