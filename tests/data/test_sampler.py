@@ -77,7 +77,7 @@ def test_several_processes_share_the_batches(
             patch.setattr("eip.data.sampler.process_rank", lambda rank=rank: rank)
             sampler = FrameBatchSampler(n_atoms, limit, devices=devices, split=split, seed=3)
             parts.append(list(sampler))
-            stand_ins.append([sampler.stands_in(step) for step in range(len(sampler))])
+            stand_ins.append([sampler.is_padding(step) for step in range(len(sampler))])
     # All take as many steps, with a frame in each, and each frame counts once.
     assert len({len(own) for own in parts}) == 1 and all(all(own) for own in parts)
     steps = [

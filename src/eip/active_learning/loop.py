@@ -7,7 +7,7 @@ Folder of a run:
     labels/<key>/           scratch of a calculation; label.npz is there once it is whole
     generation-000/         train.xyz, validation.xyz, model/ (a training run), explore/<walker>/
                             (runs of dynamics), generation.json once the generation is complete
-    time.json               seconds spent on what, all sittings together
+    time.json               seconds spent on what, resumes included
     learning.json           the outcome, written after each generation
 
 What a step needs is read from these files alone, so that nothing in memory has to survive.
@@ -418,7 +418,7 @@ class LearningRun:
                     self.ledger.reject(outcome.key, f"label not believed: {reason}")
             done += 1
         if lost and not done:
-            # It was hardly the structures: they stay submitted, for another sitting.
+            # It was hardly the structures: they stay submitted, for when the run is resumed.
             first = next(iter(lost.values()))
             raise InputError(
                 f"no worker finished any of {len(lost)} labels ({type(first).__name__}: {first}); "

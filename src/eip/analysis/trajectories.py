@@ -89,7 +89,7 @@ def read_trajectory(path: Path, *, every: int = 1, skip_fs: float = 0.0) -> Iter
     """Frames of a file that ASE reads, or of a run's folder, one at a time.
 
     Args:
-        every: each so-manieth frame.
+        every: stride; 10 takes every tenth frame.
         skip_fs: frames earlier than that, by their ``time_fs``, are left out.
 
     Raises:

@@ -25,7 +25,7 @@ class FrameBatchSampler(Sampler[list[int]]):
     With several devices, each process draws the same batches and takes its part of them: with
     ``split`` a share of each, so that a step sees the same frames whatever the number of devices;
     without, every ``devices``-th, so that ``limit`` is what one device holds. A process that has
-    none in a step gets a stand-in, whose step `stands_in` tells: all must take the same number of
+    none in a step gets padding (`is_padding`): all must take the same number of
     steps.
 
     Args:
@@ -70,7 +70,7 @@ class FrameBatchSampler(Sampler[list[int]]):
         """Batches of this epoch for each process."""
         return len(self._steps())
 
-    def stands_in(self, step: int) -> bool:
+    def is_padding(self, step: int) -> bool:
         """Whether this process has no frames of its own in a step, counted from 0."""
         return not self._steps()[step][process_rank()]
 

@@ -35,8 +35,8 @@ def fit_element_energies(
     elements does not take up that frame's whole bonding energy, while molecules whose energies a
     sum explains are fitted as by least squares. Where compositions do not tell elements apart (a
     single molecule, say) all are given that mean, which absorbs the total energies all the same,
-    so that what is left for a network is small. The equations are reduced by QR block by block, in
-    constant memory and without squaring their condition number as normal equations would.
+    so that the residuals a network learns are small. The equations are reduced by QR block by
+    block, in constant memory and without squaring their condition number as normal equations would.
 
     Args:
         indices: frames to fit to; all where None.

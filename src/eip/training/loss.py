@@ -29,7 +29,7 @@ class LossTerms:
 
 
 @dataclass(frozen=True)
-class Shares:
+class BatchShare:
     """What this process's part of a batch weighs, where several hold a batch together.
 
     Their gradients are averaged, so a mean over the frames (atoms) of one is to count by how many
@@ -41,7 +41,7 @@ class Shares:
 
 
 #: A batch that no one else holds a part of.
-WHOLE = Shares()
+WHOLE = BatchShare()
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class Loss:
         """With the weights of a training's settings."""
         return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
-    def __call__(self, prediction: Prediction, batch: Batch, shares: Shares = WHOLE) -> LossTerms:
+    def __call__(
+        self, prediction: Prediction, batch: Batch, share: BatchShare = WHOLE
+    ) -> LossTerms:
         """The terms of a batch that was predicted with ``differentiable="everything"``.
 
         Raises:
@@ -107,9 +109,9 @@ class Loss:
             if bool(known.any()):
                 stress_term = virial_error[known].abs().mean() / evidence.scale
         return LossTerms(
-            shares.frames * self.energy_weight * energy_term,
-            shares.atoms * self.force_weight * evidence_term,
-            shares.frames * self.stress_weight * stress_term,
+            share.frames * self.energy_weight * energy_term,
+            share.atoms * self.force_weight * evidence_term,
+            share.frames * self.stress_weight * stress_term,
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from eip.data.dataset import Batch
 from eip.potential import Potential
-from eip.training.loss import WHOLE, Loss, Shares
+from eip.training.loss import WHOLE, BatchShare, Loss
 from eip.training.optimization import decay_groups, warmup_cosine
 from eip.training.settings import TrainingSettings
 
@@ -69,11 +69,11 @@ class TrainingModule(pl.LightningModule):
         self._frames = batch.sources
         loader: Any = self.trainer.train_dataloader
         own = torch.tensor([batch.graph.n_frames, batch.graph.n_atoms], dtype=torch.float64)
-        if loader.batch_sampler.stands_in(index):
+        if loader.batch_sampler.is_padding(index):
             own.zero_()
         whole = self._sum_over_processes(own)
-        shares = Shares(*(self.trainer.world_size * own / whole).tolist())
-        loss = self._evaluate(batch, shares)[0]
+        share = BatchShare(*(self.trainer.world_size * own / whole).tolist())
+        loss = self._evaluate(batch, share)[0]
         if not torch.isfinite(loss):
             raise NonFiniteLoss(self._blame(f"the loss is {loss.item()}"))
         self._atoms_seen += int(whole[1])
@@ -104,7 +104,7 @@ class TrainingModule(pl.LightningModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         loss, errors = self._evaluate(batch)
         loader: Any = self.trainer.val_dataloaders
-        own = float(not loader.batch_sampler.stands_in(index))
+        own = float(not loader.batch_sampler.is_padding(index))
         sums = {"loss": loss.detach() * batch.graph.n_frames, **errors}
         self._errors.append({key: own * value for key, value in sums.items()})
 
@@ -126,7 +126,9 @@ class TrainingModule(pl.LightningModule):
             }
         )
 
-    def _evaluate(self, batch: Batch, shares: Shares = WHOLE) -> tuple[Tensor, dict[str, Tensor]]:
+    def _evaluate(
+        self, batch: Batch, share: BatchShare = WHOLE
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and summed errors of a batch."""
         graph = batch.graph
         training = self.training
@@ -137,7 +139,7 @@ class TrainingModule(pl.LightningModule):
             stress=bool(self.loss.stress_weight),
             differentiable="everything" if training else "uncertainty",
         )
-        loss = criterion(prediction, batch, shares).total
+        loss = criterion(prediction, batch, share).total
         if training:
             return loss, {}
         force_error = _error(batch.forces, prediction.forces)

@@ -21,7 +21,7 @@ N = TypeVar("N", bound="NetworkPotential")
 
 
 @dataclass(frozen=True)
-class Pass:
+class ForwardPass:
     """One forward pass, not differentiated yet: ``graph`` is what the network saw of it."""
 
     graph: AtomGraph
@@ -115,7 +115,7 @@ class NetworkPotential(Potential):
     @contextmanager
     def run(
         self, graph: AtomGraph, *, forces: bool, stress: bool, differentiable: Differentiable
-    ) -> Iterator[Pass]:
+    ) -> Iterator[ForwardPass]:
         """A forward pass whose forces, stress and whatever else can be asked for inside."""
         with torch.set_grad_enabled(forces or stress or differentiable != "nothing"):
             positions = graph.positions
@@ -127,7 +127,7 @@ class NetworkPotential(Potential):
             if stress:
                 graph, strain = strained(graph)
             output = self.energy_model(graph, fixed=differentiable != "everything")
-            yield Pass(graph, output, positions, strain)
+            yield ForwardPass(graph, output, positions, strain)
             # Nobody else holds them: a loss of forces need not be differentiated down to them,
             # which would take second derivatives of the geometry.
             for leaf in (positions if ours else None, strain):

@@ -31,7 +31,7 @@ from eip.uncertainty.ensemble import sample_covariance
 from eip.uncertainty.evidence import GaussianEvidence, NoEvidence
 from eip.uncertainty.evidential import NONE, EvidentialPotential
 from eip.uncertainty.methods import Fit, Method
-from eip.uncertainty.network import NetworkPotential, Pass
+from eip.uncertainty.network import ForwardPass, NetworkPotential
 
 Origin = Literal["shallow_ensemble", "dropout", "llpr"]
 
@@ -132,7 +132,7 @@ class ReadoutEnsemblePotential(NetworkPotential):
         ).with_uncertainty(graph, **vars(moments))
         return prediction if attached else prediction.detach()
 
-    def _forces_of_members(self, run: Pass, *, create_graph: bool) -> list[Tensor]:
+    def _forces_of_members(self, run: ForwardPass, *, create_graph: bool) -> list[Tensor]:
         """What each member's forces are beyond those of w."""
         hidden = self._readout[:-1](run.output.features.scalars)
         energies = self.energy_model.force_scale * (hidden @ self.member_deviations().T).sum(dim=0)

@@ -19,7 +19,7 @@ class LabelLimits:
     Attributes:
         max_force: of any atom, eV/Å.
         max_net_force: |ΣF| of the structure, eV/Å; None: not looked at. Exact forces sum to zero;
-            what is left is the error of grids and of unconverged densities.
+            the rest is the error of grids and of unconverged densities.
         energy_per_atom_window: (lowest, highest) eV per atom after ``element_energies`` are
             subtracted; None: not looked at.
         element_energies: eV by atomic number; None: zero.
@@ -96,8 +96,9 @@ def _energy_of_elements(atoms: Atoms, energies: Mapping[int, float] | None) -> f
 def with_energy_window(limits: LabelLimits, known: Sequence[Atoms]) -> LabelLimits:
     """The limits, with a window of energies about those of labelled structures.
 
-    Energies of elements are fitted to them; the window is wide, 20 spreads of what is left and
-    3 eV an atom at least: it is to catch another electronic state or a broken run, not strain.
+    Energies of elements are fitted to them; the window is wide, 20 standard deviations of the
+    residuals and 3 eV an atom at least: it is to catch another electronic state or a broken run,
+    not strain.
     """
     elements = sorted({int(z) for atoms in known for z in atoms.numbers})
     counts = np.array([[np.sum(a.numbers == z) for z in elements] for a in known], float)
