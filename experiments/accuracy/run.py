@@ -173,6 +173,8 @@ def run(
         resume=True,
         progress=sys.stderr.isatty(),
     )
+    if result.ending == "interrupted":
+        raise KeyboardInterrupt  # the same command goes on
     if latent_distance:
         training = [batch.graph for batch in loader(frames(split.store, split.train))]
         held_out = [(batch.graph, batch.forces) for batch in loader(validation)]
