@@ -225,14 +225,16 @@ def test_symmetries_hold_on_real_structures(shared_data: Path, name: str, head: 
 
 
 class BiasedPaiNN(PaiNN):
-    """A bias in the linear maps of vectors, as in the code the paper came with."""
+    """A bias in a linear map of vectors, as in the code the paper came with."""
 
-    def __init__(self, n_elements: int, channels: int, *args: float, **kwargs: float) -> None:
+    def __init__(self, n_elements: int, channels: int) -> None:
         super().__init__(n_elements, channels, 2, 10, 4.5)
-        for update in self.updates:
-            with_bias = nn.Linear(channels, 2 * channels, bias=True)
-            nn.init.constant_(with_bias.bias, 0.1)
-            update.mix = with_bias
+
+    def forward(self, graph: AtomGraph, species: Tensor, edge_vectors: Tensor) -> AtomFeatures:
+        found = super().forward(graph, species, edge_vectors)
+        assert found.vectors is not None
+        vectors = found.vectors + 0.1
+        return AtomFeatures(found.scalars + vectors.square().sum(dim=1).sqrt(), vectors)
 
 
 def violation(check: Callable[[], None]) -> ContractViolation:
