@@ -39,6 +39,7 @@ metrics = eip.evaluate(
     [data / "ethanol_300K_test.xyz"],
     "runs/evaluation",
     ood=[data / "ethanol_800K_test.xyz"],
+    force=True,  # in place of an earlier evaluation in this folder
     progress=False,
 )
 for key in ("force_mae", "force_mae_ood", "spearman_atom", "coverage_80", "ood_ratio"):
