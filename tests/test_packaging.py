@@ -105,7 +105,7 @@ def test_it_predicts_where_it_is_installed(installed: Path, tmp_path: Path) -> N
 
 
 def test_its_command_line_answers(installed: Path, tmp_path: Path) -> None:
-    done = outside(installed, tmp_path, "-m", "eip.cli", "--version")
+    done = outside(installed, tmp_path, "-m", "eip", "--version")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("eip ")
 

@@ -99,7 +99,7 @@ class Inputs:
         (self.folder / "train.yaml").write_text(TRAIN)
         (self.folder / "learn.yaml").write_text(LEARN.replace("CALC", str(self.folder / "calc.py")))
         config = load_config(self.folder / "train.yaml", [f"run_dir={self.folder / 'teacher'}"])
-        train(config, progress=False)
+        eip.verbs.train.train(config, progress=False)
         self.model = self.folder / "teacher" / "model.eip"
         served = self.folder / "served"
         served.mkdir()
