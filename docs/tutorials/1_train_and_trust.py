@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import rich
 from ase.io import read
 
 import eip
@@ -30,7 +31,7 @@ training: {{epochs: 12, device: cpu}}
 """
 )
 if not (run / "model.eip").exists():
-    eip.train(eip.load_config(config), progress=False, log=print)
+    eip.train(config, progress=False, log=rich.print)
 
 # %%
 # On frames of the same kind and on hot ones:

@@ -97,6 +97,8 @@ def working_in(
     makes: Sequence[str] = (),
     scratch: Sequence[str] = (),
     remedy: str = "choose another folder",
+    of_the_same: str = "",
+    replaced: Sequence[str] = (),
     patience: float = 0.0,
 ) -> Iterator[RunFolder]:
     """Locks a folder for a run that begins, or goes on where there is one.
@@ -114,6 +116,9 @@ def working_in(
         makes: patterns of names that go where a run gives way to another.
         scratch: those that go after an error, as long as there is nothing else.
         remedy: what a user whose run this is not can do.
+        of_the_same: what else, where it is a run of the same verb.
+        replaced: names that go first where such a run, or nothing but them, is in the folder: the
+            user wants it replaced.
         patience: seconds to wait for another process that is about to end.
 
     Raises:
@@ -124,6 +129,12 @@ def working_in(
     try:
         with locked(path, patience):
             used, record = _used(path, own), read_record(path)
+            if record is not None and record["verb"] != verb and _used(path, None) != [RECORD]:
+                raise InputError(f"{path} holds a run of 'eip {record['verb']}'; {remedy}")
+            if replaced and (record is not None or _all_named(path, used, replaced)):
+                clear(path, (RECORD, *replaced))
+                used, record = _used(path, own), None
+            remedy = of_the_same + remedy
             before = record["asked"] if record else earlier() if used else None
             begun = before is not None and (record is None or result())
             if not resume and (begun or (record is None and used)):
@@ -135,8 +146,6 @@ def working_in(
                 raise InputError(
                     f"nothing to resume: {path} holds no run, but {_some(used)}; {remedy}"
                 )
-            if record is not None and begun and record["verb"] != verb:
-                raise InputError(f"{path} holds a run of 'eip {record['verb']}'; {remedy}")
             changed = [
                 f"{key} was {_text(old)}, now {_text(new)}"
                 for key, old, new in _changes(before or {}, now, defaults or {})
@@ -188,6 +197,11 @@ def clear(folder: Path, patterns: Sequence[str]) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _all_named(folder: Path, used: Sequence[str], patterns: Sequence[str]) -> bool:
+    named = {path.name for pattern in patterns for path in folder.glob(pattern)}
+    return named.issuperset(used)
 
 
 def _used(folder: Path, own: Sequence[str] | None) -> list[str]:

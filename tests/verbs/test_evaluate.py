@@ -104,3 +104,44 @@ def test_scans_look_where_no_frame_is(frames: Path, tmp_path: Path, run: Runner)
     assert (out / "scans.png").stat().st_size > 10_000
     eip.evaluate(one, [frames], out, force=True, progress=False)
     assert not (out / "scans.json").exists()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_force_takes_nothing_of_another_run(frames: Path, tmp_path: Path) -> None:
+    one, mine = model(tmp_path / "one.eip"), tmp_path / "mine"
+    mine.mkdir()
+    for name in ("report.html", "metrics.json", "notes.txt"):
+        (mine / name).write_text("mine")
+    with pytest.raises(InputError, match="holds no run"):
+        eip.evaluate(one, [frames], mine, force=True, progress=False)
+    (mine / "run.json").write_text(json.dumps({"format": 1, "verb": "train", "asked": {}}))
+    for force in (False, True):
+        with pytest.raises(InputError, match="holds a run of 'eip train'; choose another folder"):
+            eip.evaluate(one, [frames], mine, force=force, progress=False)
+    assert (mine / "report.html").read_text() == "mine" and "run.json" in names(mine)
+
+
+def test_what_cannot_be_read_costs_no_earlier_evaluation(frames: Path, tmp_path: Path) -> None:
+    one, out = model(tmp_path / "one.eip"), tmp_path / "out"
+    eip.evaluate(one, frames, out, scan=True, progress=False)  # one file need not be a list
+    before = names(out)
+    assert "scans.json" in before
+    with pytest.raises(InputError, match=r"nope\.xyz"):
+        eip.evaluate(one, [tmp_path / "nope.xyz"], out, force=True, progress=False)
+    assert names(out) == before
+    model(one, energies=(-3.5, -9.5))  # another model of the same name
+    with pytest.raises(InputError, match="scan was True, now False"):
+        eip.evaluate(one, frames, out, progress=False)
+    eip.evaluate(one, frames, out, force=True, progress=False)
+    assert "scans.json" not in names(out) and "metrics.json" in names(out)
+
+
+def test_dynamics_stay_out_of_another_run(frames: Path, tmp_path: Path, run: Runner) -> None:
+    one, out = model(tmp_path / "one.eip"), tmp_path / "out"
+    eip.evaluate(one, frames, out, progress=False)
+    code, _, error = run("md", one, frames, "--steps", 2, "--out", out, "--no-progress")
+    assert code == 2 and "holds a run of 'eip evaluate'; choose another" in error
+    assert "trajectory.xyz" not in names(out)

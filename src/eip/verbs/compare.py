@@ -21,7 +21,7 @@ from eip.verbs.comparison_tables import Figures, bars, markdown, rich_tables, su
 from eip.verbs.costs import costs_of, test_set
 from eip.verbs.members import plain_config, train_members
 from eip.verbs.messages import Log, silent
-from eip.verbs.runs import is_trained
+from eip.verbs.runs import configured, is_trained
 from eip.verbs.train import train, train_member
 
 #: What `eip compare` runs unless told otherwise: every method with a σ for each atom's force.
@@ -44,7 +44,7 @@ class Comparison:
 
 
 def compare(
-    config: Config,
+    config: Config | str | Path,
     methods: Sequence[str] | Mapping[str, Config] = DEFAULT_METHODS,
     seeds: Sequence[int] | None = None,
     *,
@@ -64,6 +64,9 @@ def compare(
     Raises:
         InputError: as `eip.train`; if a method is unknown or there is no test set.
     """
+    config = configured(config, Config)
+    if isinstance(methods, str):
+        methods = [methods]
     if not config.data.test:
         raise InputError("a comparison needs data.test: frames that no method has seen")
     seeds = list(seeds) if seeds is not None else [config.training.seed]

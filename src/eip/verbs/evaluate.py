@@ -12,11 +12,11 @@ from jaxtyping import Int
 
 from eip import evaluation
 from eip.data import FrameStore, Labels, summarize
+from eip.errors import InputError
 from eip.evaluation import Evaluation, compute_metrics, write_report
 from eip.evaluation.report import REPORT_FILES
 from eip.model_file import load_model, read_model_info
-from eip.potential import Potential
-from eip.run_folder import RECORD, clear, file_identity, working_in
+from eip.run_folder import clear, file_identity, working_in
 from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled
 from eip.verbs.messages import Log, silent
 from eip.verbs.scan import SCAN_FILES
@@ -25,10 +25,10 @@ from eip.verbs.scan import scan as scan_potential
 
 def evaluate(
     model: str | Path,
-    files: Sequence[str | Path],
+    files: str | Path | Sequence[str | Path],
     out_dir: str | Path,
     *,
-    ood: Sequence[str | Path] = (),
+    ood: str | Path | Sequence[str | Path] = (),
     labels: Labels | None = None,
     scan: bool = False,
     force: bool = False,
@@ -51,6 +51,12 @@ def evaluate(
         InputError: if the model or a file cannot be read or they do not fit together, or the
             folder holds something else.
     """
+    if isinstance(files, str | Path):
+        files = [files]
+    if isinstance(ood, str | Path):
+        ood = [ood]
+    if not files:
+        raise InputError("there is nothing to evaluate: expected a file of frames or more")
     potential, info = load_model(model, device=device), read_model_info(model)
     labels, folder = labels or labels_of(info), Path(out_dir)
     asked = {
@@ -58,61 +64,53 @@ def evaluate(
         "files": [file_identity(file) for file in files],
         "ood": [file_identity(file) for file in ood],
         "labels": labels.given(),
-        **({"scan": True} if scan else {}),
+        "scan": scan,
     }
+    # Before the folder is touched: what cannot be read must not cost an earlier evaluation.
+    stores = [_open(paths, labels) for paths in (files, ood) if paths]
     written = (*REPORT_FILES, *SCAN_FILES)
-    if force:
-        clear(folder, (RECORD, *written))
     with working_in(
         folder,
         "evaluate",
         asked,
         resume=True,
         result=lambda: (folder / "metrics.json").is_file(),
+        defaults={"scan": False},
         scratch=written,
-        remedy="replace it with --force, or choose another folder",
+        of_the_same="replace it with --force, or ",
+        replaced=written if force else (),
     ):
+        evaluations = []
+        for store in stores:
+            log(summarize(store).table())
+            frames = loader(dataset_for(store, potential))
+            evaluations.append(evaluation.evaluate(potential, frames, progress=progress))
+        if (
+            knows_no_energies(info.get("info", {}).get("config", {}))
+            and np.isfinite(evaluations[0].energy_true).any()
+        ):
+            log(NO_ENERGIES)
+            evaluations = [without_energies(found) for found in evaluations]
+        metrics = compute_metrics(*evaluations)
+        clear(folder, written)  # of the model that had this name before, say
         if scan:
-            scan_potential(potential, open_labelled(files, labels, ()), folder, log)
-        return _evaluated(potential, info, (files, ood), folder, labels, str(model), progress, log)
-
-
-def _evaluated(
-    potential: Potential,
-    info: Mapping[str, Any],
-    sets: Sequence[Sequence[str | Path]],
-    folder: Path,
-    labels: Labels,
-    name: str,
-    progress: bool,
-    log: Log,
-) -> dict[str, float]:
-    evaluations = []
-    for paths in sets:
-        if not paths:
-            continue
-        store = open_labelled(paths, labels, ())
-        if not (store.has("energy").any() or store.has("forces").any()):
-            # Says which keys were looked for, and which are there.
-            open_labelled(paths, labels, ("energy",))
-        log(summarize(store).table())
-        frames = loader(dataset_for(store, potential))
-        evaluations.append(evaluation.evaluate(potential, frames, progress=progress))
-    if (
-        knows_no_energies(info.get("info", {}).get("config", {}))
-        and np.isfinite(evaluations[0].energy_true).any()
-    ):
-        log(NO_ENERGIES)
-        evaluations = [without_energies(found) for found in evaluations]
-    metrics = compute_metrics(*evaluations)
-    write_report(
-        evaluations[0],
-        metrics,
-        folder,
-        ood=evaluations[1] if len(evaluations) > 1 else None,
-        model_info={"file": name, **info.get("info", {}).get("training", {})},
-    )
+            scan_potential(potential, stores[0], folder, log)
+        write_report(
+            evaluations[0],
+            metrics,
+            folder,
+            ood=evaluations[1] if len(evaluations) > 1 else None,
+            model_info={"file": str(model), **info.get("info", {}).get("training", {})},
+        )
     return metrics
+
+
+def _open(paths: Sequence[str | Path], labels: Labels) -> FrameStore:
+    store = open_labelled(paths, labels, ())
+    if not (store.has("energy").any() or store.has("forces").any()):
+        # Says which keys were looked for, and which are there.
+        open_labelled(paths, labels, ("energy",))
+    return store
 
 
 #: Why there are no errors of energies.

@@ -22,7 +22,7 @@ from eip.files import write_whole
 from eip.run_folder import RunFolder
 from eip.verbs.learning_report import result_table, write_report
 from eip.verbs.messages import Log, silent
-from eip.verbs.runs import run_of
+from eip.verbs.runs import configured, run_of
 from eip.verbs.train import train
 
 #: What a run that goes on may be told anew: bounds and where it runs, not what it does.
@@ -33,7 +33,11 @@ _FREE_KEYS = frozenset(
 
 
 def learn(
-    config: LearningConfig, *, resume: bool = False, progress: bool = True, log: Log = silent
+    config: LearningConfig | str | Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    log: Log = silent,
 ) -> LearningResult:
     """Runs the loop in ``config.run_dir`` until a stop rule fires, and writes its report.
 
@@ -42,6 +46,7 @@ def learn(
             files are wrong or nothing can be labelled.
         InterruptedError: if the user stopped a training.
     """
+    config = configured(config, LearningConfig)
     folder, settings = config.run_dir, config.learn
     starts = _starts(config)
     labeler = make_labeler(settings.labeler, **settings.labeler_options)

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from eip.config import Config, LearningConfig, load_config, parse_config
+from eip.errors import InputError
 from eip.run_folder import RunFolder, file_identity, with_files, working_in
+
+C = TypeVar("C", bound=Config)
+
+
+def configured(given: object, root: type[C]) -> C:
+    """A configuration, or what the file of one holds.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    if isinstance(given, str | Path):
+        return load_config(given, root=root)
+    if not isinstance(given, root):
+        raise InputError(
+            f"expected the path of a YAML file or an eip.config.{root.__name__}, got "
+            f"{type(given).__name__}"
+        )
+    return given
+
 
 #: Where a run goes on may change; what makes its weights may not.
 _FREE_KEYS = frozenset(

@@ -34,7 +34,7 @@ from eip.verbs.members import member_configs, train_members
 from eip.verbs.messages import Log, calibration_text, latent_distance_text, silent
 from eip.verbs.networks import assembled, fresh_network
 from eip.verbs.run_logs import plot_training
-from eip.verbs.runs import run_of
+from eip.verbs.runs import configured, run_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class TrainingRun:
 
 
 def train(
-    config: Config,
+    config: Config | str | Path,
     *,
     networks: Sequence[Path] = (),
     resume: bool = False,
@@ -71,6 +71,7 @@ def train(
     ensemble, members/ with a run folder for each.
 
     Args:
+        config: of the training, or its YAML file.
         networks: model files of the same data without an uncertainty, which stand in for the
             training of a method that starts from such (gmm, llpr) or of several (ensemble).
         resume: go on with what is in the run folder.
@@ -80,6 +81,7 @@ def train(
         InputError: if the run folder is in use, files or labels are wrong, or an element of the
             validation, test or ood frames does not occur in training.
     """
+    config = configured(config, Config)
     run_dir = config.run_dir
     if config.training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device is 'cuda', but torch finds no GPU; 'auto' takes the CPU")
