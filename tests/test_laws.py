@@ -22,16 +22,8 @@ from scipy.spatial.transform import Rotation
 from eip.graph import AtomGraph
 from eip.neighbors import build_graph
 from eip.testing import ContractViolation
-from eip.testing.contract import (
-    TOLERANCE,
-    Observables,
-    Subject,
-    as_subject,
-    compare,
-    moved_copy,
-    observe,
-    turn,
-)
+from eip.testing.contract import TOLERANCE, Observables, Subject, as_subject, moved_copy
+from eip.testing.symmetries import compare_moved, compare_permuted, compare_turned
 from eip.uncertainty.evidential import EvidentialPotential
 from eip.uncertainty.latent_distance import fit_latent_distance
 
@@ -115,22 +107,15 @@ def subject_of(name: str) -> Subject:
 
 
 def check_turn(subject: Subject, atoms: Atoms, matrix: np.ndarray) -> None:
-    turned = moved_copy(atoms, atoms.positions @ matrix.T, atoms.cell.array @ matrix.T)
-    expected = turn(observe(subject, atoms), torch.from_numpy(matrix))
-    compare("turn", expected, observe(subject, turned), TOLERANCE, "what was drawn")
+    compare_turned("turn", subject, atoms, matrix, TOLERANCE, "what was drawn")
 
 
 def check_shift(subject: Subject, atoms: Atoms, shift: np.ndarray) -> None:
-    moved = moved_copy(atoms, atoms.positions + shift)
-    compare("shift", observe(subject, atoms), observe(subject, moved), TOLERANCE, "what was drawn")
+    compare_moved("shift", subject, atoms, shift, TOLERANCE, "what was drawn")
 
 
 def check_order(subject: Subject, atoms: Atoms, order: list[int]) -> None:
-    expected = {
-        name: replace(one, values=one.values[order]) if one.by_atom else one
-        for name, one in observe(subject, atoms).items()
-    }
-    compare("order", expected, observe(subject, atoms[order]), TOLERANCE, "what was drawn")
+    compare_permuted("order", subject, atoms, order, TOLERANCE, "what was drawn")
 
 
 def check_strain(potential: torch.nn.Module, atoms: Atoms, strain: np.ndarray) -> None:

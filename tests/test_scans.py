@@ -31,10 +31,17 @@ def dipped(r: Tensor) -> Tensor:
     return morse(r) - 0.5 * torch.exp(-(((r - 1.5) / 0.05) ** 2))
 
 
+def spring(r: Tensor) -> Tensor:
+    return 6.0 * (r - 1.2) ** 2
+
+
 class Pairs(Potential):
-    def __init__(self, pair: Callable[[Tensor], Tensor]) -> None:
+    """``wrong`` is a force that is no energy's gradient, (eV/Å)/Å."""
+
+    def __init__(self, pair: Callable[[Tensor], Tensor], wrong: float = 0.0) -> None:
         super().__init__()
-        self.pair, self.weight = pair, nn.Parameter(torch.ones(1, dtype=torch.float64))
+        self.pair, self.wrong = pair, wrong
+        self.weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
 
     @property
     def cutoff(self) -> float:
@@ -52,11 +59,14 @@ class Pairs(Potential):
         stress: bool = False,
         differentiable: Differentiable = "nothing",
     ) -> Prediction:
-        r = graph.edge_vectors().norm(dim=1)
+        positions = graph.positions.detach().requires_grad_()
+        r = graph.with_positions(positions).edge_vectors().norm(dim=1)
         energy = torch.zeros(graph.n_frames, dtype=torch.float64)
-        return Prediction(
-            energy=energy.index_add(0, graph.frame[graph.centers], 0.5 * self.pair(r)).detach()
-        )
+        energy = energy.index_add(0, graph.frame[graph.centers], 0.5 * self.pair(r))
+        (slope,) = torch.autograd.grad(energy.sum(), [positions])
+        axis = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64).expand_as(slope)
+        around = torch.linalg.cross(axis, graph.positions)
+        return Prediction(energy=energy.detach(), forces=-slope + self.wrong * around)
 
 
 @pytest.mark.parametrize(("pair", "expected"), [(morse, ()), (falling, (0.6,)), (dipped, (1.5,))])
@@ -98,45 +108,12 @@ def test_atoms_of_rings_and_crystals_move_alone() -> None:
 # Energy in dynamics without a thermostat.
 
 
-class Springs(Potential):
-    """Pairs on springs; ``wrong`` is a force that is no energy's gradient, eV/Å."""
-
-    def __init__(self, wrong: float = 0.0) -> None:
-        super().__init__()
-        self.wrong, self.weight = wrong, nn.Parameter(torch.ones(1, dtype=torch.float64))
-
-    @property
-    def cutoff(self) -> float:
-        return 3.0
-
-    @property
-    def elements(self) -> tuple[int, ...]:
-        return (1, 6, 8)
-
-    def forward(
-        self,
-        graph: AtomGraph,
-        *,
-        forces: bool = True,
-        stress: bool = False,
-        differentiable: Differentiable = "nothing",
-    ) -> Prediction:
-        positions = graph.positions.detach().requires_grad_()
-        r = graph.with_positions(positions).edge_vectors().norm(dim=1)
-        energy = (3.0 * (r - 1.2) ** 2).sum()[None]
-        (slope,) = torch.autograd.grad(energy.sum(), [positions])
-        around = torch.linalg.cross(
-            torch.tensor([[0.0, 0.0, 1.0]]).double().expand_as(positions), positions.detach()
-        )
-        return Prediction(energy=energy.detach(), forces=-slope + self.wrong * around)
-
-
 def test_energy_is_kept_by_forces_that_are_its_gradient() -> None:
-    drift = energy_drift(Springs(), molecule("H2O"), steps=1000)
+    drift = energy_drift(Pairs(spring), molecule("H2O"), steps=1000)
     assert abs(drift.slope) < 1e-3 and drift.fluctuation < 1e-3
-    half = energy_drift(Springs(), molecule("H2O"), steps=1000, timestep_fs=0.25)
+    half = energy_drift(Pairs(spring), molecule("H2O"), steps=1000, timestep_fs=0.25)
     assert drift.fluctuation / half.fluctuation == pytest.approx(4.0, rel=0.25)
 
 
 def test_energy_drifts_where_they_are_not() -> None:
-    assert energy_drift(Springs(wrong=0.02), molecule("H2O"), steps=1000).slope > 1e-2
+    assert energy_drift(Pairs(spring, wrong=0.02), molecule("H2O"), steps=1000).slope > 1e-2

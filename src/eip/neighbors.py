@@ -264,6 +264,8 @@ def graph_from_tensors(
 ) -> AtomGraph:
     """One graph of what an engine holds: a batch of structures as tensors, on any device.
 
+    To be made when the list of edges is; until the next one, `AtomGraph.with_positions` follows.
+
     Args:
         positions: Å, of all structures one after the other.
         cell: lattice vectors as rows, Å.

@@ -134,7 +134,7 @@ def working_in(
             if replaced and (record is not None or _all_named(path, used, replaced)):
                 clear(path, (RECORD, *replaced))
                 used, record = _used(path, own), None
-            remedy = of_the_same + remedy
+            remedy = remedy if replaced else of_the_same + remedy
             before = record["asked"] if record else earlier() if used else None
             begun = before is not None and (record is None or result())
             if not resume and (begun or (record is None and used)):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from eip.cli.app import app
+from eip.cli.options import Progress
 from eip.cli.printing import bar, show
 
 build_app = typer.Typer(
@@ -41,7 +42,7 @@ def pdms(
     density: Annotated[float, typer.Option(help="g/cm³.")] = 0.97,
     anneal_ps: Annotated[float, typer.Option(help="Dynamics at 600 K after packing, ps.")] = 2.0,
     seed: _Seed = 0,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    progress: Progress = True,
 ) -> None:
     """A melt of poly(dimethylsiloxane), chains grown in the box and relaxed; ends H and OH."""
     from eip import builders
@@ -61,7 +62,7 @@ def water(
     ] = 1.0,
     temperature: Annotated[float, typer.Option(help="Of the melting, K.")] = 330.0,
     seed: _Seed = 0,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    progress: Progress = True,
 ) -> None:
     """A box of liquid water, melted by a classical force field (rigid TIP3P)."""
     from eip import builders

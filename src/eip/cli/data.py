@@ -87,7 +87,7 @@ def convert(
     ] = None,
     *,
     labels: Options,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    progress: Progress = True,
 ) -> None:
     """Convert frames to a store, which training maps into memory; goes on where it was stopped.
 

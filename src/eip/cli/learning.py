@@ -10,7 +10,7 @@ import typer
 from eip.active_learning.settings import ReferenceSettings
 from eip.cli.app import app
 from eip.cli.failures import resumable
-from eip.cli.options import ConfigFile, Elements, Options, Progress, Set, config_of, takes
+from eip.cli.options import ConfigFile, Elements, Options, Progress, Resume, Set, config_of, takes
 from eip.cli.printing import show, warn
 from eip.config import LabelConfig
 
@@ -40,7 +40,7 @@ def label(
         int | None, typer.Option(help="Every n-th frame of each file, from the first.")
     ] = None,
     elements: Elements = None,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    progress: Progress = True,
 ) -> None:
     """Label structures by a reference method (xTB, CP2K, any ASE calculator), many at a time.
 
@@ -85,9 +85,7 @@ def label(
 @app.command()
 def learn(
     config: Annotated[Path, typer.Argument(help="A config.yaml; 'eip init --learn' writes one.")],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where a run was stopped or killed.")
-    ] = False,
+    resume: Resume = False,
     status: Annotated[
         bool, typer.Option("--status", help="Only say where the run stands.")
     ] = False,

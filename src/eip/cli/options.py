@@ -33,6 +33,7 @@ Model = Annotated[Path, typer.Argument(help="A model.eip.", metavar="MODEL")]
 Frames = Annotated[list[Path], typer.Argument(help="Labelled frames.", metavar="FILE...")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")]
 Progress = Annotated[bool, typer.Option(help="Show progress bars.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where a run was stopped or killed.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Instead of the file: training.epochs=50"),

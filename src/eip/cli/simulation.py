@@ -14,8 +14,11 @@ from eip.cli.app import app
 from eip.cli.failures import Interrupted, resumable
 from eip.cli.options import (
     ConfigFile,
+    Device,
     Elements,
     Options,
+    Progress,
+    Resume,
     config_of,
     takes,
 )
@@ -66,11 +69,9 @@ def md(
     out_dir: Annotated[
         Path | None, typer.Option("--out", help="Folder; by default md or udd.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")
-    ] = None,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    resume: Resume = False,
+    device: Device = None,
+    progress: Progress = True,
 ) -> None:
     """Molecular dynamics with a live error bar on every atom; --udd drives it to the unknown."""
     if bias and not udd and config is None:

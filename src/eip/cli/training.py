@@ -15,6 +15,7 @@ from eip.cli.options import (
     Model,
     Options,
     Progress,
+    Resume,
     Set,
     label_options,
     labels_from,
@@ -64,9 +65,7 @@ def schema(
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="A config.yaml; 'eip init' writes one.")],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where a run was stopped.")
-    ] = False,
+    resume: Resume = False,
     set_: Set = None,
     progress: Progress = True,
 ) -> None:

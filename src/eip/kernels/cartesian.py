@@ -25,6 +25,7 @@ from eip.kernels.coupling import (
     plain_coupling,
     spline_fit,
 )
+from eip.kernels.features import two_layers
 from eip.kernels.packing import both_ways
 from eip.kernels.products import Triple, products
 
@@ -100,8 +101,7 @@ def _said(
     layer: Layer, scalars: Tensor, vectors: Tensor, matrices: Tensor, first: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Scalars for the three sums, ``[3, atoms, channels]``, vector and matrix."""
-    hidden = silu(linear(scalars, layer.context1, layer.context1_bias))
-    context = linear(hidden, layer.context2, layer.context2_bias)
+    context = two_layers(scalars, *layer[:4])
     context = context.unflatten(1, (-1, scalars.shape[1])).transpose(0, 1)
     if first:
         return context, None, None
@@ -126,8 +126,8 @@ def _update(
     x, u, m = products(
         *(one.contiguous() for one in mixed), layer.products.contiguous(), species, inverse_square
     )
-    hidden = silu(linear(torch.cat([scalars, x], dim=1), layer.gate1, layer.gate1_bias))
-    gates = linear(hidden, layer.gate2, layer.gate2_bias)
+    both = torch.cat([scalars, x], dim=1)
+    gates = two_layers(both, layer.gate1, layer.gate1_bias, layer.gate2, layer.gate2_bias)
     to_scalars, gate_u, gate_m = gates.chunk(3, dim=1)
     if layer.to_matrices is not None:
         matrices = matrices + linear(gate_m * m, layer.to_matrices)

@@ -151,15 +151,11 @@ def _gradient(
     to = tuple(None if one is None else torch.empty_like(one) for one in nodes)
     to_table = to_vectors = None
     if in_table:
-        copies = edge_list.groups(atoms)
-        parts = table.new_empty(copies, *table.shape)
         dot = None if dots is None else dots[-1]
-        edge_list.call(
+        to_table = edge_list.table_gradient(
             *(lib, "couple_table_gradient", atoms, edges, table),
-            *(*g, *_pairs(nodes, dots or (None,) * 3), table, dot, *to, parts),
-            copies=copies,
+            *(*g, *_pairs(nodes, dots or (None,) * 3), table, dot, *to),
         )
-        to_table = parts.sum(0) if copies > 1 else parts[0]
     if in_vectors or not in_table:
         to_vectors = torch.zeros_like(edge_vectors)
         arrays = *g, *nodes, table, *to, to_vectors

@@ -96,6 +96,16 @@ def call(
     )
 
 
+def table_gradient(
+    lib: Library, name: str, atoms: int, edges: Tensor, table: Tensor, *arrays: Tensor | None
+) -> Tensor:
+    """Of a table of filters: the sum of as many copies as atoms are summed in groups."""
+    copies = groups(atoms)
+    parts = table.new_empty(copies, *table.shape)
+    call(lib, name, atoms, edges, table, *arrays, parts, copies=copies)
+    return parts.sum(0) if copies > 1 else parts[0]
+
+
 def by_chunks(table: Float[Tensor, "knots paths_channels"], paths: int, chunk: int) -> Tensor:
     """A table of filters in the order in which the kernels read it."""
     return table.reshape(len(table), paths, -1, chunk).permute(2, 0, 1, 3).contiguous()

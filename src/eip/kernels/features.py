@@ -101,12 +101,19 @@ def _tensor_head(
     return nu, alpha, beta
 
 
+def two_layers(
+    x: Tensor, hidden: Tensor, hidden_bias: Tensor, out: Tensor, out_bias: Tensor
+) -> Tensor:
+    """A linear map, SiLU, and another one."""
+    return linear(silu(linear(x, hidden, hidden_bias)), out, out_bias)
+
+
 def _plain_tensor_head(
     scalars: Tensor, vectors: Tensor, weights: Sequence[Tensor], pack: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     lengths, directions, hidden, hidden_bias, out, out_bias = weights
     both = torch.cat([scalars, norm(linear(vectors, lengths))], dim=1)
-    raw = linear(silu(linear(both, hidden, hidden_bias)), out, out_bias)
+    raw = two_layers(both, hidden, hidden_bias, out, out_bias)
     nu, alpha, base = positive(raw[:, 0]), 1.0 + positive(raw[:, 1]), positive(raw[:, 2])
     # float64: in float32 the sum would round b0 away beside a wide direction, and B with it
     # its positive definiteness.

@@ -130,14 +130,10 @@ def _gradient(
     to_table = to_vectors = None
     if in_table:
         _, v_dot, said_dot, _, dot = (None,) * 5 if dots is None else dots
-        copies = edge_list.groups(atoms)
-        parts = table.new_empty(copies, *table.shape)
-        edge_list.call(
+        to_table = edge_list.table_gradient(
             *(lib, "table_gradient", atoms, edges, table),
-            *(g_s, g_v, said, said_dot, vectors, v_dot, table, dot, to_said, to_v, parts),
-            copies=copies,
+            *(g_s, g_v, said, said_dot, vectors, v_dot, table, dot, to_said, to_v),
         )
-        to_table = parts.sum(0) if copies > 1 else parts[0]
         if dots is not None:
             return None, to_v, to_said, to_table, None
         to_v += g_v

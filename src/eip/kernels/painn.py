@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, linear, silu
+from torch.nn.functional import embedding, linear
 
 from eip.kernels import edges as edge_list
 from eip.kernels import messages, networks
 from eip.kernels.build import kernels_for
-from eip.kernels.features import norm
+from eip.kernels.features import norm, two_layers
 from eip.kernels.packing import both_ways
 from eip.kernels.radial import cosine_cutoff, sine_basis
 
@@ -35,6 +35,10 @@ class Layer(NamedTuple):
     update1_bias: Tensor
     update2: Tensor
     update2_bias: Tensor
+
+    def context(self, scalars: Tensor) -> Tensor:
+        """φ, what atoms say to their neighbors, ``[3, channels]`` behind each other."""
+        return two_layers(scalars, *self[:4])
 
     def filters(self) -> Tensor:
         """Of the radial functions and of the envelope in each filter."""
@@ -95,8 +99,8 @@ def _messages(
         order = messages.chunk_order(channels, chunk)
 
         def by_splines(layer: Layer, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-            hidden = silu(linear(scalars, layer.context1, layer.context1_bias))
-            said = linear(hidden, layer.context2[order], layer.context2_bias[order])
+            reordered = layer.context2[order], layer.context2_bias[order]
+            said = two_layers(scalars, layer.context1, layer.context1_bias, *reordered)
             table = edge_list.by_chunks(coefficients @ layer.filters().T, 3, chunk)
             found: tuple[Tensor, Tensor] = messages.message(
                 *(scalars, vectors.contiguous(), said, table),
@@ -114,8 +118,7 @@ def _messages(
     basis = sine_basis(distance, cutoff, radial_functions) * envelope[:, None]
 
     def by_functions(layer: Layer, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = silu(linear(scalars, layer.context1, layer.context1_bias))
-        said = linear(hidden, layer.context2, layer.context2_bias)
+        said = layer.context(scalars)
         filters = basis @ layer.filter.T + envelope[:, None] * layer.filter_bias
         return messages.plain_message(
             scalars, vectors, said, filters, direction, centers, neighbors
@@ -128,8 +131,7 @@ def _update(layer: Layer, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Ten
     """What an atom makes of what it heard (eq. 9 and 10 of the PaiNN paper)."""
     left, right = linear(vectors, layer.mix).chunk(2, dim=2)
     both = torch.cat([scalars, norm(right)], dim=1)
-    hidden = silu(linear(both, layer.update1, layer.update1_bias))
-    context = linear(hidden, layer.update2, layer.update2_bias)
+    context = two_layers(both, *layer[-4:])
     to_scalars, scale_product, scale_vectors = context.chunk(3, dim=1)
     product = (left * right).sum(dim=1)
     return (
@@ -151,9 +153,7 @@ def pack(weights: Sequence[Tensor], cutoff: float, radial_functions: int) -> Ten
     chunk = lib.chunk(channels, dtype)
     order = messages.chunk_order(channels, chunk)
     coefficients = messages.spline_coefficients(cutoff, radial_functions)
-    first = layers[0]
-    hidden = silu(linear(elements, first.context1, first.context1_bias))
-    said = linear(hidden, first.context2, first.context2_bias)
+    said = layers[0].context(elements)
     packed = []
     for layer in layers:
         context2 = layer.context2[order]

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from eip.potential import Potential
 from eip.simulation import Calculator
 from eip.simulation.integrators import draw_momenta
+from eip.testing.contract import moved_copy
 from eip.units import FEMTOSECOND
 
 
@@ -46,7 +47,7 @@ def energy_drift(
         temperature: of the first momenta, K.
         steps: after a tenth as many, which are not counted.
     """
-    moving = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    moving = moved_copy(atoms, atoms.positions)
     moving.calc = Calculator(potential)
     draw_momenta(moving, temperature, np.random.default_rng(seed))
     dynamics = VelocityVerlet(moving, timestep_fs * FEMTOSECOND)

@@ -58,9 +58,16 @@ def _check_orthogonal(
     for index, atoms in enumerate(structures):
         matrix, _ = np.linalg.qr(rng.normal(size=(3, 3)))
         matrix *= determinant * np.sign(np.linalg.det(matrix))
-        turned = moved_copy(atoms, atoms.positions @ matrix.T, atoms.cell.array @ matrix.T)
-        expected = turn(observe(subject, atoms), torch.from_numpy(matrix))
-        compare(law, expected, observe(subject, turned), tolerance, name_of(index, atoms))
+        compare_turned(law, subject, atoms, matrix, tolerance, name_of(index, atoms))
+
+
+def compare_turned(
+    law: str, subject: Subject, atoms: Atoms, matrix: np.ndarray, tolerance: float, where: str
+) -> None:
+    """A structure and itself under an orthogonal matrix."""
+    turned = moved_copy(atoms, atoms.positions @ matrix.T, atoms.cell.array @ matrix.T)
+    expected = turn(observe(subject, atoms), torch.from_numpy(matrix))
+    compare(law, expected, observe(subject, turned), tolerance, where)
 
 
 def check_translation(
@@ -73,14 +80,16 @@ def check_translation(
     """Where a structure lies changes nothing."""
     subject, rng = as_subject(subject), np.random.default_rng(seed)
     for index, atoms in enumerate(structures):
-        moved = moved_copy(atoms, atoms.positions + rng.uniform(-10, 10, 3))
-        compare(
-            "translation",
-            observe(subject, atoms),
-            observe(subject, moved),
-            tolerance,
-            name_of(index, atoms),
-        )
+        shift = rng.uniform(-10, 10, 3)
+        compare_moved("translation", subject, atoms, shift, tolerance, name_of(index, atoms))
+
+
+def compare_moved(
+    law: str, subject: Subject, atoms: Atoms, shifts: np.ndarray, tolerance: float, where: str
+) -> None:
+    """A structure and itself, all atoms or each of them moved to where nothing should change."""
+    moved = moved_copy(atoms, atoms.positions + shifts)
+    compare(law, observe(subject, atoms), observe(subject, moved), tolerance, where)
 
 
 def check_permutation(
@@ -94,17 +103,23 @@ def check_permutation(
     subject, rng = as_subject(subject), np.random.default_rng(seed)
     for index, atoms in enumerate(structures):
         order = rng.permutation(len(atoms))
-        expected = {
-            name: replace(one, values=one.values[order]) if one.by_atom else one
-            for name, one in observe(subject, atoms).items()
-        }
-        compare(
-            "permutation",
-            expected,
-            observe(subject, atoms[order]),
-            tolerance,
-            name_of(index, atoms),
-        )
+        compare_permuted("permutation", subject, atoms, order, tolerance, name_of(index, atoms))
+
+
+def compare_permuted(
+    law: str,
+    subject: Subject,
+    atoms: Atoms,
+    order: Sequence[int] | np.ndarray,
+    tolerance: float,
+    where: str,
+) -> None:
+    """A structure and the same atoms in another order."""
+    expected = {
+        name: replace(one, values=one.values[order]) if one.by_atom else one
+        for name, one in observe(subject, atoms).items()
+    }
+    compare(law, expected, observe(subject, atoms[order]), tolerance, where)
 
 
 def check_wrapping(
@@ -120,14 +135,8 @@ def check_wrapping(
         if not atoms.pbc.any():
             continue
         cells_away = rng.integers(-3, 4, size=(len(atoms), 3)) * atoms.pbc
-        moved = moved_copy(atoms, atoms.positions + cells_away @ atoms.cell.array)
-        compare(
-            "wrapping",
-            observe(subject, atoms),
-            observe(subject, moved),
-            tolerance,
-            name_of(index, atoms),
-        )
+        shifts = cells_away @ atoms.cell.array
+        compare_moved("wrapping", subject, atoms, shifts, tolerance, name_of(index, atoms))
 
 
 def check_batching(

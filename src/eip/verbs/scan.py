@@ -91,7 +91,7 @@ def _described(one: BondScan, atoms: Atoms) -> dict[str, Any]:
 
 def _table(content: dict[str, Any]) -> Table:
     table = Table(
-        "frame", "bonds", "false minima", "deepest, eV", "drift, meV/atom/ps",
+        "frame", "bonds", "false minima", "lowest, eV", "drift, meV/atom/ps",
         title="bonds from 0.6 to 1.8 of their length, and energy in NVE",
     )  # fmt: skip
     for one in content["structures"]:
