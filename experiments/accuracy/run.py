@@ -40,6 +40,9 @@ from eip.uncertainty.latent_distance import fit_latent_distance
 
 HERE = Path(__file__).parent
 
+#: What a setting's name is silent of: the training of the first runs.
+FIRST = TrainingSettings(epochs=200, batch_size=5, selection="loss", variance_weight=0.0)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -218,9 +221,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--frames", type=int, help="train on so many frames only")
     # Every setting of the training, by its own name; what is given is part of the run's.
-    for name, field in TrainingSettings.model_fields.items():
-        if name not in ("seed", "device", "devices", "parallel", "num_workers"):
-            kind = type(field.default) if field.default is not None else float
+    for name in TrainingSettings.model_fields:
+        if name not in ("seed", "effort", "device", "devices", "parallel", "num_workers"):
+            default = getattr(FIRST, name)
+            kind = type(default) if default is not None else float
             as_given = {"action": "store_true", "default": None} if kind is bool else {"type": kind}
             parser.add_argument(f"--{name.replace('_', '-')}", **as_given)
     arguments = parser.parse_args()
@@ -246,7 +250,7 @@ def main() -> None:
         runs = [
             run(
                 split,
-                TrainingSettings(seed=seed, **changed),
+                FIRST.replace(seed=seed, **changed),
                 arguments.head,
                 network_of(arguments),
                 arguments.latent_distance,

@@ -106,8 +106,8 @@ def config_of(folder: Path, strategy: str, seed: int, test: Path, start: Path) -
         {
             "run_dir": str((folder / strategy / f"seed{seed}").absolute()),
             "data": {"test": [str(test.absolute())]},
-            "model": {"channels": 32, **changes.get("model", {})},
-            "training": {"epochs": 150},
+            "model": {"backbone": "painn", "channels": 32, **changes.get("model", {})},
+            "training": {"epochs": 150, "selection": "loss", "variance_weight": 0.0},
             "learn": {
                 "starts": [str(start.absolute())],
                 "initial": 20,

@@ -180,7 +180,15 @@ def run(name: str, labels: list[str], seeds: list[int], fraction: float, argumen
         {
             "run_dir": str(folder.absolute()),
             "data": {key: [str(path.absolute())] for key, path in stores.items()},
-            "training": {**training, "parallel": arguments.parallel},
+            # What the tables are of: the paper's network, trained by the likelihood alone.
+            "model": {"backbone": "painn"},
+            "training": {
+                **training,
+                "batch_size": training.get("batch_size", 5),
+                "selection": "loss",
+                "variance_weight": 0.0,
+                "parallel": arguments.parallel,
+            },
         }
     )
     configs = {label: changed(config, METHODS[label]) for label in labels}

@@ -44,7 +44,9 @@ def test_written_defaults_read_back_as_the_defaults(tmp_path: Path) -> None:
 
 def test_written_defaults_hold_every_key_with_its_meaning() -> None:
     text = default_config_yaml()
-    values = yaml.safe_load(text)
+    # Keys of the backbone alone are left out: another one has others.
+    in_force = re.sub(r"# (\w+: *\S*)  +# .+", r"\1", text)
+    values = yaml.safe_load(in_force)
 
     def keys(tree: dict, prefix: str = "") -> list[str]:
         out = []

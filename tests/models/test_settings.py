@@ -38,7 +38,10 @@ def test_a_backbone_says_itself_what_it_wants_of_the_frames() -> None:
     ("given", "message"),
     [
         ("cartesian-ace", "unknown backbone 'cartesian-ace': did you mean 'cartesian_ace'"),
-        ({"mean_neighbors": 5.0}, "the backbone painn has no mean_neighbors: expected one of name"),
+        (
+            {"name": "painn", "mean_neighbors": 5.0},
+            "the backbone painn has no mean_neighbors: expected one of name",
+        ),
         ({"channels": 0}, "'channels' should be greater than or equal to 1, got 0"),
     ],
 )
@@ -49,7 +52,7 @@ def test_what_is_wrong_is_named(given: object, message: str) -> None:
 
 def test_the_spelling_of_before_is_the_same_settings() -> None:
     small = {"channels": 16, "interactions": 2, "cutoff": 4.0}
-    assert model(**small) == model(backbone={"name": "painn", **small})
+    assert model(**small) == model(backbone={"name": "cartesian_ace", **small})
     assert model(backbone="painn", radial_functions=None) == PaiNNSettings()
     ace = {"backbone": "cartesian_ace", "radial_functions": None, "channels": 32}
     assert model(**ace) == CartesianACESettings(channels=32)
@@ -66,7 +69,10 @@ def test_what_stands_beside_goes_before_what_stands_below() -> None:
     [
         ("  backbone: cartesian-ace", "line 3: 'model.backbone': did you mean 'cartesian_ace'?"),
         ("  backbone: {name: painn, mean_neighbors: 4}", "line 3: the backbone painn has no mean_"),
-        ("  feature_limit: 4", "line 2: the backbone painn has no feature_limit"),
+        (
+            "  backbone: painn\n  feature_limit: 4",
+            "line 3: the backbone painn has no feature_limit",
+        ),
         ("  backbone:\n    channels: 0", "line 4: 'model.backbone.channels' should be greater"),
         ("  channels: 0", "line 3: 'model.backbone.channels' should be greater"),
         ("  r_max: 4", "line 3: unknown key 'model.r_max': did you mean 'model.backbone.cutoff'?"),

@@ -19,7 +19,14 @@ from eip.uncertainty.evidential import EvidentialPotential
 ROOT = Path(__file__).parents[2]
 ETHANOL = ROOT / "examples/data/ethanol_300K.xyz"
 WATER = ROOT / "examples/data/water_300K.xyz"
-SETTINGS = TrainingSettings(epochs=4, batch_size=4, ema_decay=0.9, warmup_epochs=0.5, device="cpu")
+SETTINGS = TrainingSettings(
+    epochs=4,
+    batch_size=4,
+    ema_decay=0.9,
+    warmup_epochs=0.5,
+    selection="loss",
+    device="cpu",
+)
 
 
 def make_potential(store, head: str = "tensor", seed: int = 0) -> EvidentialPotential:

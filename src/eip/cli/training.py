@@ -66,13 +66,17 @@ def schema(
 def train(
     config: Annotated[Path, typer.Argument(help="A config.yaml; 'eip init' writes one.")],
     resume: Resume = False,
+    effort: Annotated[
+        str | None, typer.Option(help="training.effort: quick, default or best.")
+    ] = None,
     set_: Set = None,
     progress: Progress = True,
 ) -> None:
     """Train a potential, calibrate its uncertainty, report how good both are."""
     from eip.config import load_config
 
-    settings = load_config(config, set_ or ())
+    of_effort = [] if effort is None else [f"training.effort={effort}"]
+    settings = load_config(config, [*of_effort, *(set_ or ())])
     from eip.verbs import train as verb
 
     with resumable("the same command with --resume goes on"):

@@ -45,7 +45,11 @@ def load_config(
         changed = override(values, change)
         # What stood there, and below it, is not what counts.
         places = {key: at for key, at in places.items() if key[: len(changed)] != changed}
-        places[changed] = f"--set {change}" if len(change) <= 80 else f"--set {change[:79]}…"
+        option = f"--set {change}" if len(change) <= 80 else f"--set {change[:79]}…"
+        places[changed] = option
+        # What is wrong with a section as a whole may be either's fault.
+        section = changed[:-1]
+        places[section] = f"{places[section]}, and {option}" if section in places else option
     return parse_config(values, base=path.parent, name=str(path), places=places, root=root)
 
 
@@ -203,6 +207,10 @@ def override(values: dict[str, Any], override: str, option: str = "--set") -> Ke
     for depth, part in enumerate(parts[:-1], start=1):
         if target.get(part) is None:
             target[part] = {}
+        elif part == "backbone":  # it may be a name alone, with its keys beside it
+            if isinstance(target[part], str):
+                target[part] = {"name": target[part]}
+            target.pop(parts[-1], None)
         if not isinstance(target[part], dict):
             raise InputError(
                 f"{option} {shown}: '{'.'.join(parts[:depth])}' holds a value, not keys of its own"

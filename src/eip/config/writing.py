@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from eip.config.learning import LearningConfig
 from eip.config.training import Config
+from eip.models.settings import BackboneSettings
 from eip.settings import Settings
 from eip.settings.explain import needed_keys, nested
 
@@ -41,18 +42,39 @@ def _section_yaml(
         if inner is not None and field.default is None:  # left out, as long as it is not wanted
             yield from _comment(field.description or "", indent)
             yield f"{indent}{key}:"
-            for name, of in inner.model_fields.items():
-                yield f"{indent}#  {name}: {_scalar(of.default):8} # {of.description}"
+            yield from _left_out(inner, f"{indent}#  ")
             continue
         if inner is not None:
             yield from _comment(inner.__doc__ or "", indent)
             yield f"{indent}{key}:"
-            yield from _section_yaml(inner, indent + "  ", given, f"{prefix}{key}.")
+            if issubclass(inner, BackboneSettings):  # other keys are of this backbone alone
+                yield from _backbone_yaml(inner, indent + "  ")
+            else:
+                yield from _section_yaml(inner, indent + "  ", given, f"{prefix}{key}.")
             continue
         yield from _comment(field.description or "", indent)
         default = (field.examples or [None])[0] if field.is_required() else field.default
         value = given.get(prefix + key, default)
         yield f"{indent}{key}: {_scalar(value)}".rstrip()
+
+
+def _backbone_yaml(backbone: type[BackboneSettings], indent: str) -> Iterator[str]:
+    name = backbone.model_fields["name"]
+    yield from _comment(name.description or "", indent)
+    yield f"{indent}name: {_scalar(name.default)}"
+    yield from _left_out(backbone, f"{indent}# ", but=("name",))
+
+
+def _left_out(section: type[BaseModel], indent: str, but: Collection[str] = ()) -> Iterator[str]:
+    """Keys with their defaults, as comments."""
+    shown = {
+        f"{name}: {_scalar(of.default)}".rstrip(): of.description
+        for name, of in section.model_fields.items()
+        if name not in but
+    }
+    width = max(map(len, shown))
+    for setting, about in shown.items():
+        yield f"{indent}{setting:{width}}  # {about}"
 
 
 def _comment(text: str, indent: str) -> list[str]:

@@ -26,10 +26,13 @@ BACKBONES = Registry(
     "eip.backbones",
     "backbone",
     {
-        "painn": "eip.models.settings:PaiNNSettings",
         "cartesian_ace": "eip.models.settings:CartesianACESettings",
+        "painn": "eip.models.settings:PaiNNSettings",
     },
 )
+
+#: Where none is named.
+DEFAULT_BACKBONE = "cartesian_ace"
 
 
 @runtime_checkable
@@ -65,7 +68,7 @@ class BackboneSettings(Settings):
 class PaiNNSettings(BackboneSettings):
     """PaiNN, the paper's: scalars and vectors."""
 
-    name: Literal["painn"] = Field("painn", description="painn or cartesian_ace")
+    name: Literal["painn"] = Field("painn", description="cartesian_ace, or painn, the paper's")
     channels: int = Field(
         64, ge=1, le=4096, description="features of an atom: 64 is quick, 128 the paper's"
     )
@@ -79,9 +82,11 @@ class PaiNNSettings(BackboneSettings):
 
 
 class CartesianACESettings(BackboneSettings):
-    """Tensors and products of three factors: more accurate, half as dear again to train."""
+    """Tensors and products of three factors: forces err half as much as PaiNN's, or less."""
 
-    name: Literal["cartesian_ace"] = "cartesian_ace"
+    name: Literal["cartesian_ace"] = Field(
+        "cartesian_ace", description="cartesian_ace, or painn, the paper's"
+    )
     channels: int = Field(64, ge=1, le=4096, description="features of an atom")
     interactions: int = Field(3, ge=1, le=100, description="rounds of message passing")
     radial_functions: int = Field(8, ge=1, le=1000, description="basis functions of a distance")
@@ -113,7 +118,7 @@ class CartesianACESettings(BackboneSettings):
 
 def _class_and_values(given: Any) -> tuple[type[BackboneSettings], dict[str, Any]]:
     values = dict(given) if isinstance(given, Mapping) else {"name": given}
-    name = values.setdefault("name", "painn")
+    name = values.setdefault("name", DEFAULT_BACKBONE)
     made = BACKBONES.get(str(name))
     if not (isinstance(made, type) and issubclass(made, BackboneSettings)):
         raise InputError(f"the backbone '{name}' is no subclass of BackboneSettings: {made!r}")
@@ -139,7 +144,7 @@ def backbone_settings(given: str | Mapping[str, Any] | BackboneSettings) -> Back
 def _as_value(given: Any) -> BackboneSettings:
     if isinstance(given, BackboneSettings):
         return given
-    name = given.get("name", "painn") if isinstance(given, Mapping) else given
+    name = given.get("name", DEFAULT_BACKBONE) if isinstance(given, Mapping) else given
     if name not in BACKBONES.names():
         expected = ", ".join(BACKBONES.names())
         raise PydanticCustomError("literal_error", "should be {expected}", {"expected": expected})
@@ -174,4 +179,4 @@ def gathered(values: Any, own: Collection[str]) -> Any:
     if not beside:
         return values
     rest = {key: value for key, value in values.items() if key not in beside}
-    return {**rest, "backbone": merged(values.get("backbone", "painn"), beside)}
+    return {**rest, "backbone": merged(values.get("backbone", DEFAULT_BACKBONE), beside)}

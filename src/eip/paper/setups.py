@@ -52,6 +52,10 @@ class Setup:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+#: The paper's network, and the likelihood alone, by which its best epoch is chosen, too.
+_NETWORK: Mapping[str, Any] = {"backbone": "painn"}
+_LIKELIHOOD: Mapping[str, Any] = {"selection": "loss", "variance_weight": 0.0}
+
 _CRYSTALS = tuple(f"silica/{name}.npz" for name in ("sod", "dft", "edi", "att"))
 _FRACTIONS = (0.01, 0.05, 0.3, 1.0)
 _FROM_XTB: Mapping[str, Any] = {
@@ -75,8 +79,8 @@ SETUPS: dict[tuple[FigureName, Scale], Setup] = {
             ood=("acac/test_MD_600K.xyz",),
             fetch=("acac",),
         ),
-        {"channels": 64},
-        {"epochs": 60},
+        {**_NETWORK, "channels": 64},
+        {**_LIKELIHOOD, "epochs": 60},
         {"fractions": _FRACTIONS},
     ),
     ("fig2", "paper"): Setup(
@@ -88,8 +92,8 @@ SETUPS: dict[tuple[FigureName, Scale], Setup] = {
             ood=("iso17/test_other.db",),
             fetch=("iso17",),
         ),
-        {"channels": 128},
-        {"epochs": 60, "batch_size": 64, "ema_decay": 0.999},
+        {**_NETWORK, "channels": 128},
+        {**_LIKELIHOOD, "epochs": 60, "batch_size": 64, "ema_decay": 0.999},
         {"fractions": _FRACTIONS},
     ),
     ("fig3", "small"): Setup(
@@ -104,20 +108,20 @@ SETUPS: dict[tuple[FigureName, Scale], Setup] = {
             ood_frames=100,
             fetch=("silica",),
         ),
-        {"channels": 64},
-        {"epochs": 12},
+        {**_NETWORK, "channels": 64},
+        {**_LIKELIHOOD, "epochs": 12},
     ),
     ("fig3", "paper"): Setup(
         "silica glass, 1,691 frames of 699 atoms, 8:1:1",
         DataSets(known=("silica-glass",), validation=0.1, test=0.1, fetch=("silica-glass",)),
-        {"channels": 128},
-        {"epochs": 200, "batch_size": 4},
+        {**_NETWORK, "channels": 128},
+        {**_LIKELIHOOD, "epochs": 200, "batch_size": 4},
     ),
     ("fig4", "small"): Setup(
         "one molecule of ethanol, labelled by GFN1-xTB, at 500 K, in place of water and CP2K",
         None,
-        {"channels": 32},
-        {"epochs": 150},
+        {**_NETWORK, "channels": 32},
+        {**_LIKELIHOOD, "epochs": 150},
         {
             "start": {"molecule": "CH3CH2OH"},
             "learn": {
@@ -134,8 +138,8 @@ SETUPS: dict[tuple[FigureName, Scale], Setup] = {
     ("fig4", "paper"): Setup(
         "liquid water, 96 molecules, CP2K PBE-D3; starts from a classical force field",
         None,
-        {"channels": 128},
-        {"epochs": 200, "batch_size": 2, "ema_decay": 0.999},
+        {**_NETWORK, "channels": 128},
+        {**_LIKELIHOOD, "epochs": 200, "batch_size": 2, "ema_decay": 0.999},
         {
             "start": {"water": 96, "boxes": 20},
             "learn": {
@@ -160,8 +164,9 @@ SETUPS: dict[tuple[FigureName, Scale], Setup] = {
             ood=("mptrj-sample/mpf-TP.xyz",),
             fetch=("mptrj-sample",),
         ),
-        {"channels": 64, "zbl": True, "force_scale": "mean"},
+        {**_NETWORK, "channels": 64, "zbl": True, "force_scale": "mean"},
         {
+            **_LIKELIHOOD,
             "epochs": 40,
             "max_edges": 8000,
             "batch_size": 1,
@@ -175,14 +180,14 @@ SETUPS: dict[tuple[FigureName, Scale], Setup] = {
             "learn": {
                 "LiFePO4": {
                     "start": {"lifepo4": (1, 1, 2)},
-                    "model": {"channels": 48, "zbl": True},
-                    "training": {"epochs": 100},
+                    "model": {**_NETWORK, "channels": 48, "zbl": True},
+                    "training": {**_LIKELIHOOD, "epochs": 100},
                     "learn": {**_FROM_XTB, "generations": 2, "temperatures": [300, 600]},
                 },
                 "PDMS": {
                     "start": {"pdms": (2, 3)},
-                    "model": {"channels": 48, "zbl": True},
-                    "training": {"epochs": 100},
+                    "model": {**_NETWORK, "channels": 48, "zbl": True},
+                    "training": {**_LIKELIHOOD, "epochs": 100},
                     "learn": {**_FROM_XTB, "temperatures": [350]},
                 },
             },
@@ -198,8 +203,9 @@ SETUPS: dict[tuple[FigureName, Scale], Setup] = {
             ood=("mptrj-sample/mpf-TP.xyz",),
             fetch=("mptrj", "mptrj-sample"),
         ),
-        {"channels": 128, "zbl": True, "force_scale": "mean"},
+        {**_NETWORK, "channels": 128, "zbl": True, "force_scale": "mean"},
         {
+            **_LIKELIHOOD,
             "epochs": 30,
             "max_edges": 200_000,
             "batch_size": 1,

@@ -42,6 +42,7 @@ class TrainingModule(pl.LightningModule):
         # Validation's stays the same, whatever that of training is in an epoch.
         self.loss = self.training_loss = Loss.of(settings)
         self.steps_per_epoch = steps_per_epoch
+        self.epochs = settings.epochs_of(steps_per_epoch)
         self._errors: list[dict[str, Tensor]] = []
         self._frames: tuple[str, ...] = ()
 
@@ -62,7 +63,7 @@ class TrainingModule(pl.LightningModule):
         loader.batch_sampler.set_epoch(self.current_epoch)
         self._epoch_began, self._atoms_seen = time.monotonic(), 0
         final = self.settings.final_energy_weight
-        if final is not None and self.current_epoch >= (1.0 - FINAL_PART) * self.settings.epochs:
+        if final is not None and self.current_epoch >= (1.0 - FINAL_PART) * self.epochs:
             self.training_loss = replace(self.loss, energy_weight=final)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
@@ -178,7 +179,7 @@ class TrainingModule(pl.LightningModule):
             optimizer,
             warmup_cosine(
                 round(s.warmup_epochs * self.steps_per_epoch),
-                s.epochs * self.steps_per_epoch,
+                self.epochs * self.steps_per_epoch,
                 1.0 if s.schedule == "constant" else floor,
             ),
         )

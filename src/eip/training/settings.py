@@ -9,12 +9,33 @@ from pydantic import Field
 from eip.settings import Settings
 from eip.settings.values import Count, Seed
 
+#: About how many steps a training of each effort takes.
+EFFORTS = {"quick": 5_000, "default": 20_000, "best": 135_000}
+
+#: An epoch of a few frames counts as so many steps: each ends with a validation and a checkpoint.
+_LEAST_STEPS = 10
+
+#: Frames and atoms of a step where nothing is said: many small steps learn more than a few large.
+_FRAMES_OF_A_STEP, _ATOMS_OF_A_STEP = 5, 250
+
 
 class TrainingSettings(Settings):
     """How the weights are found."""
 
-    epochs: Count = Field(200, ge=1, description="passes over the training frames")
-    batch_size: Count = Field(5, ge=1, description="frames of a step, of all devices together")
+    effort: Literal["quick", "default", "best"] = Field(
+        "default",
+        description="how long to train: "
+        + ", ".join(f"{name} about {steps:,} steps" for name, steps in EFFORTS.items()),
+    )
+    epochs: Count | None = Field(
+        None, ge=1, description="passes over the training frames; empty: as effort has it"
+    )
+    batch_size: Count | None = Field(
+        None,
+        ge=1,
+        description="frames of a step, of all devices together; empty: "
+        f"{_FRAMES_OF_A_STEP}, or fewer where these have more than {_ATOMS_OF_A_STEP} atoms",
+    )
     max_atoms: Count | None = Field(
         None,
         ge=1,
@@ -46,8 +67,8 @@ class TrainingSettings(Settings):
     )
     gradient_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
     selection: Literal["loss", "force_rmse"] = Field(
-        "loss",
-        description="what is least in the best epoch, on validation frames: loss or force_rmse",
+        "force_rmse",
+        description="what is least in the best epoch, on validation frames: force_rmse or loss",
     )
     patience: Count = Field(
         0,
@@ -75,11 +96,11 @@ class TrainingSettings(Settings):
         0.1, ge=0, description="λ: how much errors weigh against evidence"
     )
     variance_weight: float = Field(
-        0.0,
+        1.0,
         ge=0,
         le=2,
-        description="power of its own σ by which an atom counts; 1 where a few forces are far "
-        "larger than the rest (crystals of many kinds), or they are passed off as noise",
+        description="power of its own σ by which an atom counts; 0, the bare likelihood, passes "
+        "the forces that are hard to learn off as noise",
     )
     seed: Seed = Field(0, description="of initial weights and the order of frames")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
@@ -91,3 +112,16 @@ class TrainingSettings(Settings):
         le=1024,
         description="processes that prepare batches; 0: none beside",
     )
+
+    def epochs_of(self, steps_per_epoch: int) -> int:
+        """How many epochs there are, of so many steps each."""
+        if self.epochs is not None:
+            return self.epochs
+        return max(1, round(EFFORTS[self.effort] / max(steps_per_epoch, _LEAST_STEPS)))
+
+    def frames_of_a_step(self, mean_atoms: float, devices: int = 1) -> int:
+        """``batch_size``, or what it is for frames of so many atoms where it is empty."""
+        if self.batch_size is not None:
+            return self.batch_size
+        fitting = min(_FRAMES_OF_A_STEP, int(_ATOMS_OF_A_STEP / mean_atoms))
+        return max(1, devices, fitting)

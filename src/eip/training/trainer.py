@@ -15,8 +15,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.utils.data import DataLoader
 
-from eip.data.dataset import GraphDataset, make_loader
+from eip.data.dataset import Batch, GraphDataset, make_loader
 from eip.errors import InputError
 from eip.models.backbone import begin_training
 from eip.potential import Potential
@@ -56,6 +57,19 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def planned(settings: TrainingSettings, training_set: GraphDataset) -> TrainingSettings:
+    """With the number of epochs, and of frames in a step, that follow from the training frames."""
+    if settings.batch_size is None and not _by_size(settings):
+        mean = float(training_set.n_atoms.mean())
+        settings = settings.replace(
+            batch_size=settings.frames_of_a_step(mean, devices=_processes(settings))
+        )
+    if settings.epochs is None:
+        steps = len(_loader(training_set, settings, shuffle=True))
+        settings = settings.replace(epochs=settings.epochs_of(steps))
+    return settings
+
+
 def train(
     potential: Potential,
     training_set: GraphDataset,
@@ -75,7 +89,7 @@ def train(
     Args:
         potential: with weights initialized; ends with the best averaged ones.
         training_set, validation_set: with the labels whose weights are not 0.
-        settings: see there.
+        settings: see there; what is empty in them is as `planned` has it.
         run_dir: made if need be.
         resume: go on from the newest checkpoint that can be read, if there is any; a run that was
             killed and resumed ends as one that was not.
@@ -92,22 +106,10 @@ def train(
     # After a resume, Lightning draws the first batches before it says which epoch it is.
     resumed, epoch = (newest_checkpoint(checkpoints) if resume else None) or (None, 0)
     launch = launched()
-    world = launch.world if launch else settings.devices
-    by_size = bool(settings.max_atoms or settings.max_edges)
-    train_loader, validation_loader = (
-        make_loader(
-            dataset,
-            batch_size=None if by_size else settings.batch_size,
-            max_atoms=settings.max_atoms,
-            max_edges=settings.max_edges,
-            devices=world,
-            shuffle=shuffle,
-            seed=settings.seed,
-            epoch=epoch,
-            num_workers=settings.num_workers,
-        )
-        for dataset, shuffle in ((training_set, True), (validation_set, False))
-    )
+    world = _processes(settings)
+    settings = planned(settings, training_set)
+    train_loader = _loader(training_set, settings, shuffle=True, epoch=epoch)
+    validation_loader = _loader(validation_set, settings, shuffle=False, epoch=epoch)
     begin_training(potential)
     module = TrainingModule(potential, settings, steps_per_epoch=len(train_loader))
     history = History(run_dir / "train.csv")
@@ -170,7 +172,7 @@ def train(
     if trainer.interrupted:
         ending = "interrupted"
     else:
-        ending = "finished" if len(losses) >= settings.epochs else "early"
+        ending = "finished" if len(losses) >= (settings.epochs or 0) else "early"
     best_epoch = min(range(len(losses)), key=chosen_by.__getitem__) if losses else -1
     return TrainingResult(
         ending=ending,
@@ -179,6 +181,31 @@ def train(
         best_loss=losses[best_epoch] if losses else math.nan,
         seconds=time.monotonic() - started,
         history=history.rows,
+    )
+
+
+def _processes(settings: TrainingSettings) -> int:
+    launch = launched()
+    return launch.world if launch else settings.devices
+
+
+def _by_size(settings: TrainingSettings) -> bool:
+    return bool(settings.max_atoms or settings.max_edges)
+
+
+def _loader(
+    dataset: GraphDataset, settings: TrainingSettings, *, shuffle: bool, epoch: int = 0
+) -> DataLoader[Batch]:
+    return make_loader(
+        dataset,
+        batch_size=None if _by_size(settings) else settings.batch_size,
+        max_atoms=settings.max_atoms,
+        max_edges=settings.max_edges,
+        devices=_processes(settings),
+        shuffle=shuffle,
+        seed=settings.seed,
+        epoch=epoch,
+        num_workers=settings.num_workers,
     )
 
 

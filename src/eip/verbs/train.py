@@ -142,15 +142,16 @@ def _train(
         potential = fresh_network(config, stores["train"], chosen["train"], log)
         sets = sets_for(potential)
         weights = sum(p.numel() for p in potential.parameters())
+        settings = trainer.planned(config.training, sets["train"])
         log(
             f"Training on {len(sets['train'])} frames, validating on {len(sets['validation'])}; "
-            f"{weights:,} weights."
+            f"{settings.epochs:,} epochs, {weights:,} weights."
         )
         result = trainer.train(
             potential,
             sets["train"],
             sets["validation"],
-            config.training,
+            settings,
             run_dir,
             resume=True,
             progress=progress,
