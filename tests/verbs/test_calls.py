@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 import eip
 from eip.config import Config, LearningConfig
 from eip.errors import InputError
+from eip.simulation.settings import DynamicsSettings
+from eip.verbs.arguments import as_paths
 from eip.verbs.runs import configured
 
 
@@ -31,3 +34,45 @@ def test_a_training_is_no_learning(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("data: {train: a.xyz}\n")
     with pytest.raises(InputError, match=r"eip\.config\.LearningConfig, got Config"):
         configured(configured(tmp_path / "config.yaml", Config), LearningConfig)
+
+
+def test_settings_may_be_a_mapping_of_their_keys() -> None:
+    assert DynamicsSettings.of({"steps": 7}, "settings") == DynamicsSettings(steps=7)
+    with pytest.raises(InputError, match="unknown key 'step': did you mean 'steps'"):
+        eip.md("model.eip", "start.xyz", {"step": 7}, "md")
+    with pytest.raises(InputError, match="settings should be DynamicsSettings, or a mapping"):
+        DynamicsSettings.of(3, "settings")
+    with pytest.raises(InputError, match="unknown key 'forse': did you mean 'forces'"):
+        eip.convert("frames.xyz", "out", {"forse": "f"})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda path: eip.label(path, "out.xyz"),
+        lambda path: eip.convert(path, "out.store"),
+        lambda path: eip.analyze(path, "out"),
+    ],
+)
+def test_a_lone_path_is_not_torn_into_letters(call: Callable[[str], object]) -> None:
+    with pytest.raises(InputError, match=r"nope\.xyz"):
+        call("nope.xyz")
+
+
+def test_what_is_no_path_is_named() -> None:
+    assert as_paths("a.xyz") == as_paths([Path("a.xyz")]) == [Path("a.xyz")]
+    for given in (3, [3]):
+        with pytest.raises(InputError, match="expected a path or several, got"):
+            as_paths(given)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ensemble": "nvt"}, "has several for nvt: langevin, bussi"),
+        ({"pressure": 1.0}, "pressure is of the ensemble npt alone, but the ensemble is 'langevin"),
+    ],
+)
+def test_what_contradicts_itself_is_said(values: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DynamicsSettings.of(values, "settings")

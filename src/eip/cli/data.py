@@ -118,7 +118,7 @@ def convert(
 @app.command()
 @label_options
 def info(
-    path: Annotated[Path, typer.Argument(help="A model.eip or a file of frames.")],
+    path: Annotated[Path, typer.Argument(help="A model.eip, a run folder or a file of frames.")],
     *,
     labels: Options,
     verify: Annotated[
@@ -135,6 +135,7 @@ def info(
         with bar(True, "verifying") as tick:
             FrameStore(path).verify(lambda done, total: tick(done / total))
         printing.err.print(f"{path} is what was written.", highlight=False, markup=False)
+    path = verb.model_in(path)
     if as_json:
         content = verb.info(path, labels_from(labels))
         print(json.dumps(content, indent=2, ensure_ascii=False))

@@ -77,6 +77,8 @@ def md(
     if bias and not udd and config is None:
         raise InputError("parameters of UDD are given, but not --udd itself")
     if break_bonds:
+        if "max_bond_stretch" in dynamics:
+            raise InputError("--break-bonds and --max-bond-stretch contradict each other")
         dynamics = {**dynamics, "max_bond_stretch": None}
     if config is None and out_dir is None:
         out_dir = Path("udd" if udd else "md")

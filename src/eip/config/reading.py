@@ -10,6 +10,7 @@ from typing import Any, TypeVar, overload
 import yaml
 from pydantic import ValidationError
 
+from eip.config.schema import ROOTS
 from eip.config.training import Config
 from eip.errors import InputError
 from eip.settings import Settings
@@ -62,7 +63,11 @@ def read_yaml(path: Path, root: type[Settings]) -> tuple[dict[str, Any], dict[Ke
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected a YAML file")
     if not path.is_file():
-        raise InputError(f"{path}: no such file. 'eip init {path}' writes one to start from.")
+        verb = next((name for name, of in ROOTS.items() if of is root), "train")
+        of_verb = "" if verb == "train" else f"--for {verb} "
+        raise InputError(
+            f"{path}: no such file. 'eip init {of_verb}{path}' writes one to start from."
+        )
     node, values = _yaml(_text(path), str(path))
     if not isinstance(values, dict):
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
@@ -40,6 +41,24 @@ class Settings(BaseModel):
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("should not be true or false")
         return value
+
+    @classmethod
+    def of(cls: type[S], given: Any, name: str) -> S:
+        """An argument of Python's as these settings: they may come as a mapping of their keys.
+
+        Args:
+            name: of the argument, for the error.
+
+        Raises:
+            InputError: if it is neither, or a value makes no sense.
+        """
+        if isinstance(given, Mapping):
+            return cls(**given)
+        if not isinstance(given, cls):
+            raise InputError(
+                f"{name} should be {cls.__name__}, or a mapping of its keys, got {given!r}"
+            )
+        return given
 
     def replace(self: S, **changes: Any) -> S:
         """The same with some values changed, checked again."""

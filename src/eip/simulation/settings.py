@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from eip.settings import Settings
 from eip.settings.values import Count, Seed
@@ -74,8 +74,19 @@ class DynamicsSettings(Settings):
         None, gt=0, description="eV/atom, of what nve conserves; stop above it; empty: never"
     )
 
+    @field_validator("ensemble", mode="before")
+    @classmethod
+    def _which_nvt(cls, value: object) -> object:
+        if str(value).lower() == "nvt":  # by likeness it would be nve
+            raise ValueError("has several for nvt: langevin, bussi, nose-hoover or nvt-berendsen")
+        return value
+
     @model_validator(mode="after")
     def _fits_the_ensemble(self) -> DynamicsSettings:
+        if self.pressure and self.ensemble != "npt":
+            raise ValueError(
+                f"pressure is of the ensemble npt alone, but the ensemble is '{self.ensemble}'"
+            )
         if self.ensemble == "nve":
             return self
         if not self.temperature:

@@ -8,11 +8,12 @@ from typing import Any
 
 from eip.analysis.report import label_runs, write_analysis
 from eip.analysis.settings import BINS, AnalysisSettings
+from eip.verbs.arguments import as_paths
 from eip.verbs.run_logs import log_of
 
 
 def analyze(
-    runs: Sequence[str | Path],
+    runs: str | Path | Sequence[str | Path],
     out_dir: str | Path,
     *,
     kind: str = "auto",
@@ -40,7 +41,7 @@ def analyze(
         InputError: if a trajectory is missing or has no such order parameters.
     """
     settings = AnalysisSettings(kind=kind, bins=bins, every=every, skip_ps=skip_ps, cutoff=cutoff)
-    named = label_runs([Path(run) for run in runs], None if labels is None else list(labels))
+    named = label_runs(as_paths(runs), None if labels is None else list(labels))
     logs = {name: log_of(path) for name, path in named.items() if (path / "log.csv").is_file()}
     return write_analysis(
         named,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from eip import evaluation
 from eip.data import Labels, summarize
@@ -12,17 +12,18 @@ from eip.errors import InputError, did_you_mean
 from eip.model_file import load_model, read_model_info, save_model
 from eip.uncertainty.calibrated import CalibratedPotential
 from eip.uncertainty.calibration import Method
+from eip.verbs.arguments import as_paths
 from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled
 from eip.verbs.messages import Log, calibration_text, silent
 
 
 def calibrate(
     model: str | Path,
-    files: Sequence[str | Path],
+    files: str | Path | Sequence[str | Path],
     out: str | Path | None = None,
     *,
     method: str = "per_element",
-    labels: Labels | None = None,
+    labels: Labels | Mapping[str, Any] | None = None,
     device: str | None = None,
     progress: bool = True,
     log: Log = silent,
@@ -41,7 +42,9 @@ def calibrate(
     potential, info = load_model(model, device=device), read_model_info(model)
     if isinstance(potential, CalibratedPotential):
         potential = potential.potential
-    store = open_labelled(files, labels or labels_of(info), ("forces",))
+    labels = labels_of(info) if labels is None else Labels.of(labels, "labels")
+    files = as_paths(files)
+    store = open_labelled(files, labels, ("forces",))
     log(summarize(store).table())
     found = evaluation.evaluate(potential, loader(dataset_for(store, potential)), progress=progress)
     calibrated = evaluation.calibrate(potential, found, method=cast(Method, method))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from eip.data import Labels
 from eip.data import convert as conversion
+from eip.verbs.arguments import as_paths
 
 
 def convert(
-    sources: Sequence[str | Path],
+    sources: str | Path | Sequence[str | Path],
     out: str | Path,
-    labels: Labels | None = None,
+    labels: Labels | Mapping[str, Any] | None = None,
     where: Sequence[str] = (),
     *,
     tick: Callable[[conversion.Progress], None] = lambda progress: None,
@@ -28,4 +30,6 @@ def convert(
     Raises:
         InputError: if a condition is none; else as `eip.data.convert.convert`.
     """
-    return conversion.convert(sources, out, labels, conversion.Where(where), tick=tick)
+    if labels is not None:
+        labels = Labels.of(labels, "labels")
+    return conversion.convert(as_paths(sources), out, labels, conversion.Where(where), tick=tick)

@@ -17,6 +17,7 @@ from eip.evaluation import Evaluation, compute_metrics, write_report
 from eip.evaluation.report import REPORT_FILES
 from eip.model_file import load_model, read_model_info
 from eip.run_folder import clear, file_identity, working_in
+from eip.verbs.arguments import as_paths
 from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled
 from eip.verbs.messages import Log, silent
 from eip.verbs.scan import SCAN_FILES
@@ -29,7 +30,7 @@ def evaluate(
     out_dir: str | Path,
     *,
     ood: str | Path | Sequence[str | Path] = (),
-    labels: Labels | None = None,
+    labels: Labels | Mapping[str, Any] | None = None,
     scan: bool = False,
     force: bool = False,
     device: str | None = None,
@@ -51,14 +52,12 @@ def evaluate(
         InputError: if the model or a file cannot be read or they do not fit together, or the
             folder holds something else.
     """
-    if isinstance(files, str | Path):
-        files = [files]
-    if isinstance(ood, str | Path):
-        ood = [ood]
+    files, ood = as_paths(files), as_paths(ood)
     if not files:
         raise InputError("there is nothing to evaluate: expected a file of frames or more")
     potential, info = load_model(model, device=device), read_model_info(model)
-    labels, folder = labels or labels_of(info), Path(out_dir)
+    labels = labels_of(info) if labels is None else Labels.of(labels, "labels")
+    folder = Path(out_dir)
     asked = {
         "model": file_identity(model),
         "files": [file_identity(file) for file in files],
@@ -77,7 +76,7 @@ def evaluate(
         result=lambda: (folder / "metrics.json").is_file(),
         defaults={"scan": False},
         scratch=written,
-        of_the_same="replace it with --force, or ",
+        of_the_same="replace it with --force (force=True), or ",
         replaced=written if force else (),
     ):
         evaluations = []

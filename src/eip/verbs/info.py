@@ -14,16 +14,27 @@ from eip.model_file import read_model_info
 from eip.uncertainty.registry import inside
 
 
-def info(path: str | Path, labels: Labels | None = None) -> dict[str, Any]:
+def info(path: str | Path, labels: Labels | Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What is in a model file (`describe_model`) or in a file of frames, for a person or as JSON.
+
+    Args:
+        path: of a file, or of a run folder with a model.eip.
 
     Raises:
         InputError: if it can be read as neither.
     """
+    path = model_in(path)
     if is_model(path):
         return describe_model(path)
+    labels = None if labels is None else Labels.of(labels, "labels")
     summary, doubts = summarize_files([path], labels)
     return {**summary.to_dict(), "doubts": doubts}
+
+
+def model_in(path: str | Path) -> Path:
+    """The model of a run folder; any other path as it is."""
+    model = Path(path) / "model.eip"
+    return model if model.is_file() else Path(path)
 
 
 def is_model(path: str | Path) -> bool:

@@ -33,7 +33,7 @@ def init(
     """
     path, root = Path(path), root_of(verb)
     if path.exists() and not force:
-        raise InputError(f"{path} exists already; --force replaces it")
+        raise InputError(f"{path} exists already; --force (force=True) replaces it")
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist")
     write_whole(path, default_config_yaml(train, root))

@@ -10,11 +10,12 @@ from eip.active_learning.labelers import LabelLimits
 from eip.active_learning.labelling import Labelling, label_frames
 from eip.data import read_structures
 from eip.errors import InputError
+from eip.verbs.arguments import as_paths
 from eip.verbs.messages import Log, silent
 
 
 def label(
-    files: Sequence[str | Path],
+    files: str | Path | Sequence[str | Path],
     out: str | Path,
     labeler: str = "xtb",
     options: Mapping[str, Any] | None = None,
@@ -50,7 +51,7 @@ def label(
         raise InputError(f"every expects a number from 1, got {every}")
     structures = {
         name: atoms
-        for path in files
+        for path in as_paths(files)
         for name, atoms in read_structures(path, index=slice(None, None, every), elements=elements)
     }
     return label_frames(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ase import Atoms
 
@@ -28,12 +29,12 @@ from eip.verbs.run_logs import plot_dynamics
 def md(
     model: str | Path,
     start: str | Path,
-    settings: DynamicsSettings,
+    settings: DynamicsSettings | Mapping[str, Any],
     out_dir: str | Path,
     *,
     frame: int = 0,
     elements: tuple[str, ...] | None = None,
-    udd: UDDSettings | None = None,
+    udd: UDDSettings | Mapping[str, Any] | None = None,
     resume: bool = False,
     device: str | None = None,
     progress: bool = True,
@@ -41,16 +42,22 @@ def md(
 ) -> DynamicsSummary:
     """Dynamics from a frame of a file, with a live error bar; biased where ``udd`` is given.
 
+    What ``udd`` leaves empty is proposed from the model.
+
     Args:
         start: any format that `eip.data.read_structures` reads.
+        settings, udd: of the run and of the bias, or mappings of their keys.
         frame: which one, from 0; -1 is the last.
         elements: of types 1, 2, … of LAMMPS' files.
-        udd: the bias; what it leaves empty is proposed from the model.
         resume: go on with what is in the folder.
 
     Raises:
         InputError: if model, file or settings are wrong, or the run folder is in use.
     """
+    settings = DynamicsSettings.of(settings, "settings")
+    udd = None if udd is None else UDDSettings.of(udd, "udd")
+    if not isinstance(frame, int):
+        raise InputError(f"frame should be a whole number, got {frame!r}")
     potential = load_model(model, device=device)
     frames = [atoms for _, atoms in read_structures(start, elements=elements)]
     try:
@@ -64,7 +71,7 @@ def md(
     summary = run_dynamics(
         atoms, potential, settings, out_dir, resume=resume, udd=bias, progress=progress
     )
-    name = "UDD" if udd else "MD"
+    name = "MD" if udd is None else "UDD"
     plot_dynamics(
         {name: (out_dir, summary.ending)}, out_dir / "dynamics.png", settings.max_uncertainty
     )
