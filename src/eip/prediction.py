@@ -106,7 +106,9 @@ class Prediction:
     covariance says so in its name. A field is None where it was not asked for or where the
     potential has no such thing (a global head has no uncertainty by atom, say). The energy is
     float64 whatever the dtype of the network. ``evidence`` is a distribution's own parameters, for
-    the loss; its type belongs to the method.
+    the loss; its type belongs to the method. ``repulsion_covariance``, of potentials for potentials
+    round them, is what an atom's force is not known by where others are closer than in any training
+    frame, ``[atoms, 3, 3]``, (eV/Å)²; None: nowhere.
     """
 
     energy: Annotated[
@@ -160,6 +162,7 @@ class Prediction:
         Quantity("eV/Å", "what a bias (UDD) added; the forces never hold it"),
     ] = None
     evidence: object | None = None
+    repulsion_covariance: Float[Tensor, "atoms 3 3"] | None = None
 
     def with_uncertainty(
         self,
@@ -169,8 +172,18 @@ class Prediction:
         force_aleatoric: Float[Tensor, "atoms"] | None = None,
         energy_uncertainty: Float[Tensor, "frames"] | None = None,
     ) -> Prediction:
-        """With these in place of whatever it said of uncertainty; σ of a structure follows."""
-        sigma = force_uncertainty
+        """With these in place of whatever it said of uncertainty; σ of a structure follows.
+
+        σ_i is never below the slope of a repulsion that no training frame shows: its square is
+        added, and so to U_i.
+        """
+        sigma, missing = force_uncertainty, self.repulsion_covariance
+        if sigma is not None and missing is not None:
+            square = sigma.square() + missing.diagonal(dim1=1, dim2=2).sum(dim=1)
+            # A root has no gradient at zero.
+            sigma = square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()
+            if force_covariance is not None:
+                force_covariance = force_covariance + missing
         return replace(
             self,
             force_uncertainty=sigma,
@@ -208,7 +221,11 @@ class Prediction:
         return [(q, value) for q, value in found if value is not None]
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Prediction:
-        return type(self)(**{q.name: function(value) for q, value in self.figures()})
+        missing = self.repulsion_covariance
+        return type(self)(
+            **{q.name: function(value) for q, value in self.figures()},
+            repulsion_covariance=None if missing is None else function(missing),
+        )
 
 
 Prediction.__doc__ = f"{Prediction.__doc__}\n    Attributes:\n" + "".join(

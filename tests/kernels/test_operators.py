@@ -125,6 +125,10 @@ def cases() -> dict[str, tuple[object, tuple[object, ...]]]:
             geometry.edge_vectors_backward,
             (array(GRAPH.n_edges, 3, grad=True), *PERIODIC, GRAPH.n_frames, True),
         ),
+        "closer_than": (
+            geometry.closer_than,
+            (vectors(), SPECIES, *ENDS, 1.2 * torch.ones(2, 2, dtype=torch.float64)),
+        ),
         "list_edges": (edges.list_edges, (vectors(), *ENDS, n, CUTOFF, INTERVALS)),
         "panels": (packing.panels, (array(CHANNELS, 3 * CHANNELS),)),
         "invariants": (features.invariants, (array(n, CHANNELS), array(n, 3, CHANNELS))),

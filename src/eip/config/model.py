@@ -33,7 +33,11 @@ class ModelConfig(Settings):
         description="networks of an ensemble, last layers of methods that have several; empty: "
         "as the method has them, 4 or 8",
     )
-    zbl: bool = Field(False, description="screened nuclear repulsion at short range")
+    zbl: bool = Field(
+        True,
+        description="screened nuclear repulsion of atoms that are closer than in any training "
+        "frame, where the network is not asked",
+    )
     force_scale: Literal["rms", "mean"] = Field(
         "rms",
         description="unit of forces inside: their RMS, or their mean size where a few are far "

@@ -119,6 +119,27 @@ class GraphDataset(Dataset[Batch]):
         graphs = [self[int(i)].graph for i in some]
         return max(1.0, sum(g.n_edges for g in graphs) / sum(g.n_atoms for g in graphs))
 
+    def closest_approaches(self) -> dict[tuple[int, int], tuple[float, int]]:
+        """Of each pair of elements the closest approach, Å, and in how many frames they meet.
+
+        Pairs are of atomic numbers, ascending; to meet is to be within the cutoff. One pass over
+        the neighbor lists.
+        """
+        size = 119
+        closest = torch.full((size * size,), torch.inf, dtype=torch.float64)
+        frames = torch.zeros(size * size, dtype=torch.long)
+        for i in range(len(self)):
+            graph = self[i].graph
+            ends = graph.numbers[graph.centers], graph.numbers[graph.neighbors]
+            lengths = torch.linalg.vector_norm(graph.edge_vectors(), dim=1)
+            here = torch.full_like(closest, torch.inf)
+            here.scatter_reduce_(0, ends[0] * size + ends[1], lengths, "amin")
+            closest = torch.minimum(closest, here)
+            frames += here.isfinite()
+        # With an edge comes its reverse: both orders of a pair hold the same.
+        found = ((int(k) // size, int(k) % size, int(k)) for k in frames.nonzero()[:, 0])
+        return {(i, j): (float(closest[k]), int(frames[k])) for i, j, k in found if i <= j}
+
     def __getitem__(self, index: int) -> Batch:
         frame = self.store[self.indices[index]]
         try:

@@ -2,6 +2,8 @@
 //
 // Positions and cells are double whatever the network computes in: a difference of two floats that
 // lie 1,000 Å from the origin has lost the digits that forces are made of.
+#include <algorithm>
+
 #include "simd.h"
 
 namespace {
@@ -47,6 +49,24 @@ void edge_vectors_transposed(int64_t edges, const T* g, const int64_t* frame,
     }
 }
 
+// Which edges are shorter than the limit of their two elements. Hardly any is, and most are longer
+// than every limit: those are told by their length alone.
+template <class T>
+void closer_than(int64_t edges, int64_t elements, const T* vectors, const int64_t* species,
+                 const int64_t* centers, const int64_t* neighbors, const T* limits, bool* out) {
+    T longest = 0;
+    for (int64_t k = 0; k < elements * elements; k++) longest = std::max(longest, limits[k]);
+    for (int64_t e = 0; e < edges; e++) {
+        const T* v = vectors + 3 * e;
+        const T square = v[0] * v[0] + v[1] * v[1] + v[2] * v[2];
+        out[e] = false;
+        if (square < longest * longest) {
+            const T limit = limits[species[centers[e]] * elements + species[neighbors[e]]];
+            out[e] = square < limit * limit;
+        }
+    }
+}
+
 }  // namespace
 
 #define EXPORT(T, SUFFIX)                                                                          \
@@ -61,6 +81,11 @@ void edge_vectors_transposed(int64_t edges, const T* g, const int64_t* frame,
         int64_t edges, const T* g, const int64_t* frame, const int64_t* centers,                   \
         const int64_t* neighbors, const float* shifts, double* g_x, double* g_cell) {              \
         edge_vectors_transposed<T>(edges, g, frame, centers, neighbors, shifts, g_x, g_cell);      \
+    }                                                                                              \
+    extern "C" void eip_closer_than_##SUFFIX(                                                      \
+        int64_t edges, int64_t elements, const T* vectors, const int64_t* species,                 \
+        const int64_t* centers, const int64_t* neighbors, const T* limits, bool* out) {            \
+        closer_than<T>(edges, elements, vectors, species, centers, neighbors, limits, out);        \
     }
 
 EXPORT(float, f32)

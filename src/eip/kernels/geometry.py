@@ -128,3 +128,36 @@ edge_vectors = operator(
     setup_context=_setup,
     backward=_backward,
 )
+
+
+def _closer(
+    lib: Library,
+    edge_vectors: Tensor,
+    species: Tensor,
+    centers: Tensor,
+    neighbors: Tensor,
+    limits: Tensor,
+) -> Tensor:
+    out = edge_vectors.new_empty(len(edge_vectors), dtype=torch.bool)
+    arrays = contiguous((edge_vectors, species, centers, neighbors, limits))
+    lib.call("closer_than", edge_vectors.dtype, len(out), len(limits), *arrays, out)
+    return out
+
+
+def _plain_closer(
+    edge_vectors: Tensor, species: Tensor, centers: Tensor, neighbors: Tensor, limits: Tensor
+) -> Tensor:
+    kinds = species.index_select(0, centers), species.index_select(0, neighbors)
+    return edge_vectors.square().sum(dim=1) < limits[kinds].square()
+
+
+#: Which edges are shorter than the limit of their two elements, ``[elements, elements]``.
+closer_than = operator(
+    "closer_than(Tensor edge_vectors, Tensor species, Tensor centers, Tensor neighbors, "
+    "Tensor limits) -> Tensor",
+    kernel=_closer,
+    plain=_plain_closer,
+    fake=lambda edge_vectors, *_: edge_vectors.new_empty(len(edge_vectors), dtype=torch.bool),
+    takes=lambda lib, edge_vectors, *_: lib.handles(edge_vectors.dtype),
+    constant=True,
+)

@@ -13,15 +13,20 @@ from torch import Tensor, nn
 from eip.errors import unknown_elements
 from eip.graph import AtomGraph
 from eip.models.backbone import AtomFeatures, Backbone
+from eip.models.short_range import Approach, ShortRange, ShortRangeSettings
 from eip.models.zbl import ZBL
 
 
 @dataclass(frozen=True)
 class EnergyOutput:
-    """Energy of each structure, eV, float64, with the features of its atoms."""
+    """Energy of each structure, eV, float64, with the features of its atoms.
+
+    ``approach``: pairs that are closer than any training frame has them; None: there is none.
+    """
 
     energy: Float[Tensor, "frames"]
     features: AtomFeatures
+    approach: Approach | None = None
 
 
 def readout(width: int, dropout: float) -> nn.Sequential:
@@ -41,8 +46,9 @@ class EnergyModel(nn.Module):
         elements: atomic numbers; their order is the backbone's species index.
         element_energies: E0 of each element, eV.
         force_scale: RMS of the training forces, eV/Å; E_i = force_scale · 1 Å · network.
-        zbl: adds a repulsion at short range.
+        zbl: adds the repulsion of model files of before.
         dropout: probability that training leaves a hidden unit of the readout out.
+        short_range: where the data begin, below which nuclei repel; None: nowhere.
     """
 
     species_of_number: Tensor
@@ -55,6 +61,7 @@ class EnergyModel(nn.Module):
         force_scale: float,
         zbl: bool = False,
         dropout: float = 0.0,
+        short_range: ShortRangeSettings | None = None,
     ) -> None:
         super().__init__()
         missing = [z for z in elements if z not in element_energies]
@@ -78,6 +85,20 @@ class EnergyModel(nn.Module):
         own = backbone.vector_channels or width
         self.widening = nn.Linear(own, width, bias=False) if own != width else None
         self.zbl = ZBL(backbone.cutoff) if zbl else None
+        self.short_range: ShortRange | None = None
+        self.begin_at(short_range)
+
+    def begin_at(self, short_range: ShortRangeSettings | None) -> None:
+        """Sets where the data begin.
+
+        A network that was trained elsewhere knows pairs of atoms that our frames do not show: it is
+        asked always.
+        """
+        if short_range is None or not self.backbone.trainable:
+            self.short_range = None
+        else:
+            made = ShortRange(short_range, self.elements, self.backbone.cutoff)
+            self.short_range = made.to(self.species_of_number.device)
 
     @property
     def element_energies(self) -> dict[int, float]:
@@ -109,7 +130,10 @@ class EnergyModel(nn.Module):
         """``fixed``: the caller will differentiate in positions alone, not in weights."""
         species = self.species(graph)
         # In the network's precision; the graph's geometry is float64.
-        vectors = graph.edge_vectors(next(self.parameters()).dtype)
+        vectors = true = graph.edge_vectors(next(self.parameters()).dtype)
+        approach = None
+        if self.short_range is not None:
+            vectors, approach = self.short_range(graph, species, true)
         run = self.backbone.fixed if fixed else self.backbone
         features = run(graph, species, vectors)
         if self.widening is not None:
@@ -120,12 +144,14 @@ class EnergyModel(nn.Module):
         else:
             atom_energy = self.force_scale * self.readout(features.scalars)[:, 0].double()
         if self.zbl is not None:
-            atom_energy = atom_energy + self.zbl(graph, vectors).double()
+            atom_energy = atom_energy + self.zbl(graph, true).double()
+        if approach is not None:
+            atom_energy = atom_energy + approach.energy.double()
         if self.readout is not None:
             atom_energy = atom_energy + self._offsets_on(atom_energy.device).index_select(
                 0, species
             )
-        return EnergyOutput(graph.sum_by_frame(atom_energy), features)
+        return EnergyOutput(graph.sum_by_frame(atom_energy), features, approach)
 
     def _offsets_on(self, device: torch.device) -> Float[Tensor, "elements"]:
         """E0 by species, float64: not a buffer, because a module's casts take buffers along."""

@@ -16,12 +16,26 @@ _EXPONENTS = (3.19980, 0.94229, 0.40290, 0.20162)
 _SCREENING = 0.88534 * LENGTH_IN_ANGSTROM["Bohr"]
 
 
-class ZBL(nn.Module):
-    """Universal ZBL repulsion, switched off well inside a chemical bond.
+def screened_repulsion(
+    z_i: Float[Tensor, "pairs"], z_j: Float[Tensor, "pairs"], distance: Float[Tensor, "pairs"]
+) -> tuple[Float[Tensor, "pairs"], Float[Tensor, "pairs"]]:
+    """The universal potential of two nuclei, eV, and minus its slope, eV/Å; both positive."""
+    inverse_length = (z_i**0.23 + z_j**0.23) / _SCREENING
+    reduced = distance * inverse_length
+    terms = [
+        (c * torch.exp(-e * reduced), e) for c, e in zip(_COEFFICIENTS, _EXPONENTS, strict=True)
+    ]
+    screening = torch.stack([term for term, _ in terms]).sum(dim=0)
+    falling = torch.stack([e * term for term, e in terms]).sum(dim=0) * inverse_length
+    coulomb = COULOMB * z_i * z_j / distance
+    return coulomb * screening, coulomb * (screening / distance + falling)
 
-    Where no training frame ever was, a network may find two nuclei attractive; uncertainty-driven
-    dynamics goes and looks. The repulsion ends smoothly at ``reach`` times the sum of covalent
-    radii, so that what the data do show is left to the network; at the cutoff at the latest.
+
+class ZBL(nn.Module):
+    """Repulsion that is switched off well inside a chemical bond, as model files of before have it.
+
+    It ends smoothly at ``reach`` times the sum of covalent radii, at the cutoff at the latest, and
+    the network stays what it is below: `eip.models.short_range` has taken its place.
     """
 
     radii: Tensor
@@ -40,13 +54,11 @@ class ZBL(nn.Module):
         distance = edge_vectors.square().sum(dim=1).sqrt()
         reach = self.reach * (self.radii[z_i] + self.radii[z_j]).to(distance.dtype)
         reach = reach.clamp(max=self.cutoff)
-        charges = z_i.to(distance.dtype), z_j.to(distance.dtype)
-        reduced = distance * (charges[0] ** 0.23 + charges[1] ** 0.23) / _SCREENING
-        screening = sum(
-            c * torch.exp(-e * reduced) for c, e in zip(_COEFFICIENTS, _EXPONENTS, strict=True)
+        repulsion, _ = screened_repulsion(
+            z_i.to(distance.dtype), z_j.to(distance.dtype), distance
         )
         x = (distance / reach).clamp(max=1.0)
         # 1 at contact, 0 at the end with two continuous derivatives.
         switch = 1.0 - x**3 * (10.0 - 15.0 * x + 6.0 * x**2)
-        pair = COULOMB * charges[0] * charges[1] / distance * screening * switch
+        pair = repulsion * switch
         return pair.new_zeros(graph.n_atoms).index_add(0, graph.centers, 0.5 * pair)

@@ -78,6 +78,8 @@ class EnsemblePotential(LikeAnother):
             forces=force.mean(dim=0) if forces else None,
             stress=torch.stack([p.stress for p in said]).mean(dim=0) if stress else None,
             features=said[0].features,
+            # They learned from the same frames.
+            repulsion_covariance=said[0].repulsion_covariance,
         )
         moments = replace(moments, energy_uncertainty=energy.std(dim=0))
         return prediction.with_uncertainty(graph, **vars(moments))

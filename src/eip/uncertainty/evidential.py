@@ -193,6 +193,7 @@ class EvidentialPotential(NetworkPotential):
                 evidence = self.head(features, run.graph)
                 moments = evidence.moments()
                 invariants = features.invariants()
+                missing = run.repulsion_covariance()
             force = virial = None
             if forces or stress:
                 force, virial = run.forces_and_stress(
@@ -201,7 +202,12 @@ class EvidentialPotential(NetworkPotential):
                     create_graph=differentiable == "everything",
                 )
         prediction = Prediction(
-            energy=energy, forces=force, stress=virial, features=invariants, evidence=evidence
+            energy=energy,
+            forces=force,
+            stress=virial,
+            features=invariants,
+            evidence=evidence,
+            repulsion_covariance=missing,
         ).with_uncertainty(graph, **vars(moments))
         return prediction if differentiable != "nothing" else prediction.detach()
 

@@ -15,6 +15,7 @@ from eip.graph import AtomGraph
 from eip.models.derivatives import forces_and_stress, strained
 from eip.models.energy import EnergyModel, EnergyOutput
 from eip.models.settings import BackboneSettings, backbone_settings, merged
+from eip.models.short_range import ShortRangeSettings
 from eip.potential import Differentiable, Potential
 
 N = TypeVar("N", bound="NetworkPotential")
@@ -28,6 +29,11 @@ class ForwardPass:
     output: EnergyOutput
     positions: Tensor
     strain: Tensor | None
+
+    def repulsion_covariance(self) -> Float[Tensor, "atoms 3 3"] | None:
+        """See `eip.prediction.Prediction`."""
+        approach = self.output.approach
+        return None if approach is None else approach.covariance()
 
     def forces_and_stress(
         self,
@@ -57,8 +63,9 @@ class NetworkPotential(Potential):
         element_energies: E0 of each, eV.
         force_scale: RMS of the training forces, eV/Å.
         backbone: name or settings of the network, see `eip.models.settings`.
-        zbl: adds the ZBL repulsion at short range.
-        dropout: see `eip.models.energy.EnergyModel`.
+        zbl, dropout: see `eip.models.energy.EnergyModel`.
+        short_range: where the data begin, as settings or as `settings` has them; see
+            `eip.models.short_range`.
         options: keys of the backbone, in place of a mapping with its name and them.
 
     Raises:
@@ -74,6 +81,7 @@ class NetworkPotential(Potential):
         backbone: str | Mapping[str, Any] | BackboneSettings = "painn",
         zbl: bool = False,
         dropout: float = 0.0,
+        short_range: ShortRangeSettings | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -82,8 +90,10 @@ class NetworkPotential(Potential):
             merged(backbone, options) if options else backbone
         )
         network = self.backbone_settings.build(len(elements))
+        if isinstance(short_range, Mapping):
+            short_range = ShortRangeSettings.from_dict(short_range)
         self.energy_model = EnergyModel(
-            network, elements, element_energies, force_scale, zbl, dropout
+            network, elements, element_energies, force_scale, zbl, dropout, short_range
         )
 
     @property
@@ -96,14 +106,17 @@ class NetworkPotential(Potential):
 
     def settings(self) -> dict[str, Any]:
         """Everything but the weights, JSON-able."""
-        energies = self.energy_model.element_energies
-        return {
+        energies, short_range = self.energy_model.element_energies, self.energy_model.short_range
+        described = {
             "elements": list(self.elements),
             "element_energies": {str(z): energy for z, energy in energies.items()},
             "force_scale": self.energy_model.force_scale,
             "backbone": self.backbone_settings.to_dict(),
             "zbl": self.energy_model.zbl is not None,
         }
+        if short_range is not None:
+            described["short_range"] = short_range.settings.to_dict()
+        return described
 
     @classmethod
     def from_settings(cls: type[N], settings: dict[str, Any]) -> N:

@@ -20,6 +20,7 @@ from eip.data import (
     summarize,
 )
 from eip.model_file import load_model, read_model_info
+from eip.models.short_range import ShortRangeSettings
 from eip.potential import Potential, WrappedPotential
 from eip.training.trainer import TrainingResult, seeded
 from eip.uncertainty.ensemble import EnsemblePotential
@@ -46,7 +47,11 @@ def fresh_network(
         if has["forces"]
         else energy_scale(store, indices, energies)
     )
-    backbone = model.backbone.informed(GraphDataset(store, indices, cutoff=model.backbone.cutoff))
+    frames = GraphDataset(store, indices, cutoff=model.backbone.cutoff)
+    backbone = model.backbone.informed(frames)
+    short_range = None
+    if model.zbl:
+        short_range = ShortRangeSettings.of_frames(frames.closest_approaches(), len(frames))
     with seeded(config.training.seed):
         return new_network(
             model.uncertainty,
@@ -55,7 +60,7 @@ def fresh_network(
             element_energies=energies,
             force_scale=scale,
             backbone=backbone,
-            zbl=model.zbl,
+            short_range=short_range,
         ).to(getattr(torch, model.dtype))
 
 
