@@ -19,6 +19,7 @@ import eip.model_file as model_file
 from eip.errors import InputError
 from eip.files import UncheckedFile
 from eip.model_file import FORMAT, load_model, read_model_info, save_model
+from eip.models.short_range import ShortRangeSettings
 from eip.uncertainty.calibrated import CalibratedPotential
 from eip.uncertainty.calibration import Calibration
 from eip.uncertainty.evidential import EvidenceMethod, EvidentialPotential
@@ -99,6 +100,26 @@ def test_a_calibration_comes_back_too(tmp_path: Path) -> None:
     one, two = before.predict(STRUCTURES), after.predict(STRUCTURES)
     assert torch.equal(one.force_uncertainty, two.force_uncertainty)  # type: ignore[arg-type]
     assert torch.equal(one.force_covariance, two.force_covariance)  # type: ignore[arg-type]
+
+
+def test_where_the_data_begin_comes_back(tmp_path: Path) -> None:
+    before, begins = potential(), ShortRangeSettings({(1, 8): 1.2, (6, 8): 1.1})
+    before.energy_model.begin_at(begins)
+    save_model(before, tmp_path / "model.eip")
+    after = load_model(tmp_path / "model.eip", device="cpu")
+    assert after.energy_model.short_range.settings == begins
+    one, two = before.predict(STRUCTURES), after.predict(STRUCTURES)
+    assert torch.equal(one.forces, two.forces)  # type: ignore[arg-type]
+    assert torch.equal(one.force_uncertainty, two.force_uncertainty)  # type: ignore[arg-type]
+
+
+def test_a_model_of_before_there_was_a_repulsion_stays_what_it_was(saved: Path) -> None:
+    assert "short_range" not in read_model_info(saved)["potential"]["settings"]
+    model = load_model(saved, device="cpu")
+    assert model.energy_model.short_range is None
+    close = molecule("H2O")
+    close.set_distance(0, 1, 0.2, fix=0)
+    assert torch.equal(potential().predict(close).energy, model.predict(close).energy)
 
 
 def test_another_dtype_on_request(saved: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase.io import read, write
 
+import eip
 from eip.cli import main
 from eip.model_file import read_model_info
 
@@ -276,6 +278,27 @@ def test_calibrate_writes_a_copy(run: Run, folder: Path) -> None:
     assert info["potential"]["settings"]["calibration"]["n_frames"] == 6
     assert "coverage_80" not in info["info"]["metrics"]
     assert "force_mae" in info["info"]["metrics"]
+
+
+def test_nuclei_repel_below_the_closest_approach_of_training(run: Run, folder: Path) -> None:
+    """By default, and in a model of before after the fact."""
+    described = json.loads(run("info", folder / "run/model.eip", "--json")[1])
+    assert re.match(r"H-H 1\.\d+, H-C 1\.\d+, H-O 0\.9", described["repulsion below"])
+    without = ("--set", "run_dir=plain", "--set", "model.zbl=false", "--no-progress")
+    assert run("train", folder / "config.yaml", *without)[0] == 0
+    plain, given = folder / "plain/model.eip", folder / "given.eip"
+    described = json.loads(run("info", plain, "--json")[1])
+    assert described["repulsion below"].startswith("no distance of atoms")
+    seen = ("--trained-on", folder / "train.xyz", "--out", given, "--no-progress")
+    code, said, err = run("calibrate", plain, folder / "test.xyz", *seen)
+    assert code == 0, err
+    assert "Nuclei repel below the closest approaches of" in said
+    before, after = eip.load(plain), eip.load(given)
+    frames = read(folder / "train.xyz", ":")
+    assert torch.equal(before.predict(frames).energy, after.predict(frames).energy)
+    close = frames[0]
+    close.set_distance(0, 1, 0.4, fix=0)
+    assert after.predict(close).energy > before.predict(close).energy + 10
 
 
 def test_info_of_model_and_frames(run: Run, folder: Path) -> None:

@@ -107,3 +107,27 @@ def test_loader(tmp_path: Path, make: Make, num_workers: int) -> None:
     assert first == again != second
     assert sorted(i for b in first for i in b) == list(range(2, 20))
     assert sorted(i for b in second for i in b) == list(range(2, 20))
+
+
+def test_closest_approaches(tmp_path: Path, make: Make) -> None:
+    frames = [make(n, n, periodic=n == 4, source=f"f#{n}") for n in (3, 1, 5, 4)]
+    chosen = np.array([0, 2, 3])
+    found = GraphDataset(write_store(frames, tmp_path / "s"), chosen, cutoff=4.0)
+    expected: dict[tuple[int, int], list[float]] = {}
+    met: dict[tuple[int, int], set[int]] = {}
+    for i in chosen:
+        graph = build_graph(frames[i].to_atoms(), 4.0)
+        for one, other, r in zip(
+            graph.numbers[graph.centers].tolist(),
+            graph.numbers[graph.neighbors].tolist(),
+            graph.edge_vectors().norm(dim=1).tolist(),
+            strict=True,
+        ):
+            pair = min(one, other), max(one, other)
+            expected.setdefault(pair, []).append(r)
+            met.setdefault(pair, set()).add(int(i))
+    approaches = found.closest_approaches()
+    assert approaches.keys() == expected.keys()
+    for pair, (distance, frames_with) in approaches.items():
+        assert distance == pytest.approx(min(expected[pair]), rel=1e-12)
+        assert frames_with == len(met[pair])

@@ -172,14 +172,14 @@ def test_all_edges_at_once_is_the_same_as_the_close_ones(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_kernel_finds_what_plain_pytorch_finds(dtype: torch.dtype) -> None:
     graph, module = crowd(), ShortRange(SETTINGS, (1, 8), CUTOFF)
-    arrays = (graph.edge_vectors(dtype), (graph.numbers == 8).long(), graph.centers)
-    limits = module.begins.to(dtype)
-    found = short_range.closer_than(*arrays, graph.neighbors, limits)
+    ends, species = (graph.centers, graph.neighbors), (graph.numbers == 8).long()
+    vectors, limits = graph.edge_vectors(dtype), module.begins.to(dtype)
+    found = short_range.closer_than(vectors, species, *ends, limits)
     with reference_path():
-        expected = short_range.closer_than(*arrays, graph.neighbors, limits)
+        expected = short_range.closer_than(vectors, species, *ends, limits)
     assert torch.equal(found, expected) and 0 < int(found.sum()) < graph.n_edges
-    assert len(short_range.closer_than(*(a[:0] for a in arrays[:1]), arrays[1],
-                                       graph.centers[:0], graph.neighbors[:0], limits)) == 0  # fmt: skip
+    none = short_range.closer_than(vectors[:0], species, ends[0][:0], ends[1][:0], limits)
+    assert none.shape == (0,)
 
 
 # Where the data begin.

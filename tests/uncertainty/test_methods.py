@@ -12,10 +12,13 @@ from ase.build import molecule
 from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.model_file import load_model, save_model
+from eip.models.zbl import screened_repulsion
 from eip.neighbors import build_graph
 from eip.potential import Potential
 from eip.simulation.bias import UDDPotential
 from eip.testing import check_potential
+from eip.uncertainty.calibrated import CalibratedPotential
+from eip.uncertainty.calibration import Calibration
 from eip.uncertainty.ensemble import EnsemblePotential, sample_covariance
 from eip.uncertainty.evidence import Errors
 from eip.uncertainty.evidential import EvidentialPotential
@@ -31,7 +34,11 @@ NETWORK = {
     "channels": 16,
     "interactions": 2,
     "cutoff": 4.5,
-}
+    # Beyond what a molecule at rest has: some pairs of every structure are closer.
+    "short_range": {
+        "closest": {"H-H": 1.85, "H-C": 1.12, "C-O": 1.5}, "share": 0.75, "width": 0.3
+    },
+}  # fmt: skip
 #: The componentwise head breaks rotation, by design; "global" and "none" say nothing of an atom.
 WITH_SIGMA = compared()
 
@@ -76,6 +83,29 @@ def finished(method: str, backbone: str = "painn") -> Potential:
 @pytest.mark.parametrize("method", WITH_SIGMA)
 def test_every_method_keeps_the_contract(method: str) -> None:
     check_potential(finished(method))
+
+
+@pytest.mark.parametrize("method", WITH_SIGMA)
+def test_sigma_is_no_less_than_the_slope_of_a_repulsion_that_no_frame_shows(method: str) -> None:
+    """Whatever a fit at home makes of it."""
+    shrunk = Calibration(
+        "scale", 1e-3, {}, (0.5,), (1.0,), n_frames=1, n_atoms=1,
+        created="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+    inside = finished(method)
+    together = molecule("CH3CH2OH")
+    one, other = (together.symbols == "H").nonzero()[0][:2]
+    for r in (0.9, 0.5, 0.3):
+        together.set_distance(one, other, r, fix=0)
+        z, distance = torch.ones(1), torch.tensor([r])
+        slope = float(screened_repulsion(z, z, distance)[1])
+        for potential in (inside, CalibratedPotential(inside, shrunk)):
+            said = potential.predict(together)
+            for atom in (one, other):
+                assert said.force_uncertainty[atom] >= slope
+            if said.force_covariance is not None:
+                along = torch.from_numpy(together.get_distance(one, other, vector=True)) / r
+                assert along @ said.force_covariance[one] @ along >= 0.999 * slope**2
 
 
 @pytest.mark.parametrize("method", WITH_SIGMA)

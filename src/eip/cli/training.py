@@ -153,6 +153,13 @@ def calibrate(
     method: Annotated[
         str, typer.Option(help="per_element, scale, isotonic or split_conformal.")
     ] = "per_element",
+    trained_on: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Frames that MODEL was trained on, for one of an earlier eIP: below their "
+            "closest approaches nuclei repel from then on; repeatable."
+        ),
+    ] = None,
     *,
     labels: Options,
     device: Device = None,
@@ -166,6 +173,7 @@ def calibrate(
         files,
         out_path,
         method=method,
+        trained_on=trained_on or (),
         labels=labels_from(labels),
         device=device,
         progress=progress,

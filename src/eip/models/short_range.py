@@ -49,6 +49,9 @@ SHARE = 0.75
 #: most pairs of elements in a few frames, and others of their kind have them at half the distance.
 FRAMES = 100
 
+#: Pairs of elements that are named one by one: those of seven elements.
+_MOST_NAMED = 28
+
 Pair = tuple[int, int]
 
 
@@ -101,6 +104,14 @@ class ShortRangeSettings:
         low, high = sorted(pair)
         found = self.closest.get((low, high))
         return min(cutoff, _radii(pair, self.share) if found is None else found)
+
+    def __str__(self) -> str:
+        names = [f"{_name(pair)} {distance:.3f}" for pair, distance in self.closest.items()]
+        if len(names) > _MOST_NAMED:
+            ends = min(self.closest.values()), max(self.closest.values())
+            names = [f"{len(names)} pairs of elements from {ends[0]:.3f} to {ends[1]:.3f}"]
+        others = f"{self.share:g} of the sum of covalent radii"
+        return f"{', '.join(names)} Å; others {others}" if names else others
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; elements by their symbols."""

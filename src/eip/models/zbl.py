@@ -54,9 +54,7 @@ class ZBL(nn.Module):
         distance = edge_vectors.square().sum(dim=1).sqrt()
         reach = self.reach * (self.radii[z_i] + self.radii[z_j]).to(distance.dtype)
         reach = reach.clamp(max=self.cutoff)
-        repulsion, _ = screened_repulsion(
-            z_i.to(distance.dtype), z_j.to(distance.dtype), distance
-        )
+        repulsion, _ = screened_repulsion(z_i.to(distance.dtype), z_j.to(distance.dtype), distance)
         x = (distance / reach).clamp(max=1.0)
         # 1 at contact, 0 at the end with two continuous derivatives.
         switch = 1.0 - x**3 * (10.0 - 15.0 * x + 6.0 * x**2)

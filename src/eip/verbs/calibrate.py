@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from eip import evaluation
-from eip.data import Labels, summarize
+from eip.data import FrameStore, Labels, open_frames, summarize
 from eip.errors import InputError, did_you_mean
 from eip.model_file import load_model, read_model_info, save_model
+from eip.models.energy import EnergyModel
+from eip.models.short_range import ShortRangeSettings
+from eip.potential import Potential
 from eip.uncertainty.calibrated import CalibratedPotential
 from eip.uncertainty.calibration import Method
 from eip.verbs.arguments import as_paths
@@ -23,6 +26,7 @@ def calibrate(
     out: str | Path | None = None,
     *,
     method: str = "per_element",
+    trained_on: str | Path | Sequence[str | Path] = (),
     labels: Labels | Mapping[str, Any] | None = None,
     device: str | None = None,
     progress: bool = True,
@@ -32,6 +36,11 @@ def calibrate(
 
     A calibration that the model has already is replaced. The frames must not be those that the
     model was trained on: there its errors are too small.
+
+    Args:
+        trained_on: the frames that the model was trained on, for one of before potentials were
+            given a repulsion: below their closest approaches the network is no longer asked, see
+            `eip.models.short_range`. On these frames nothing changes.
 
     Raises:
         InputError: as `evaluate`, and if the potential gives no force uncertainty.
@@ -43,6 +52,8 @@ def calibrate(
     if isinstance(potential, CalibratedPotential):
         potential = potential.potential
     labels = labels_of(info) if labels is None else Labels.of(labels, "labels")
+    if trained_on:
+        _repel(potential, open_frames(as_paths(trained_on), labels), log)
     files = as_paths(files)
     store = open_labelled(files, labels, ("forces",))
     log(summarize(store).table())
@@ -56,6 +67,21 @@ def calibrate(
     kept["metrics"] = {k: v for k, v in kept.get("metrics", {}).items() if _is_free_of_scale(k)}
     save_model(calibrated, target, kept)
     return target
+
+
+def _repel(potential: Potential, store: FrameStore, log: Log) -> None:
+    """Nuclei repel below the closest approaches of frames."""
+    frames = dataset_for(store, potential)
+    begins = ShortRangeSettings.of_frames(frames.closest_approaches(), len(frames))
+    networks = [module for module in potential.modules() if isinstance(module, EnergyModel)]
+    for network in networks:
+        network.begin_at(begins)
+    if not any(network.short_range for network in networks):
+        raise InputError(
+            "--trained-on is for a network of which eIP trained the weights, and this potential "
+            "holds none"
+        )
+    log(f"Nuclei repel below the closest approaches of {store.path}: {begins}.")
 
 
 def _is_free_of_scale(key: str) -> bool:

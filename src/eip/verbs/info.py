@@ -11,6 +11,7 @@ from ase.data import chemical_symbols
 from eip.data import DataSummary, Labels, open_frames, read_structures, summarize
 from eip.data.plausibility import find_doubts
 from eip.model_file import read_model_info
+from eip.models.short_range import ShortRangeSettings
 from eip.uncertainty.registry import inside
 
 
@@ -100,6 +101,7 @@ def describe_model(path: str | Path) -> dict[str, Any]:
     settings, info = dict(potential["settings"]), header["info"]
     plain = info.get("config", {}).get("model", {}).get("uncertainty") == "none"
     energies = settings.pop("element_energies", {})
+    short_range = settings.pop("short_range", None)
     elements = [chemical_symbols[z] for z in settings.pop("elements", [])]
     out: dict[str, Any] = {
         "kind": " of ".join(kinds),
@@ -107,6 +109,9 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         "element energies (eV)": {chemical_symbols[int(z)]: e for z, e in energies.items()},
         "note": _UNDETERMINED if _undetermined(energies) else "",
         "units": "eV, Å, eV/Å, eV/Å³",
+        "repulsion below": _NO_REPULSION
+        if short_range is None
+        else str(ShortRangeSettings.from_dict(short_range)),
         "network": {**settings, "dtype": header["dtype"]},
         "uncertainty": around,
         "calibration": "" if plain else "none: σ ranks atoms, its size means little",
@@ -130,6 +135,11 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         }
     return {key: value for key, value in out.items() if value}
 
+
+_NO_REPULSION = (
+    "no distance of atoms: closer than in training the network alone is asked; eip calibrate "
+    "--trained-on FRAMES gives a model the repulsion of nuclei there"
+)
 
 _UNDETERMINED = (
     "the training frames are of one composition, which does not tell the elements' energies apart: "

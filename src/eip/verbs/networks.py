@@ -52,6 +52,7 @@ def fresh_network(
     short_range = None
     if model.zbl:
         short_range = ShortRangeSettings.of_frames(frames.closest_approaches(), len(frames))
+        log(f"Nuclei repel below the closest approaches of training: {short_range}.")
     with seeded(config.training.seed):
         return new_network(
             model.uncertainty,
