@@ -97,8 +97,8 @@ def test_evidence_comes_with_latent_distance(folder: Path, run: Run) -> None:
     assert described["settings"]["potential"]["kind"] == "evidential"
 
 
-def test_another_backbone_trains_goes_on_and_evaluates(folder: Path, run: Run) -> None:
-    arguments = ["--set", "model.backbone=cartesian_ace", "--set", "run_dir=ace", "--no-progress"]
+def test_each_backbone_trains_and_another_does_not_go_on_with_it(folder: Path, run: Run) -> None:
+    arguments = ["--set", "run_dir=ace", "--no-progress", "--effort", "quick"]
     code, _, err = run("train", folder / "config.yaml", *arguments)
     assert code == 0, err
     model = folder / "ace" / "model.eip"
@@ -113,8 +113,15 @@ def test_another_backbone_trains_goes_on_and_evaluates(folder: Path, run: Run) -
     assert backbone["feature_limit"] == 6.0
     code, _, err = run("evaluate", model, folder / "test.xyz", "--out", folder / "ace_measured")
     assert code == 0, err
-    code, _, err = run("train", folder / "config.yaml", "--set", "run_dir=ace", "--resume")
+    other = ("--set", "model.backbone=painn")
+    code, _, err = run("train", folder / "config.yaml", *arguments, *other, "--resume")
     assert code == 2 and "backbone" in err
+    arguments[1] = "run_dir=painn"
+    code, _, err = run("train", folder / "config.yaml", *arguments, *other)
+    assert code == 0, err
+    described = read_model_info(folder / "painn" / "model.eip")["info"]["config"]
+    assert described["model"]["backbone"]["name"] == "painn"
+    assert described["training"]["effort"] == "quick"
 
 
 def test_an_ensemble_trains_in_parallel_resumes_and_is_one_file(folder: Path, run: Run) -> None:
