@@ -139,6 +139,10 @@ class Prediction:
         Float[Tensor, "atoms 3 3"] | None,
         Quantity("(eV/Å)²", "U_i, covariance of an atom's force, epistemic"),
     ] = None
+    extrapolation_grade: Annotated[
+        Float[Tensor, "atoms"] | None,
+        Quantity("", "γ_i, above 1 an atom is beyond the range of held-out atoms"),
+    ] = None
     uncertainty: Annotated[
         Float[Tensor, "frames"] | None,
         Quantity(

@@ -14,7 +14,7 @@ from ase.io import read, write
 
 import eip
 from eip.cli import main
-from eip.model_file import read_model_info
+from eip.model_file import load_model, read_model_info, save_model
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -306,6 +306,33 @@ def test_nuclei_repel_below_the_closest_approach_of_training(run: Run, folder: P
     close = frames[0]
     close.set_distance(0, 1, 0.4, fix=0)
     assert after.predict(close).energy > before.predict(close).energy + 10
+
+
+def test_a_model_of_before_there_was_a_guard_is_given_one(run: Run, folder: Path) -> None:
+    def guard_of(model: Path) -> dict | str:
+        return json.loads(run("info", model, "--json")[1])["guard"]
+
+    potential = load_model(folder / "run/model.eip", device="cpu")
+    latent = potential.potential
+    described = {k: v for k, v in latent.settings().items() if k != "guard"}
+    old = type(latent).from_settings(described).to(latent.dtype)
+    old.load_state_dict(latent.state_dict())
+    save_model(old, folder / "old.eip")
+    assert "none: far from the data" in guard_of(folder / "old.eip")
+    assert "eip calibrate MODEL FRAMES" in guard_of(folder / "old.eip")
+    arguments = (folder / "test.xyz", "--no-progress", "--out", folder / "new.eip")
+    code, shown, said = run("calibrate", folder / "old.eip", *arguments)
+    assert code == 0 and "had no guard and has one now" in " ".join((shown + said).split())
+    assert guard_of(folder / "new.eip")["held-out atoms"] == 54
+
+    save_model(old.potential, folder / "bare.eip")
+    assert "needs the training frames as well" in guard_of(folder / "bare.eip")
+    code, shown, said = run("calibrate", folder / "bare.eip", *arguments)
+    assert code == 0 and "frames alone cannot give it one" in " ".join((shown + said).split())
+    trained = ("--trained-on", folder / "train.xyz")
+    code, shown, said = run("calibrate", folder / "bare.eip", *arguments, *trained)
+    assert code == 0 and "had no guard and has one now" in " ".join((shown + said).split())
+    assert guard_of(folder / "new.eip")["held-out atoms"] == 54
 
 
 def test_info_of_model_and_frames(run: Run, folder: Path) -> None:

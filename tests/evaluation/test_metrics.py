@@ -11,7 +11,7 @@ from scipy import integrate, stats
 from sklearn.metrics import roc_auc_score
 
 from eip.errors import InputError
-from eip.evaluation import METRIC_KEYS, compute_metrics, element_table
+from eip.evaluation import METRIC_KEYS, compute_metrics, element_table, grade_table
 from eip.evaluation.metrics import (
     calibration_curve,
     coverage,
@@ -29,9 +29,10 @@ positive = st.floats(1e-3, 1e3)
 
 
 def test_keys_are_those_documented(make_evaluation):
-    evaluation = make_evaluation()
+    grade = np.linspace(0.1, 2.0, 600)
+    evaluation = make_evaluation(extrapolation_grade=grade)
     alone = compute_metrics(evaluation)
-    both = compute_metrics(evaluation, make_evaluation(seed=1))
+    both = compute_metrics(evaluation, make_evaluation(seed=1, extrapolation_grade=grade))
     assert set(alone) < set(both) == set(METRIC_KEYS)
     assert all(math.isfinite(value) for value in both.values())
 
@@ -305,3 +306,21 @@ def test_the_curve_runs_from_corner_to_corner(make_evaluation):
 def test_an_evaluation_cannot_be_changed(make_evaluation):
     with pytest.raises(ValueError, match="read-only"):
         make_evaluation().forces_pred[0] = 0.0
+
+
+def test_measures_by_extrapolation_grade(make_evaluation) -> None:
+    assert grade_table(make_evaluation()) == {}
+    assert math.isnan(compute_metrics(make_evaluation())["extrapolating"])
+    # Errors are as large as σ says up to grade 1, three times as large beyond.
+    sound = make_evaluation()
+    grade = np.linspace(0.0, 1.8, len(sound.numbers))
+    error = sound.force_error * np.where(grade > 1, 3.0, 1.0)[:, None]
+    evaluation = dataclasses.replace(
+        sound, forces_pred=sound.forces_true - error, extrapolation_grade=grade
+    )
+    table = grade_table(evaluation)
+    assert list(table) == ["0 to 0.5", "0.5 to 1", "1 to 1.5", "1.5 to 2"]
+    assert sum(of["n_atoms"] for of in table.values()) == len(grade)
+    assert table["0 to 0.5"]["coverage_80"] == pytest.approx(0.8, abs=0.05)
+    assert table["1 to 1.5"]["coverage_80"] < 0.5
+    assert compute_metrics(evaluation)["extrapolating"] == pytest.approx(np.mean(grade > 1))

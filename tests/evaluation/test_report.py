@@ -12,7 +12,9 @@ from eip.evaluation import report as report_module
 
 
 def test_a_report_is_whole(make_evaluation, tmp_path):
-    evaluation, ood = make_evaluation(), make_evaluation(seed=1, scale=2.0)
+    grade = np.linspace(0.1, 3.0, 600)
+    evaluation = make_evaluation(extrapolation_grade=grade)
+    ood = make_evaluation(seed=1, scale=2.0, extrapolation_grade=grade + 1)
     metrics = compute_metrics(evaluation, ood)
     info = {"kind": "evidential", "elements": [1, 6, 8], "<b>": float("nan")}
     files = write_report(evaluation, metrics, tmp_path / "new", ood=ood, model_info=info)
@@ -22,10 +24,12 @@ def test_a_report_is_whole(make_evaluation, tmp_path):
         assert stored[key] == pytest.approx(value)
         assert stored["_keys"][key] == METRIC_KEYS[key]
     assert set(stored["elements"]) == {"H", "C", "O"}
+    assert list(stored["grades"])[-1] == "2 to 4" and "0.5 to 1" not in stored["grades_ood"]
 
     html = files.html.read_text()
     assert html.count("data:image/png;base64,") == len(files.plots) == 3
     assert "spearman_atom" in html and "OOD" in html
+    assert "<h2>By element</h2>" in html and "<h2>By extrapolation grade</h2>" in html
     assert "<b>" not in html and "&lt;b&gt;" in html
     for path in files.plots:
         assert path.read_bytes().startswith(b"\x89PNG")

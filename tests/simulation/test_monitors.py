@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 
+from eip.errors import InputError
 from eip.neighbors import build_graph
 from eip.simulation.monitors import (
     BrokenBond,
     ClosestApproach,
     EnergyDrift,
+    ExtrapolationGrade,
     NonFinite,
     State,
     Temperature,
@@ -100,3 +102,19 @@ def test_temperature_drift_and_uncertainty():
     ending = Uncertainty(0.1).check(state(atoms, uncertainty=0.2))
     assert (ending.kind, ending.cause) == ("stopped", "uncertainty")
     assert "σ is 0.2 eV/Å, over the threshold of 0.1 eV/Å" in ending.reason
+
+
+def test_extrapolation_is_stopped_and_the_atom_named():
+    atoms = water()
+    grades = np.array([0.5, 1.5, 0.7])
+    assert ExtrapolationGrade(1.5).check(state(atoms, extrapolation_grade=grades)) is None
+    ending = ExtrapolationGrade(1.2).check(state(atoms, extrapolation_grade=grades))
+    assert (ending.kind, ending.cause) == ("stopped", "extrapolation_grade")
+    name = f"{atoms.symbols[1]} (atom 1)"
+    assert f"grade of {name} is 1.5, over the threshold of 1.2" in ending.reason
+    assert isinstance(DynamicsSettings(max_grade=2.0).monitors(atoms)[-1], ExtrapolationGrade)
+
+
+def test_a_potential_without_a_grade_is_not_taken_for_one_at_home():
+    with pytest.raises(InputError, match="gives no extrapolation grade: eip info says"):
+        ExtrapolationGrade(1.0).check(state(water()))

@@ -16,7 +16,6 @@ from eip.neighbors import build_graph
 from eip.testing import check_potential
 from eip.uncertainty.evidential import EvidentialPotential
 from eip.uncertainty.latent_distance import (
-    fit_exponents,
     fit_latent_distance,
     neighborhood_mean,
 )
@@ -76,17 +75,6 @@ def test_covariance_follows_sigma(fitted):
     said = fitted(rattled("CH3CH2OH", 0.2, 1))
     size = torch.linalg.matrix_norm(said.force_covariance).sqrt()
     torch.testing.assert_close(size, said.force_uncertainty)
-
-
-def test_exponents_of_made_up_errors_are_found_again():
-    rng = np.random.default_rng(0)
-    n = 20_000
-    logarithms = rng.normal(size=(n, 3)) * [0.5, 0.4, 0.3]
-    numbers = rng.choice([1, 6], size=n)
-    scale = np.exp(logarithms @ [0.7, 1.6, 0.0]) * np.where(numbers == 1, 0.02, 0.05)
-    error = rng.standard_t(6, size=(n, 3)) * scale[:, None]
-    found = fit_exponents(logarithms, np.square(error).sum(axis=1), numbers)
-    assert found == pytest.approx((0.7, 1.6, 0.0), abs=0.05)
 
 
 def test_a_strange_neighbor_is_noticed():

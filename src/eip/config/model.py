@@ -23,8 +23,8 @@ class ModelConfig(Settings):
     )
     latent_distance: bool = Field(
         True,
-        description="of evidence: σ grows with the distance from the training atoms in latent "
-        "space",
+        description="σ grows with the distance from the training atoms in latent space: that of "
+        "evidence everywhere, that of every method beyond the range of the validation frames",
     )
     members: int | None = Field(
         None,

@@ -22,6 +22,7 @@ or frame, σ = 0 in nll) is NaN, and null in JSON.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -68,6 +69,7 @@ _ID_KEYS: dict[str, str] = {
     "mean_error": "mean over atoms of the atom's error mean_a |f_true - f_pred|, eV/Å "
     "(the same number as force_mae)",
     "mean_uncertainty": "mean over atoms of σ, eV/Å",
+    "extrapolating": "share of atoms with an extrapolation grade above 1, 0 to 1",
 }
 
 _OOD_KEYS: dict[str, str] = {
@@ -141,21 +143,45 @@ def compute_metrics(
 def element_table(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     """By chemical symbol: n_atoms, force_mae, force_rmse, mean_uncertainty, spearman_atom,
     coverage_80; defined as in `METRIC_KEYS`, over the atoms of the element."""
+    return {
+        chemical_symbols[number]: _of_atoms(evaluation, evaluation.numbers == number)
+        for number in np.unique(evaluation.numbers)
+    }
+
+
+#: Bounds of the extrapolation grade by which atoms are told apart; the last has no upper one.
+GRADES = (0.0, 0.5, 1.0, 1.5, 2.0, 4.0)
+
+
+def grade_table(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """The measures of `element_table` by the atoms' extrapolation grade, "0 to 0.5" to "4 or more".
+
+    A range without atoms is left out; without a grade the table is empty.
+    """
+    grade = evaluation.extrapolation_grade
+    if grade is None:
+        return {}
     table = {}
-    for number in np.unique(evaluation.numbers):
-        of_element = evaluation.numbers == number
-        error = evaluation.force_error[of_element]
-        sigma = evaluation.force_uncertainty
-        sigma = None if sigma is None else sigma[of_element]
-        table[chemical_symbols[number]] = {
-            "n_atoms": float(of_element.sum()),
-            "force_mae": _mean(np.abs(error)),
-            "force_rmse": _mean(error**2) ** 0.5,
-            "mean_uncertainty": float("nan") if sigma is None else _mean(sigma),
-            "spearman_atom": spearman(np.abs(error).mean(axis=1), sigma),
-            "coverage_80": coverage(error, sigma, interval_width(0.8, evaluation.interval)),
-        }
+    for lower, upper in zip(GRADES, (*GRADES[1:], math.inf), strict=True):
+        within = (grade >= lower) & (grade < upper)
+        if within.any():
+            name = f"{lower:g} to {upper:g}" if upper < math.inf else f"{lower:g} or more"
+            table[name] = _of_atoms(evaluation, within)
     return table
+
+
+def _of_atoms(evaluation: Evaluation, chosen: Bool[np.ndarray, "atoms"]) -> dict[str, float]:
+    error = evaluation.force_error[chosen]
+    sigma = evaluation.force_uncertainty
+    sigma = None if sigma is None else sigma[chosen]
+    return {
+        "n_atoms": float(chosen.sum()),
+        "force_mae": _mean(np.abs(error)),
+        "force_rmse": _mean(error**2) ** 0.5,
+        "mean_uncertainty": float("nan") if sigma is None else _mean(sigma),
+        "spearman_atom": spearman(np.abs(error).mean(axis=1), sigma),
+        "coverage_80": coverage(error, sigma, interval_width(0.8, evaluation.interval)),
+    }
 
 
 def _of_one(evaluation: Evaluation, percentile: float) -> dict[str, float]:
@@ -183,6 +209,8 @@ def _of_one(evaluation: Evaluation, percentile: float) -> dict[str, float]:
     out["energy_score"] = energy_score(error, sigma, evaluation.force_covariance)
     out["mean_error"] = _mean(atom_error)
     out["mean_uncertainty"] = float("nan") if sigma is None else _mean(sigma)
+    grade = evaluation.extrapolation_grade
+    out["extrapolating"] = math.nan if grade is None else float(np.mean(grade > 1.0))
     return out
 
 

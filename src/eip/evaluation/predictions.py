@@ -51,6 +51,7 @@ class Evaluation:
         force_uncertainty: σ_i, eV/Å.
         force_covariance: (eV/Å)².
         force_aleatoric: eV/Å.
+        extrapolation_grade: above 1 an atom is beyond the range of held-out atoms.
         uncertainty: σ of each frame, the mean of its σ_i, eV/Å.
         energy_uncertainty: eV.
         others: what else was predicted, by name.
@@ -72,6 +73,7 @@ class Evaluation:
     force_uncertainty: Float[np.ndarray, "atoms"] | None = None
     force_covariance: Float[np.ndarray, "atoms 3 3"] | None = None
     force_aleatoric: Float[np.ndarray, "atoms"] | None = None
+    extrapolation_grade: Float[np.ndarray, "atoms"] | None = None
     uncertainty: Float[np.ndarray, "frames"] | None = None
     energy_uncertainty: Float[np.ndarray, "frames"] | None = None
     sources: tuple[str, ...] = ()

@@ -26,6 +26,7 @@ from eip.evaluation.metrics import (
     calibration_curve,
     element_table,
     error_roc,
+    grade_table,
     retention_curve,
 )
 from eip.evaluation.predictions import Evaluation
@@ -50,6 +51,10 @@ PREDICTION_KEYS: dict[str, str] = {
         if not of.internal
     },
 }
+
+
+#: Measures of groups of atoms: group → key → value.
+Table = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,10 @@ def write_report(
         html=folder / "report.html",
         plots=tuple(folder / f"{name}.png" for name in _CAPTIONS),
     )
-    elements = element_table(evaluation)
-    write_metrics(metrics, files.metrics, elements=elements)
+    tables = {"elements": element_table(evaluation), "grades": grade_table(evaluation)}
+    if ood is not None:
+        tables["grades_ood"] = grade_table(ood)
+    write_metrics(metrics, files.metrics, **tables)
     write_predictions(evaluation, files.predictions)
     if ood is not None:
         write_predictions(ood, folder / "predictions_ood.xyz")
@@ -98,23 +105,33 @@ def write_report(
     ):
         plots.save_figure(figure, path)
         images[path.stem] = path.read_bytes()
-    write_whole(files.html, _html(evaluation, metrics, elements, images, model_info or {}))
+    write_whole(files.html, _html(evaluation, metrics, tables, images, model_info or {}))
     return files
+
+
+#: What metrics.json and the report tell of groups of atoms.
+_TABLES = {
+    "elements": "the measures of each element's atoms, by chemical symbol",
+    "grades": "the measures of atoms by their extrapolation grade",
+    "grades_ood": "the measures of atoms by their extrapolation grade, second data set",
+}
 
 
 def write_metrics(
     metrics: Mapping[str, float],
     path: str | os.PathLike[str],
     *,
-    elements: Mapping[str, Mapping[str, float]] | None = None,
+    elements: Table | None = None,
+    grades: Table | None = None,
+    grades_ood: Table | None = None,
 ) -> None:
     """Metrics as JSON, with the meaning and unit of each key under ``_keys``; NaN becomes null."""
     content: dict[str, Any] = {
         key: int(value) if key.startswith("n_") else value for key, value in metrics.items()
     }
-    if elements:
-        content["elements"] = elements
-    known = {**METRIC_KEYS, "elements": "the measures of each element's atoms, by chemical symbol"}
+    tables = {"elements": elements, "grades": grades, "grades_ood": grades_ood}
+    content |= {name: table for name, table in tables.items() if table}
+    known = {**METRIC_KEYS, **_TABLES}
     content["_keys"] = {key: known[key] for key in content if key in known}
     content["_note"] = "energies in eV, lengths in Å; null: not defined for this data"
     write_whole(path, json_text(content))
@@ -255,7 +272,7 @@ figcaption { color: #555; font-size: .9rem; } code { font-size: .9em; }
 def _html(
     evaluation: Evaluation,
     metrics: Mapping[str, float],
-    elements: Mapping[str, Mapping[str, float]],
+    tables: Mapping[str, Table],
     images: Mapping[str, bytes],
     model_info: Mapping[str, Any],
 ) -> str:
@@ -270,13 +287,6 @@ def _html(
             f"</td>{second}<td class=meaning>{escape(METRIC_KEYS.get(key, ''))}</td></tr>"
         )
     second = "<th>OOD</th>" if has_ood else ""
-    element_keys = list(next(iter(elements.values()))) if elements else []
-    element_rows = "".join(
-        f"<tr><td>{escape(symbol)}</td>"
-        + "".join(f"<td class=number>{_figure(values[key])}</td>" for key in element_keys)
-        + "</tr>"
-        for symbol, values in elements.items()
-    )
     figures = "".join(
         f'<figure><img alt="{escape(name)}" src="data:image/png;base64,'
         f'{base64.b64encode(png).decode()}"><figcaption>{escape(_CAPTIONS[name])}</figcaption>'
@@ -306,12 +316,29 @@ def _html(
 {figures}
 <h2>Measures</h2>
 <table><tr><th>key</th><th>value</th>{second}<th>meaning</th></tr>{"".join(rows)}</table>
-<h2>By element</h2>
-<table><tr><th></th>{"".join(f"<th>{escape(key)}</th>" for key in element_keys)}</tr>
-{element_rows}</table>
+{"".join(_section(_HEADINGS[name], table) for name, table in tables.items() if table)}
 {model}
 </html>
 """
+
+
+_HEADINGS = {
+    "elements": "By element",
+    "grades": "By extrapolation grade",
+    "grades_ood": "By extrapolation grade, OOD",
+}
+
+
+def _section(heading: str, table: Mapping[str, Mapping[str, float]]) -> str:
+    keys = list(next(iter(table.values())))
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td>"
+        + "".join(f"<td class=number>{_figure(values[key])}</td>" for key in keys)
+        + "</tr>"
+        for name, values in table.items()
+    )
+    names = "".join(f"<th>{escape(key)}</th>" for key in keys)
+    return f"<h2>{heading}</h2>\n<table><tr><th></th>{names}</tr>\n{rows}</table>\n"
 
 
 def _figure(value: float | None) -> str:

@@ -44,7 +44,7 @@ from eip.simulation.summary import DynamicsSummary, Totals
 _MAY_CHANGE = frozenset(
     {
         "steps", "log_interval", "trajectory_interval", "checkpoint_interval", "approach_frames",
-        "max_uncertainty", "max_temperature", "min_distance", "min_distance_ratio",
+        "max_uncertainty", "max_grade", "max_temperature", "min_distance", "min_distance_ratio",
         "max_bond_stretch", "max_energy_drift",
     }
 )  # fmt: skip

@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 from jaxtyping import Float, Int
 
+from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.neighbors import find_edges
 from eip.prediction import Prediction, Quantity, quantities
@@ -26,6 +27,7 @@ Cause = Literal[
     "steps",
     "interrupted",
     "uncertainty",
+    "extrapolation_grade",
     "non_finite",
     "closest_approach",
     "broken_bond",
@@ -246,4 +248,28 @@ class Uncertainty:
             "uncertainty",
             f"step {state.step}: σ is {sigma:.4g} eV/Å, over the threshold of "
             f"{self.threshold:.4g} eV/Å",
+        )
+
+
+@dataclass(frozen=True)
+class ExtrapolationGrade:
+    """Stopped where an atom's extrapolation grade passes a threshold; 1 is the edge of the data."""
+
+    threshold: float
+
+    def check(self, state: State) -> Ending | None:
+        grades = state.results.get("extrapolation_grade")
+        if grades is None:
+            raise InputError(
+                "max_grade is set, but the potential gives no extrapolation grade: eip info says "
+                "how it can be given one"
+            )
+        worst = int(np.argmax(grades))
+        if grades[worst] <= self.threshold:
+            return None
+        return Ending(
+            "stopped",
+            "extrapolation_grade",
+            f"step {state.step}: the extrapolation grade of {_name(state.atoms, worst)} is "
+            f"{grades[worst]:.3g}, over the threshold of {self.threshold:.3g}",
         )

@@ -57,6 +57,12 @@ class DynamicsSettings(Settings):
     max_uncertainty: float | None = Field(
         None, gt=0, description="eV/Å; stop where σ of the structure passes it; empty: never"
     )
+    max_grade: float | None = Field(
+        None,
+        gt=0,
+        description="stop where an atom's extrapolation grade passes it: 1 is the edge of what "
+        "was seen; empty: never",
+    )
     max_temperature: float | None = Field(
         None, gt=0, description="K; stop above it; empty: ten times temperature, at least 3000"
     )
@@ -112,6 +118,7 @@ class DynamicsSettings(Settings):
             BrokenBond,
             ClosestApproach,
             EnergyDrift,
+            ExtrapolationGrade,
             NonFinite,
             Temperature,
             Uncertainty,
@@ -128,6 +135,8 @@ class DynamicsSettings(Settings):
             monitors.append(EnergyDrift(self.max_energy_drift))
         if self.max_uncertainty is not None:
             monitors.append(Uncertainty(self.max_uncertainty))
+        if self.max_grade is not None:
+            monitors.append(ExtrapolationGrade(self.max_grade))
         return monitors
 
 

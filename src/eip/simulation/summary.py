@@ -15,8 +15,8 @@ class DynamicsSummary:
 
     Attributes:
         ending: "finished", "stopped" or "collapsed".
-        cause: "steps", "interrupted", "uncertainty", "non_finite", "closest_approach",
-            "broken_bond", "temperature" or "energy_drift".
+        cause: "steps", "interrupted", "uncertainty", "extrapolation_grade", "non_finite",
+            "closest_approach", "broken_bond", "temperature" or "energy_drift".
         reason: the same as a sentence with its figures.
         steps, time_fs: how far the run came, continuations included.
         wall_seconds: of all sessions together.

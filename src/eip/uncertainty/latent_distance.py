@@ -16,11 +16,16 @@ strange, it is wrong. C_Z is drawn towards that of all elements where there are 
 ≥ 0 are those under which the force errors of held-out frames are most likely (a Student-t of three
 dimensions, a scale for each element): no data from outside the distribution is used. The size of σ
 is left to the calibration, which comes after.
+
+All this holds within the range of the held-out atoms. What σ is at least beyond it no fit decides:
+see `eip.uncertainty.guard`, which a method whose σ is taken as it is (a = 1, p = q = 0) has too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,18 +39,18 @@ from eip.kernels import features as operators
 from eip.kernels.packing import Packable
 from eip.potential import Differentiable, Potential, WrappedPotential
 from eip.prediction import Prediction
+from eip.uncertainty.evidence import frobenius
+from eip.uncertainty.exponents import fit_exponents
+from eip.uncertainty.guard import FEWEST_ATOMS, Guard, excess, fit_guard
 from eip.uncertainty.registry import build_potential, describe_potential
 
 #: Added to a covariance's diagonal, as a share of its mean: directions in which the training atoms
 #: hardly vary would else make every new atom infinitely far.
 RIDGE = 1e-4
 
-#: Degrees of freedom of the Student-t that errors are taken to follow: their tails are heavy.
-_DEGREES = 6.0
-
 
 class LatentDistancePotential(WrappedPotential, Packable):
-    """A potential whose σ is multiplied by a power of the latent distance d.
+    """A potential whose σ grows with the latent distance, and which knows where it extrapolates.
 
     Energy and forces are those of the potential inside; d is invariant under rotation and
     differentiable as the features are, so UDD is drawn away from the training atoms.
@@ -56,6 +61,7 @@ class LatentDistancePotential(WrappedPotential, Packable):
         distance_exponent: p.
         neighborhood_exponent: q.
         reference: s, eV/Å.
+        guard: None: σ is not guarded and there is no extrapolation grade, as before there were any.
     """
 
     kind: ClassVar[str] = "latent_distance"
@@ -70,6 +76,7 @@ class LatentDistancePotential(WrappedPotential, Packable):
         distance_exponent: float = 1.0,
         neighborhood_exponent: float = 1.0,
         reference: float = 1.0,
+        guard: Guard | None = None,
     ) -> None:
         super().__init__(potential)
         self.channels = channels
@@ -77,12 +84,17 @@ class LatentDistancePotential(WrappedPotential, Packable):
         self.distance_exponent = distance_exponent
         self.neighborhood_exponent = neighborhood_exponent
         self.reference = reference
+        self.guard = guard
         elements = self.elements
         index = torch.full((119,), -1)
         index[list(elements)] = torch.arange(len(elements))
         self.register_buffer("_species", index, persistent=False)
         self.register_buffer("means", torch.zeros(len(elements), channels))
         self.register_buffer("whitening", torch.eye(channels).repeat(len(elements), 1, 1))
+        # Not persistent: the guard in the settings is the one truth.
+        self._guard: Tensor | None
+        table = None if guard is None else guard.table()
+        self.register_buffer("_guard", table, persistent=False)
 
     def squared_distance(
         self, features: Float[Tensor, "atoms channels"], numbers: Int[Tensor, "atoms"]
@@ -114,19 +126,36 @@ class LatentDistancePotential(WrappedPotential, Packable):
         if raw is None or features is None:
             return prediction
         with torch.set_grad_enabled(differentiable != "nothing"):
+            raw = raw.clamp(min=torch.finfo(raw.dtype).tiny)  # what is divided by
             own = self.squared_distance(features, graph.numbers)
-            around = neighborhood_mean(own, graph, self.cutoff)
-            exponents = raw.new_tensor(
-                [
-                    self.sigma_exponent - 1.0,
-                    0.5 * self.distance_exponent,
-                    0.5 * self.neighborhood_exponent,
-                ]
+            squares = torch.stack([own, neighborhood_mean(own, graph, self.cutoff)])
+            sigma = self.fitted(raw, squares)
+            growth = (sigma / raw).square()
+            if self._guard is None:
+                return prediction.rescaled(graph, sigma, growth)
+            of_atom = self._guard.to(raw).index_select(1, graph.numbers)
+            reach = (squares * of_atom[:2]).sqrt()
+            added = excess(reach).sum(dim=0) * of_atom[2]
+            total = torch.hypot(sigma, added)
+            covariance = prediction.force_covariance
+            if covariance is not None:
+                covariance = widened(covariance * growth[:, None, None], added, total)
+            said = prediction.with_uncertainty(
+                graph, total, covariance, prediction.force_aleatoric, prediction.energy_uncertainty
             )
-            # One product for the three powers: for a few atoms the number of operations counts.
-            logarithms = torch.stack([raw / self.reference, own, around]).log()
-            factor = (exponents @ logarithms).exp()
-            return prediction.rescaled(graph, raw * factor, factor.square())
+            return replace(said, extrapolation_grade=reach.amax(dim=0))
+
+    def fitted(
+        self, raw: Float[Tensor, "atoms"], squares: Float[Tensor, "2 atoms"]
+    ) -> Float[Tensor, "atoms"]:
+        """s · (raw σ / s)^a · d^p · D^q, of raw σ, d² and D²: σ without its guard, eV/Å."""
+        powers = self.sigma_exponent, self.distance_exponent, self.neighborhood_exponent
+        if powers == (1.0, 0.0, 0.0):
+            return raw
+        exponents = raw.new_tensor([powers[0], 0.5 * powers[1], 0.5 * powers[2]])
+        # One product for the three powers: for a few atoms the number of operations counts.
+        logarithms = torch.cat([(raw / self.reference)[None], squares]).log()
+        return (exponents @ logarithms).exp() * self.reference
 
     def settings(self) -> dict[str, Any]:
         """JSON-able: the potential inside, width and exponents; means and matrices are weights."""
@@ -137,13 +166,28 @@ class LatentDistancePotential(WrappedPotential, Packable):
             "distance_exponent": self.distance_exponent,
             "neighborhood_exponent": self.neighborhood_exponent,
             "reference": self.reference,
+            "guard": None if self.guard is None else self.guard.to_dict(),
         }
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> LatentDistancePotential:
         """Built again, with fresh weights inside."""
         inside = build_potential(**settings["potential"])
-        return cls(inside, **{k: v for k, v in settings.items() if k != "potential"})
+        guard = settings.get("guard")  # Files of before there were any say nothing of it.
+        named = {k: v for k, v in settings.items() if k not in ("potential", "guard")}
+        return cls(inside, **named, guard=None if guard is None else Guard.from_dict(guard))
+
+
+def widened(
+    covariance: Float[Tensor, "atoms 3 3"],
+    added: Float[Tensor, "atoms"],
+    sigma: Float[Tensor, "atoms"],
+) -> Float[Tensor, "atoms 3 3"]:
+    """U_i with a variance added that is the same in all directions, and again of the size σ_i²."""
+    identity = torch.eye(3, dtype=covariance.dtype, device=covariance.device)
+    total = covariance + (added.square() / math.sqrt(3.0))[:, None, None] * identity
+    size = frobenius(total).clamp(min=torch.finfo(total.dtype).tiny)
+    return total * (sigma.square() / size)[:, None, None]
 
 
 def neighborhood_mean(
@@ -161,6 +205,8 @@ def fit_latent_distance(
     potential: Potential,
     training: Sequence[AtomGraph],
     held_out: Sequence[tuple[AtomGraph, Float[Tensor, "atoms 3"]]],
+    *,
+    exponents: bool = True,
 ) -> LatentDistancePotential:
     """Wraps a trained potential; about the cost of one epoch's predictions.
 
@@ -168,6 +214,7 @@ def fit_latent_distance(
         potential: trained, uncalibrated.
         training: the graphs that it was trained on; labels are not needed.
         held_out: graphs that it was not trained on, with their forces, eV/Å.
+        exponents: fits a, p and q; else σ is taken as it is, and only guarded.
 
     Raises:
         InputError: if the potential gives no features or no ``force_uncertainty``, or a set is
@@ -182,11 +229,79 @@ def fit_latent_distance(
             "a latent distance needs a potential with features and an uncertainty for each atom's "
             "force (heads 'none' and 'global' do not give one)"
         )
-    numbers = np.concatenate([graph.numbers.cpu().numpy() for graph in training])
     features = np.concatenate([p.features.double().cpu().numpy() for p in seen])
-    wrapped = LatentDistancePotential(potential, features.shape[1]).to(
+    wrapped = LatentDistancePotential(potential, features.shape[1], 1.0, 0.0, 0.0).to(
         device=potential.device, dtype=potential.dtype
     )
+    numbers = np.concatenate([graph.numbers.cpu().numpy() for graph in training])
+    _fit_covariances(wrapped, features, numbers)
+    unseen = _seen(wrapped, held_out)
+    if exponents:
+        _fit_powers(wrapped, unseen)
+    return _with_guard(wrapped, unseen)
+
+
+def guarded(
+    potential: LatentDistancePotential,
+    held_out: Sequence[tuple[AtomGraph, Float[Tensor, "atoms 3"]]],
+) -> LatentDistancePotential:
+    """The same with a guard (`eip.uncertainty.guard`) of graphs that it was not trained on.
+
+    Args:
+        held_out: with their forces, eV/Å.
+
+    Raises:
+        InputError: if they have fewer than 30 atoms, whose range would say little, or no forces.
+    """
+    count = sum(graph.n_atoms for graph, _ in held_out)
+    if count < FEWEST_ATOMS:
+        raise InputError(
+            f"a guard needs held-out frames of at least {FEWEST_ATOMS} atoms together, got {count}"
+        )
+    return _with_guard(potential, _seen(potential, held_out))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Of the atoms of graphs, in float64: raw σ, d² and D², forces, and their errors."""
+
+    numbers: Int[np.ndarray, "atoms"]
+    raw: Float[Tensor, "atoms"]
+    squares: Float[Tensor, "2 atoms"]
+    forces: Float[np.ndarray, "atoms 3"]
+    errors: Float[np.ndarray, "atoms 3"]
+
+
+def _seen(
+    wrapped: LatentDistancePotential,
+    held_out: Sequence[tuple[AtomGraph, Float[Tensor, "atoms 3"]]],
+) -> _Seen:
+    columns: list[list[Tensor]] = [[], [], [], [], []]
+    for graph, forces in held_out:
+        prediction = wrapped.potential(graph)
+        own = wrapped.squared_distance(prediction.features, graph.numbers)
+        around = neighborhood_mean(own, graph, wrapped.cutoff)
+        squares = torch.stack([own, around], dim=1)
+        error = forces.to(prediction.forces) - prediction.forces
+        for column, values in zip(
+            columns,
+            (graph.numbers, prediction.force_uncertainty, squares, forces, error),
+            strict=True,
+        ):
+            column.append(values.cpu())
+    numbers, raw, squares, forces, errors = (torch.cat(column) for column in columns)
+    return _Seen(
+        *(numbers.numpy(), raw.double(), squares.double().T),
+        *(forces.double().numpy(), errors.double().numpy()),
+    )
+
+
+def _fit_covariances(
+    wrapped: LatentDistancePotential,
+    features: Float[np.ndarray, "atoms channels"],
+    numbers: Int[np.ndarray, "atoms"],
+) -> None:
+    """Means and whitening of each element's training atoms."""
     centred = features.copy()
     for z in np.unique(numbers):
         centred[numbers == z] -= features[numbers == z].mean(axis=0)
@@ -201,61 +316,31 @@ def fit_latent_distance(
         lower = np.linalg.cholesky(np.linalg.inv(covariance))
         wrapped.whitening[k] = torch.as_tensor(lower)
 
-    columns: list[list[Tensor]] = [[], [], []]
-    error, elements = [], []
-    for graph, forces in held_out:
-        prediction = potential(graph)
-        assert prediction.features is not None and prediction.force_uncertainty is not None
-        assert prediction.forces is not None
-        own = wrapped.squared_distance(prediction.features, graph.numbers)
-        around = neighborhood_mean(own, graph, potential.cutoff)
-        for column, values in zip(
-            columns, (prediction.force_uncertainty, own.sqrt(), around.sqrt()), strict=True
-        ):
-            column.append(values.double().cpu())
-        error.append((forces - prediction.forces).double().cpu())
-        elements.append(graph.numbers.cpu())
-    logarithms = torch.stack([torch.cat(c) for c in columns], dim=1).log().numpy()
-    squared = torch.cat(error).square().sum(dim=1).numpy()
+
+def _fit_powers(wrapped: LatentDistancePotential, of: _Seen) -> None:
+    """a, p and q, and the s that goes with them."""
+    squared = np.square(of.errors).sum(axis=1)
     known = np.isfinite(squared)
     if not known.any():
         raise InputError("a latent distance needs held-out frames with force labels, got none")
-    middle = logarithms[known, 0].mean()
+    logarithms = torch.stack([of.raw, *of.squares.sqrt()], dim=1).log().numpy()[known]
+    middle = logarithms[:, 0].mean()
     logarithms[:, 0] -= middle
     wrapped.reference = float(np.exp(middle))
-    exponents = fit_exponents(logarithms[known], squared[known], torch.cat(elements).numpy()[known])
-    wrapped.sigma_exponent, wrapped.distance_exponent, wrapped.neighborhood_exponent = exponents
-    return wrapped
+    wrapped.sigma_exponent, wrapped.distance_exponent, wrapped.neighborhood_exponent = (
+        fit_exponents(logarithms, squared[known], of.numbers[known])
+    )
 
 
-def fit_exponents(
-    logarithms: Float[np.ndarray, "atoms factors"],
-    squared_error: Float[np.ndarray, "atoms"],
-    numbers: Int[np.ndarray, "atoms"],
-) -> tuple[float, ...]:
-    """The exponent of each factor that makes the errors most likely; none is negative.
-
-    Args:
-        logarithms: of the factors whose powers are multiplied.
-        squared_error: |f_true − f_pred|², (eV/Å)².
-        numbers: atomic numbers; each element has a scale of its own.
-    """
-    of_element = (numbers[:, None] == np.unique(numbers)).astype(float)
-    design = np.column_stack([logarithms, of_element])
-    floor = 1e-12 * squared_error.mean() + 1e-300
-
-    def mean_nll(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        log_scale = design @ weights
-        share = (squared_error + floor) * np.exp(-2.0 * log_scale) / _DEGREES
-        nll = 3.0 * log_scale + 0.5 * (_DEGREES + 3.0) * np.log1p(share)
-        slope = 3.0 - (_DEGREES + 3.0) * share / (1.0 + share)
-        return float(nll.mean()), design.T @ slope / len(slope)
-
-    count, elements = logarithms.shape[1], of_element.shape[1]
-    from scipy.optimize import minimize  # not with every model that is loaded
-
-    size = 0.5 * np.log(squared_error.mean() / 3 + floor)
-    start = np.concatenate([np.ones(count), np.full(elements, size)])
-    bounds = [(0.0, 4.0)] * count + [(None, None)] * elements
-    found = minimize(mean_nll, start, jac=True, bounds=bounds, method="L-BFGS-B").x
-    return tuple(float(exponent) for exponent in found[:count])
+def _with_guard(wrapped: LatentDistancePotential, of: _Seen) -> LatentDistancePotential:
+    sigma = wrapped.fitted(of.raw, of.squares)
+    guard = fit_guard(
+        *(wrapped.elements, of.numbers, of.squares.sqrt().T.numpy(), sigma.numpy()),
+        *(of.forces, of.errors),
+    )
+    settings = {k: v for k, v in wrapped.settings().items() if k not in ("potential", "guard")}
+    made = LatentDistancePotential(wrapped.potential, **settings, guard=guard)
+    made.to(device=wrapped.device, dtype=wrapped.dtype)
+    made.means.copy_(wrapped.means)
+    made.whitening.copy_(wrapped.whitening)
+    return made

@@ -56,8 +56,9 @@ class Method:
             prediction alone.
         starts_from: what is trained: its own network, a "plain" potential or "several" of them,
             which other methods can share.
-        latent_distance: σ is multiplied by powers of the latent distance: evidence knows nothing
-            of where no data was.
+        latent_distance: σ is multiplied by powers of the latent distance, which are fitted:
+            evidence knows nothing of where no data was. The guard (`eip.uncertainty.guard`) is of
+            every method that has a σ for each atom's force and features.
         by_atom: it has a σ for each atom's force.
         invariant: σ is the same however the structure lies.
         needs_energies: it is learned from energies too.
@@ -122,10 +123,14 @@ def fit_after_training(
     Args:
         name: of the method.
         training, held_out, members, seed: see `Fit`.
-        latent_distance: for evidential methods, see `eip.uncertainty.latent_distance`.
+        latent_distance: with the powers of evidence (`eip.uncertainty.latent_distance`), and with
+            the guard and the extrapolation grade of every method.
     """
     of = method(name)
     fitted = of.fit(network, Fit(training, held_out, members or of.members, seed))
-    if of.latent_distance and latent_distance:
-        return fit_latent_distance(fitted, training(), held_out())
-    return fitted
+    if not (latent_distance and of.by_atom):
+        return fitted
+    graphs = training()
+    if fitted(graphs[0], forces=False).features is None:
+        return fitted
+    return fit_latent_distance(fitted, graphs, held_out(), exponents=of.latent_distance)

@@ -15,9 +15,14 @@ from eip.models.short_range import ShortRangeSettings
 from eip.potential import Potential
 from eip.uncertainty.calibrated import CalibratedPotential
 from eip.uncertainty.calibration import Method
+from eip.uncertainty.latent_distance import (
+    LatentDistancePotential,
+    fit_latent_distance,
+    guarded,
+)
 from eip.verbs.arguments import as_paths
-from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled
-from eip.verbs.messages import Log, calibration_text, silent
+from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled, some_batches
+from eip.verbs.messages import TRAINING_GIVES, Log, calibration_text, guard_text, silent
 
 
 def calibrate(
@@ -34,16 +39,19 @@ def calibrate(
 ) -> Path:
     """Fits a calibration on labelled frames and writes it into the model, or into a copy.
 
-    A calibration that the model has already is replaced. The frames must not be those that the
-    model was trained on: there its errors are too small.
+    A calibration that the model has already is replaced. A model with latent distance that has no
+    guard (`eip.uncertainty.guard`), of before there were any, is given that of these frames. The
+    frames must not be those that the model was trained on: there its errors are too small.
 
     Args:
         trained_on: the frames that the model was trained on, for one of before potentials were
             given a repulsion: below their closest approaches the network is no longer asked, see
-            `eip.models.short_range`. On these frames nothing changes.
+            `eip.models.short_range`. On these frames nothing changes. With them a model without
+            latent distance is given a guard as well.
 
     Raises:
-        InputError: as `evaluate`, and if the potential gives no force uncertainty.
+        InputError: as `evaluate`, and if the potential gives no force uncertainty, or the frames
+            have too few atoms for a guard.
     """
     methods = get_args(Method)
     if method not in methods:
@@ -52,11 +60,13 @@ def calibrate(
     if isinstance(potential, CalibratedPotential):
         potential = potential.potential
     labels = labels_of(info) if labels is None else Labels.of(labels, "labels")
-    if trained_on:
-        _repel(potential, open_frames(as_paths(trained_on), labels), log)
+    trained = open_frames(as_paths(trained_on), labels) if trained_on else None
+    if trained is not None:
+        _repel(potential, trained, log)
     files = as_paths(files)
     store = open_labelled(files, labels, ("forces",))
     log(summarize(store).table())
+    potential = _guarded(potential, store, trained, log)
     found = evaluation.evaluate(potential, loader(dataset_for(store, potential)), progress=progress)
     calibrated = evaluation.calibrate(potential, found, method=cast(Method, method))
     log(calibration_text(calibrated))
@@ -82,6 +92,29 @@ def _repel(potential: Potential, store: FrameStore, log: Log) -> None:
             "holds none"
         )
     log(f"Nuclei repel below the closest approaches of {store.path}: {begins}.")
+
+
+def _guarded(
+    potential: Potential, store: FrameStore, trained: FrameStore | None, log: Log
+) -> Potential:
+    """With a guard, if it has none and these frames can give it one."""
+    if isinstance(potential, LatentDistancePotential) and potential.guard is not None:
+        return potential
+    if not isinstance(potential, LatentDistancePotential) and trained is None:
+        log(f"The model has no guard, and these frames alone cannot give it one: {TRAINING_GIVES}.")
+        return potential
+    batches = some_batches(dataset_for(store, potential), potential)
+    labelled = [(batch.graph, batch.forces) for batch in batches if batch.forces is not None]
+    if isinstance(potential, LatentDistancePotential):
+        given = guarded(potential, labelled)
+    else:
+        assert trained is not None
+        seen = some_batches(dataset_for(trained, potential), potential)
+        training = [batch.graph for batch in seen]
+        given = fit_latent_distance(potential, training, labelled, exponents=False)
+    assert given.guard is not None
+    log(f"The model had no guard and has one now. {guard_text(given.guard)}")
+    return given
 
 
 def _is_free_of_scale(key: str) -> bool:

@@ -13,6 +13,7 @@ from eip.data.plausibility import find_doubts
 from eip.model_file import read_model_info
 from eip.models.short_range import ShortRangeSettings
 from eip.uncertainty.registry import inside
+from eip.verbs.messages import CALIBRATE_GIVES, TRAINING_GIVES
 
 
 def info(path: str | Path, labels: Labels | Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -86,6 +87,7 @@ def describe_model(path: str | Path) -> dict[str, Any]:
     potential, calibration = header["potential"], None
     kinds: list[str] = []
     around: dict[str, Any] = {}
+    guard: dict[str, Any] | None = None
     while potentials := inside(potential):
         settings = dict(potential["settings"])
         if potential["kind"] == "calibrated":
@@ -95,6 +97,7 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         if settings.pop("potentials", None):
             around["members"] = len(potentials)
         settings.pop("potential", None)
+        guard = settings.pop("guard", None) or guard
         around |= settings
         potential = potentials[0]
     kinds.append(potential["kind"])
@@ -114,6 +117,7 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         else str(ShortRangeSettings.from_dict(short_range)),
         "network": {**settings, "dtype": header["dtype"]},
         "uncertainty": around,
+        "guard": "" if plain else _guard_text(guard, kinds),
         "calibration": "" if plain else "none: σ ranks atoms, its size means little",
         "training": info.get("training", {}),
         "training data": info.get("data", {}),
@@ -140,6 +144,23 @@ _NO_REPULSION = (
     "no distance of atoms: closer than in training the network alone is asked; eip calibrate "
     "--trained-on FRAMES gives a model the repulsion of nuclei there"
 )
+
+
+def _guard_text(guard: Mapping[str, Any] | None, kinds: Sequence[str]) -> dict[str, Any] | str:
+    """Of σ beyond the range of what was seen."""
+    if guard is None:
+        how = CALIBRATE_GIVES if "latent_distance" in kinds else TRAINING_GIVES
+        return f"none: far from the data σ is not to be relied on; {how}"
+    edges = {
+        chemical_symbols[int(z)]: f"d {of['d']:.3g}, D {of['D']:.3g}"
+        for z, of in guard["elements"].items()
+    }
+    return {
+        "strength": guard["strength"],
+        "held-out atoms": guard["n_atoms"],
+        "edges": edges,
+    }
+
 
 _UNDETERMINED = (
     "the training frames are of one composition, which does not tell the elements' energies apart: "

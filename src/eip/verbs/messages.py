@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ase.data import chemical_symbols
 
 from eip.uncertainty.calibrated import CalibratedPotential
+from eip.uncertainty.guard import Guard
 from eip.uncertainty.latent_distance import LatentDistancePotential
 
 #: Takes text, or a table of rich.
@@ -17,12 +18,36 @@ def silent(message: object) -> None:
     """Shows nothing."""
 
 
+#: How a model comes to a guard (`eip.uncertainty.guard`).
+CALIBRATE_GIVES = "eip calibrate MODEL FRAMES gives it one"
+TRAINING_GIVES = (
+    "a guard needs the training frames as well, for the distances of others from them; eip "
+    "calibrate MODEL FRAMES --trained-on TRAINING_FRAMES gives it one"
+)
+
+
 def latent_distance_text(potential: LatentDistancePotential) -> str:
-    """How σ goes with the evidence and the latent distance."""
+    """How σ goes with the evidence and the latent distance, and what it is at least far away."""
+    powers = (
+        potential.sigma_exponent,
+        potential.distance_exponent,
+        potential.neighborhood_exponent,
+    )
+    fitted = (
+        f"σ goes with the evidence to the power {powers[0]:.2g}, with the distance from the "
+        f"training atoms to the power {powers[1]:.2g}, and with that of the neighbors to the power "
+        f"{powers[2]:.2g}. "
+    )
+    guard = potential.guard
+    said = "" if powers == (1.0, 0.0, 0.0) else fitted
+    return said + ("" if guard is None else guard_text(guard))
+
+
+def guard_text(guard: Guard) -> str:
+    """From where on σ grows whatever was fitted."""
     return (
-        f"σ goes with the evidence to the power {potential.sigma_exponent:.2g}, with the distance "
-        f"from the training atoms to the power {potential.distance_exponent:.2g}, and with that of "
-        f"the neighbors to the power {potential.neighborhood_exponent:.2g}."
+        f"Beyond the range of {guard.n_atoms} held-out atoms (extrapolation grade above 1) σ grows "
+        f"by {guard.strength:g} of the forces' size for each step of the grade."
     )
 
 
