@@ -139,8 +139,8 @@ def working_in(
             begun = before is not None and (record is None or result())
             if not resume and (begun or (record is None and used)):
                 raise InputError(
-                    f"the run folder {path} is not empty ({_some(used)}): go on with --resume (resume=True), or "
-                    f"{remedy}"
+                    f"the run folder {path} is not empty ({_some(used)}): go on with --resume "
+                    f"(resume=True), or {remedy}"
                 )
             if before is None and used and own is None:
                 raise InputError(
