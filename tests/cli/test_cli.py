@@ -81,7 +81,7 @@ def test_init_writes_a_config_once(run: Run, tmp_path: Path) -> None:
     assert run("init", path, "--train", "a.xyz")[0] == 0
     assert "train: [a.xyz]" in path.read_text()
     code, _, said = run("init", path)
-    assert (code, said) == (2, f"Error: {path} exists already; --force replaces it")
+    assert (code, said) == (2, f"Error: {path} exists already; --force (force=True) replaces it")
 
 
 def test_evidence_comes_with_latent_distance(folder: Path, run: Run) -> None:
@@ -229,7 +229,7 @@ def test_model_predicts_with_a_calibrated_error_bar(folder: Path) -> None:
 def test_a_run_folder_is_not_written_over(run: Run, folder: Path) -> None:
     code, _, said = run("train", folder / "config.yaml")
     assert code == 2
-    assert "go on with --resume, or choose another run_dir" in said
+    assert "go on with --resume (resume=True), or choose another run_dir" in said
 
 
 def test_resume_wants_the_same_configuration(run: Run, folder: Path) -> None:
