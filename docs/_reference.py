@@ -144,6 +144,7 @@ _MODULES = {
         "eip.uncertainty.evidential",
         "eip.uncertainty.distributions",
         "eip.uncertainty.latent_distance",
+        "eip.uncertainty.guard",
         "eip.uncertainty.calibration",
         "eip.uncertainty.calibrated",
         "eip.uncertainty.ensemble",

@@ -1,10 +1,11 @@
 """What must hold for every backbone and every potential, as tests that anyone can run on theirs.
 
-    from eip.testing import check_backbone, check_potential
+    from eip.testing import check_backbone, check_potential, check_uncertainty
 
     check_potential(MyPotential())                  # on structures made up for its elements
     check_potential(MyPotential(), list_of_atoms)   # and on yours
     check_backbone(MyBackbone(), elements=(1, 8))
+    check_uncertainty(MyPotential(), list_of_atoms)  # σ, at home and far from it
 
 Each law is a function of its own, so that a test can demand one alone; ``POTENTIAL_LAWS`` and
 ``BACKBONE_LAWS`` list them. A law that is broken raises `ContractViolation`, which says by how
@@ -30,6 +31,14 @@ from eip.testing.contract import (
 )
 from eip.testing.derivatives import check_forces, check_stress, check_uncertainty_gradient
 from eip.testing.drift import EnergyDrift, energy_drift
+from eip.testing.ladders import (
+    Ascent,
+    Ladder,
+    check_ladders,
+    check_uncertainty,
+    climb,
+    ladders,
+)
 from eip.testing.locality import check_isolated_atoms, check_smoothness
 from eip.testing.predictions import check_elements, check_precision, check_prediction
 from eip.testing.scans import BondScan, scan_bonds
@@ -48,15 +57,18 @@ from eip.testing.symmetries import (
 __all__ = [
     "BACKBONE_LAWS",
     "POTENTIAL_LAWS",
+    "Ascent",
     "BondScan",
     "ContractViolation",
     "EnergyDrift",
+    "Ladder",
     "check_backbone",
     "check_batching",
     "check_beyond_cutoff",
     "check_elements",
     "check_forces",
     "check_isolated_atoms",
+    "check_ladders",
     "check_permutation",
     "check_potential",
     "check_precision",
@@ -67,10 +79,13 @@ __all__ = [
     "check_stress",
     "check_supercell",
     "check_translation",
+    "check_uncertainty",
     "check_uncertainty_gradient",
     "check_wrapping",
+    "climb",
     "energy_drift",
     "example_structures",
+    "ladders",
     "scan_bonds",
 ]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.signal import find_peaks
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -92,14 +92,22 @@ def scan_bonds(
     return scans
 
 
-def _moving(count: int, bonds: np.ndarray, index: int) -> list[int]:
-    """Atoms that move when a bond is stretched."""
+def parts(count: int, bonds: Int[np.ndarray, "bonds 2"], index: int) -> list[int] | None:
+    """Atoms of the smaller of two parts that a bond alone holds together; None: they are one."""
     i, j = bonds[index].tolist()
     others = np.delete(bonds, index, axis=0)
     graph = coo_array((np.ones(len(others)), (others[:, 0], others[:, 1])), shape=(count, count))
     _, label = connected_components(graph, directed=False)
     if label[i] == label[j]:
-        degree = np.bincount(others.ravel(), minlength=count)
-        return [j if degree[j] <= degree[i] else i]
-    parts = [np.flatnonzero(label == label[k]).tolist() for k in (i, j)]
-    return min(parts, key=len)
+        return None
+    return min((np.flatnonzero(label == label[k]).tolist() for k in (i, j)), key=len)
+
+
+def _moving(count: int, bonds: Int[np.ndarray, "bonds 2"], index: int) -> list[int]:
+    """Atoms that move when a bond is stretched."""
+    smaller = parts(count, bonds, index)
+    if smaller is not None:
+        return smaller
+    i, j = bonds[index].tolist()
+    degree = np.bincount(np.delete(bonds, index, axis=0).ravel(), minlength=count)
+    return [j if degree[j] <= degree[i] else i]
