@@ -4,7 +4,8 @@
 
 Of each model, without and with: how many bonds of some test frames fall towards their short end
 (`eip.testing.scan_bonds`), the lowest energy between 0.6 and 0.85 of a bond, eV above its minimum,
-and the errors of forces out of distribution, meV/Å; and by how much training frames change.
+errors of forces, meV/Å, and measures of σ, on test and other frames; and by how much training
+frames change.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import eip
-from eip.data import FrameStore, GraphDataset
+from eip.data import FrameStore, GraphDataset, make_loader
+from eip.evaluation import compute_metrics, evaluate
 from eip.models.energy import EnergyModel
 from eip.models.short_range import ShortRangeSettings
 from eip.potential import Potential
@@ -26,6 +27,17 @@ from run import SPLITS  # isort: skip
 
 #: A bond that falls towards it has a "minimum" below this share of its length.
 SHORT = 0.85
+ORDER = {"batch_size": 32, "shuffle": False, "seed": 0}
+#: What is printed, and times what.
+MEASURES = {
+    "force_mae": 1000,
+    "force_rmse": 1000,
+    "spearman_atom": 1,
+    "roc_auc_atom": 1,
+    "coverage_80": 1,
+    "nll": 1,
+    "ood_ratio": 1,
+}
 
 
 def measure(potential: Potential, test: FrameStore, other: FrameStore, frames: int) -> str:
@@ -35,14 +47,22 @@ def measure(potential: Potential, test: FrameStore, other: FrameStore, frames: i
     falls = sum(any(factor < SHORT for factor in scan.false_minima) for scan in scans)
     long = sum(any(factor > SHORT for factor in scan.false_minima) for scan in scans)
     lowest = min(scan.energies[scan.factors < SHORT].min() for scan in scans)
-    hot = [other[i] for i in range(len(other))]
-    error = potential.predict([frame.to_atoms() for frame in hot]).forces
-    error = error.double().numpy() - np.concatenate([frame.forces for frame in hot])
-    return (
-        f"{falls} of {len(scans)} fall, {long} with a second minimum farther out, lowest "
-        f"{lowest:.1f} eV; MAE {1e3 * np.abs(error).mean():.1f}, "
-        f"RMSE {1e3 * np.sqrt(np.square(error).mean()):.1f} meV/Å"
+    known, hot = (
+        evaluate(potential, make_loader(frames_of(store, potential), **ORDER), progress=False)
+        for store in (test, other)
     )
+    found = compute_metrics(known, hot)
+    said = f"{falls} of {len(scans)} fall, {long} with a second minimum farther out, "
+    said += f"lowest {lowest:.1f} eV"
+    for name, factor in MEASURES.items():
+        if name in found:
+            values = (found[key] for key in (name, f"{name}_ood") if key in found)
+            said += f"; {name} {' / '.join(f'{factor * value:.3g}' for value in values)}"
+    return said
+
+
+def frames_of(store: FrameStore, potential: Potential) -> GraphDataset:
+    return GraphDataset(store, cutoff=potential.cutoff)
 
 
 def main() -> None:

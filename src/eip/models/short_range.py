@@ -8,10 +8,10 @@ longer it was trained; uncertainty-driven dynamics goes and looks.
     b           where the data of their elements begin: the closest approach in the training frames
     a           (1 − WIDTH) b
     s(r)        distance that the network is told: r above b, (a + b)/2 below a, between them of
-                slope s' = u² (3 − 2u), u = (r − a)/(b − a): two continuous derivatives
+                slope s' = u³ (10 − 15u + 6u²), u = (r − a)/(b − a): three continuous derivatives
     Z(r)        screened repulsion of the nuclei (`eip.models.zbl`)
     E           E_network(s) + Σ_pairs [Z(r) − Z(s)]
-    m           (1 − s')² |Z'(r)|, the slope of a repulsion that no frame shows
+    m           (1 − s') |Z'(r)|, the slope of a repulsion that no frame shows
 
 So the force between two atoms is s' times what the network finds at s, plus −Z'(r) + s' Z'(s),
 which is at least (1 − s') times the repulsion at s: it grows from the network's into that of the
@@ -39,9 +39,9 @@ from eip.graph import AtomGraph
 from eip.kernels.geometry import closer_than
 from eip.models.zbl import screened_repulsion
 
-#: What the network still extrapolates into, as a share of b. Narrower, and the forces of frames
-#: that are a little beyond the training set get worse (acetylacetone, 300 → 600 K: by 60 % with
-#: 0.15, 20 % with 0.2, 1 % with 0.3, if any); wider, and the network's holes come back (0.4).
+#: Length of the transition, as a share of b. Narrower, and forces of frames a little beyond the
+#: training set get worse (acetylacetone, 1,500 epochs, RMSE at 300 K 5.7 meV/Å, with 0.1 39, 0.2
+#: 7.7, 0.3 5.5); wider, and the holes of a network without a limit come back (0.35).
 WIDTH = 0.3
 #: Of the sum of covalent radii: b of elements of which the frames say too little.
 SHARE = 0.75
@@ -211,7 +211,7 @@ class ShortRange(nn.Module):
         s, slope = self._told(r, begins[kinds])
         (value, steepness), (at_s, _) = (screened_repulsion(z_i, z_j, d) for d in (r, s))
         energy = vectors.new_zeros(graph.n_atoms).index_add(0, centers, 0.5 * (value - at_s))
-        missing = (1.0 - slope).square() * steepness
+        missing = (1.0 - slope) * steepness
         told = close * (s / r)[:, None]
         return (
             told if which is None else vectors.index_copy(0, which, told),
@@ -224,5 +224,5 @@ class ShortRange(nn.Module):
         """s and s'."""
         length = self.settings.width * begin
         u = (1.0 - (begin - r) / length).clamp(0.0, 1.0)
-        inside = begin - length * (0.5 - u**3 + 0.5 * u**4)
-        return torch.where(r < begin, inside, r), u.square() * (3.0 - 2.0 * u)
+        inside = begin - length * (0.5 - u**4 * (2.5 - 3.0 * u + u.square()))
+        return torch.where(r < begin, inside, r), u**3 * (10.0 - 15.0 * u + 6.0 * u.square())
