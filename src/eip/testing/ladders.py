@@ -206,15 +206,17 @@ def _pushed(atoms: Atoms, one: int, other: int) -> Ladder | None:
 
 
 def _pulled(atoms: Atoms, z: int) -> Ladder | None:
-    """The first atom of an element, away from its nearest neighbor."""
+    """The first atom of an element, away from its neighbors, the nearest above all."""
     if len(atoms) == 1:
         return None
     i = int(np.flatnonzero(atoms.numbers == z)[0])
-    mic = bool(atoms.pbc.any())
     others = [k for k in range(len(atoms)) if k != i]
-    vectors = atoms.get_distances(i, others, mic=mic, vector=True)
-    nearest = vectors[np.linalg.norm(vectors, axis=1).argmin()]
-    away = -nearest / np.linalg.norm(nearest)
+    vectors = atoms.get_distances(i, others, mic=bool(atoms.pbc.any()), vector=True)
+    lengths = np.linalg.norm(vectors, axis=1)
+    away = -(vectors / lengths[:, None] ** 3).sum(axis=0)
+    if np.linalg.norm(away) * lengths.min() ** 2 < 1e-3:  # its neighbors are all around it
+        away = -vectors[lengths.argmin()]
+    away = away / np.linalg.norm(away)
     rungs = tuple(_moved(atoms, [i], by * away) for by in DEPARTURES)
     return Ladder(f"{chemical_symbols[z]} pulled out", rungs, (i,))
 
