@@ -153,6 +153,16 @@ class Prediction:
         Float[Tensor, "frames"] | None,
         Quantity("eV", "standard deviation of the energy", deviation=True, extensive=True),
     ] = None
+    energy_deviations: Annotated[
+        Float[Tensor, "frames directions"] | None,
+        Quantity(
+            "eV",
+            "independent parts of the energy's error, of unit variance each: their length is its "
+            "standard deviation, that of a difference of two structures' is the difference's",
+            extensive=True,
+            internal=True,
+        ),
+    ] = None
     features: Annotated[
         Float[Tensor, "atoms channels"] | None,
         Quantity("", "what the network knows of an atom, for latent distances", internal=True),
