@@ -293,3 +293,11 @@ class WrappedPotential(LikeAnother):
     @property
     def _like(self) -> Potential:
         return self.potential
+
+
+def layers(potential: Potential) -> Iterator[Potential]:
+    """A potential and what it is round, the outermost first."""
+    yield potential
+    while isinstance(potential, WrappedPotential):
+        potential = potential.potential
+        yield potential

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from eip.composition import OpenEnergies, composition_span, open_energies
 from eip.errors import InputError
 from eip.graph import AtomGraph
-from eip.potential import Differentiable, Potential, WrappedPotential
+from eip.potential import Differentiable, Potential, WrappedPotential, layers
 from eip.prediction import Prediction
 from eip.uncertainty.network import NetworkPotential
 from eip.uncertainty.registry import build_potential, describe_potential
@@ -66,10 +66,9 @@ Seen = Sequence[tuple[AtomGraph, Prediction]]
 
 def network_inside(potential: Potential) -> NetworkPotential | None:
     """The one network with a last layer that a potential is made of; None where it is not."""
-    while isinstance(potential, WrappedPotential):
-        potential = potential.potential
-    if isinstance(potential, NetworkPotential) and potential.energy_model.readout is not None:
-        return potential
+    *_, innermost = layers(potential)
+    if isinstance(innermost, NetworkPotential) and innermost.energy_model.readout is not None:
+        return innermost
     return None
 
 
