@@ -144,6 +144,8 @@ _MODULES = {
         "eip.uncertainty.evidential",
         "eip.uncertainty.distributions",
         "eip.uncertainty.latent_distance",
+        "eip.uncertainty.energy_error",
+        "eip.composition",
         "eip.uncertainty.calibration",
         "eip.uncertainty.calibrated",
         "eip.uncertainty.ensemble",

@@ -304,6 +304,17 @@ def test_it_comes_back_from_its_file_inside_a_calibration(tmp_path: Any) -> None
     )
 
 
+def test_it_can_be_fitted_again() -> None:
+    made, rng = fitted(), np.random.default_rng(0)
+    counts = np.tile([[6.0, 2.0, 1.0]], (40, 1))
+    sigma, before = np.full(40, 0.1), made.scale
+    assert made.recalibrate(0.3 * rng.normal(size=40), sigma, counts)
+    assert made.scale / before == pytest.approx(3.0, rel=0.3)
+    # Where something is open, its size says nothing of a.
+    assert not made.recalibrate(rng.normal(size=40), sigma, counts + 1.0)
+    assert not made.recalibrate(np.full(40, np.nan), sigma, counts)
+
+
 def test_what_it_needs_is_said() -> None:
     inside = network()
     frames = [together(["H2O"], range(3))]

@@ -103,9 +103,9 @@ def test_what_energies_leave_open_is_said(frames: Path, tmp_path: Path) -> None:
     assert read(tmp_path / "out/predictions.xyz").info["energy_uncertainty"] > 0
     about = eip.info(tmp_path / "one.eip")
     assert about["note"].startswith(said) and about["kind"] == "evidential"
-    assert "eV an atom where it is open how energy is shared among C, H" in about[
-        "energy error bar"
-    ]
+    assert (
+        "eV an atom where it is open how energy is shared among C, H" in about["energy error bar"]
+    )
 
 
 def test_info_names_what_may_be_labels(frames: Path, tmp_path: Path) -> None:

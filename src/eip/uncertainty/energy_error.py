@@ -181,6 +181,27 @@ class EnergyErrorPotential(WrappedPotential):
             sigma = torch.linalg.vector_norm(parts, dim=1) * widening(prediction, graph)
         return replace(prediction, energy_uncertainty=sigma, energy_deviations=parts)
 
+    def recalibrate(
+        self,
+        errors: Float[np.ndarray, "frames"],
+        sigma: Float[np.ndarray, "frames"],
+        counts: Float[np.ndarray, "frames elements"],
+    ) -> bool:
+        """Fits a again, on frames of which nothing is open; False where they are too few.
+
+        Args:
+            errors: E_true − E_pred, eV; NaN without a label.
+            sigma: what this potential said of them, eV.
+            counts: atoms of each of its elements.
+        """
+        device = torch.device("cpu")
+        beside = np.abs(counts @ self._tables_on(device)[1].numpy()).max(axis=1, initial=0.0)
+        usable = np.isfinite(errors) & (beside <= 1e-6)
+        if usable.sum() < MIN_FRAMES:
+            return False
+        self.scale *= fit_scale(errors[usable], sigma[usable])[1]
+        return True
+
     def settings(self) -> dict[str, Any]:
         """JSON-able: the potential inside, a, T and what is open; the rest is weights."""
         return {

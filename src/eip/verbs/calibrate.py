@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import numpy as np
+
 from eip import evaluation
 from eip.data import FrameStore, Labels, open_frames, summarize
 from eip.errors import InputError, did_you_mean
 from eip.model_file import load_model, read_model_info, save_model
 from eip.models.energy import EnergyModel
 from eip.models.short_range import ShortRangeSettings
-from eip.potential import Potential
+from eip.potential import Potential, layers
 from eip.uncertainty.calibrated import CalibratedPotential
 from eip.uncertainty.calibration import Method
 from eip.uncertainty.latent_distance import (
@@ -20,6 +22,7 @@ from eip.uncertainty.latent_distance import (
     fit_latent_distance,
     guarded,
 )
+from eip.uncertainty.energy_error import EnergyErrorPotential
 from eip.verbs.arguments import as_paths
 from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled, some_batches
 from eip.verbs.messages import TRAINING_GIVES, Log, calibration_text, guard_text, silent
@@ -39,9 +42,10 @@ def calibrate(
 ) -> Path:
     """Fits a calibration on labelled frames and writes it into the model, or into a copy.
 
-    A calibration that the model has already is replaced. A model with latent distance that has no
-    guard (`eip.uncertainty.guard`), of before there were any, is given that of these frames. The
-    frames must not be those that the model was trained on: there its errors are too small.
+    A calibration that the model has already is replaced; so is the size of the energies' error bar
+    where the model has one and ten frames or more have energies. A model with latent distance that
+    has no guard (`eip.uncertainty.guard`), of before there were any, is given that of these frames.
+    The frames must not be those that the model was trained on: there its errors are too small.
 
     Args:
         trained_on: the frames that the model was trained on, for one of before potentials were
@@ -70,6 +74,8 @@ def calibrate(
     found = evaluation.evaluate(potential, loader(dataset_for(store, potential)), progress=progress)
     calibrated = evaluation.calibrate(potential, found, method=cast(Method, method))
     log(calibration_text(calibrated))
+    if _energies_again(potential, found):
+        log("The energy's error bar is fitted to these frames as well.")
     target = Path(out or model)
     calibrated_on = [str(Path(f).resolve()) for f in files]
     kept = {**info.get("info", {}), "calibrated_on": calibrated_on}
@@ -92,6 +98,18 @@ def _repel(potential: Potential, store: FrameStore, log: Log) -> None:
             "holds none"
         )
     log(f"Nuclei repel below the closest approaches of {store.path}: {begins}.")
+
+
+def _energies_again(potential: Potential, found: evaluation.Evaluation) -> bool:
+    """Whether there is an error bar of energies, and frames to fit it to."""
+    for layer in layers(potential):
+        if isinstance(layer, EnergyErrorPotential) and found.energy_uncertainty is not None:
+            of_element = found.numbers[:, None] == np.array(layer.elements)
+            counts = np.zeros((found.n_frames, len(layer.elements)))
+            np.add.at(counts, found.frame, of_element)
+            errors = found.energy_error[:, 0]
+            return layer.recalibrate(errors, found.energy_uncertainty, counts)
+    return False
 
 
 def _guarded(

@@ -28,7 +28,7 @@ from eip.potential import Potential, layers
 from eip.training import trainer
 from eip.training.processes import launched, rank_zero_first
 from eip.training.trainer import TrainingResult
-from eip.uncertainty.energy_error import EnergyErrorPotential
+from eip.uncertainty.energy_error import MIN_FRAMES, EnergyErrorPotential
 from eip.uncertainty.latent_distance import LatentDistancePotential
 from eip.uncertainty.methods import fit_after_training, method
 from eip.verbs.evaluate import knows_no_energies, without_energies
@@ -200,7 +200,7 @@ def _finished(
             for batch in some_batches(sets["validation"], potential)
             if batch.forces is not None
         ],
-        energies=lambda: with_energies(sets["validation"], potential, config),
+        energies=lambda: _with_energies(sets["validation"], potential, config, log),
         members=model.members,
         latent_distance=model.latent_distance,
         seed=config.training.seed,
@@ -263,14 +263,17 @@ def _show_frames(
         warnings.warn(doubt, DataWarning, stacklevel=2)
 
 
-def with_energies(
-    dataset: GraphDataset, potential: Potential, config: Config
+def _with_energies(
+    dataset: GraphDataset, potential: Potential, config: Config, log: Log
 ) -> list[tuple[AtomGraph, Tensor]]:
     """Graphs with energies, eV; none where the network has not learned energies."""
     if knows_no_energies(config.to_dict()):
         return []
     batches = some_batches(dataset, potential)
-    return [(batch.graph, batch.energy) for batch in batches if batch.energy is not None]
+    found = [(batch.graph, batch.energy) for batch in batches if batch.energy is not None]
+    if sum(len(energy) for _, energy in found) < MIN_FRAMES:
+        log(f"Energies get no error bar: it takes {MIN_FRAMES} validation frames with energies.")
+    return found
 
 
 def train_member(config: Config, progress: bool) -> bool:
