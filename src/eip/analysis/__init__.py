@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from eip._lazy import importer
 
 if TYPE_CHECKING:
+    from eip.analysis.averages import Average as Average
+    from eip.analysis.averages import average as average
     from eip.analysis.diffusion import Displacements as Displacements
     from eip.analysis.distributions import PairDistribution as PairDistribution
     from eip.analysis.entropy import configurational_entropy as configurational_entropy
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 __getattr__, __all__ = importer(
     __name__,
     {
+        "eip.analysis.averages": "Average average",
         "eip.analysis.diffusion": "Displacements",
         "eip.analysis.distributions": "PairDistribution",
         "eip.analysis.entropy": (
