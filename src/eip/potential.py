@@ -179,8 +179,8 @@ class Potential(nn.Module, ABC):
                 "it was made before there were any, of one network without an uncertainty, or "
                 "fitted on too few validation frames with energies"
             )
-        # Far from home all parts are wider, by one factor: the larger one, or what cancels would
-        # not.
+        # All parts of a structure's error may be wider by a factor. Of both it is the larger one,
+        # or what is to cancel would not.
         length = torch.linalg.vector_norm(parts, dim=1)
         wider = sigma / length.clamp(min=torch.finfo(length.dtype).tiny)
         apart = torch.linalg.vector_norm(parts[1:] - parts[0], dim=1)

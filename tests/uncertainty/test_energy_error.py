@@ -30,6 +30,7 @@ from eip.uncertainty.energy_error import (
     EnergyErrorPotential,
     fit_energy_error,
     fit_scale,
+    widening,
 )
 from eip.uncertainty.ensemble import EnsemblePotential
 from eip.uncertainty.evidential import EvidentialPotential
@@ -112,7 +113,12 @@ def test_it_is_the_last_layers_rigidity() -> None:
         @ np.linalg.solve(gram + share * np.trace(gram) / len(gram) * np.eye(len(gram)), one)
         for share in (10.0**k for k in range(-8, 1))
     }
-    found = float(made(graph).energy_uncertainty) ** 2 / made.scale**2
+    said = made(graph)
+    wider = float(widening(said, graph, made.reference))
+    assert wider == pytest.approx(
+        float(said.force_uncertainty.square().mean().sqrt()) / made.reference
+    )
+    found = float(said.energy_uncertainty) ** 2 / (made.scale * wider) ** 2
     assert min(abs(found / value - 1.0) for value in ridge.values()) < 1e-4
 
 
@@ -120,8 +126,8 @@ def test_energies_lie_within_it() -> None:
     """Labels of last layers drawn from the posterior: 80 % lie within 1.28 σ."""
     inside, rng = network(), np.random.default_rng(3)
     made = fitted(MANY, inside)
-    said = made(together(MANY, range(300, 380)), forces=False)
-    parts, sigma = said.energy_deviations, said.energy_uncertainty
+    parts = made(together(MANY, range(300, 380)), forces=False).energy_deviations
+    sigma = torch.linalg.vector_norm(parts, dim=1)
     shift = parts @ torch.from_numpy(rng.normal(size=(parts.shape[1], 200)))
     assert float((shift.abs() <= 1.2816 * sigma[:, None]).double().mean()) == pytest.approx(
         0.8, abs=0.03
@@ -195,12 +201,13 @@ class Graded(Prediction):
 
 
 class Grading(WrappedPotential):
-    """γ = 0.5, but ``grade`` of the first atom."""
+    """γ = 0.5, but ``grade`` of the first atom; σ_i = ``sigma``."""
 
-    grade = 0.5
+    grade, sigma = 0.5, 0.1
 
     def forward(self, graph: AtomGraph, **asked: Any) -> Graded:
         inside = self.potential(graph, **asked)
+        inside = inside.with_uncertainty(graph, torch.full((graph.n_atoms,), self.sigma).double())
         grade = torch.full((graph.n_atoms,), 0.5).double()
         grade[0] = self.grade
         return Graded(**vars(inside), extrapolation_grade=grade)
@@ -214,7 +221,15 @@ def test_far_from_home_it_is_widened() -> None:
     grading.grade = 10.0
     far = made(graph)
     factor = math.sqrt((100.0 + graph.n_atoms - 1) / graph.n_atoms)
-    assert float(far.energy_uncertainty / home.energy_uncertainty) == pytest.approx(factor)
+    assert float(far.energy_uncertainty / home.energy_uncertainty) == pytest.approx(0.5 * factor)
+    # And as forces are known worse; not both at once.
+    grading.sigma = 0.7
+    assert float(made(graph).energy_uncertainty / home.energy_uncertainty) == pytest.approx(7.0)
+    grading.grade, grading.sigma = 0.5, 1e-6
+    assert float(made(graph).energy_uncertainty / home.energy_uncertainty) == pytest.approx(0.5)
+    # Of a potential that has no σ_i, γ alone counts.
+    far = replace(far, force_uncertainty=None)
+    assert float(widening(far, graph, None)) == pytest.approx(factor)
     a = structure("CH3CH2OH", 3)
     assert made.energy_difference(a, a.copy()).uncertainty < 1e-12
 
@@ -229,8 +244,9 @@ def test_a_difference_is_better_known_than_the_two() -> None:
     value, sigma = made.energy_difference(a, b)
     assert isinstance(value, float) and isinstance(sigma, float)
     assert value == pytest.approx(float(said.energy[1] - said.energy[0]), abs=1e-9)
-    length = torch.linalg.vector_norm(said.energy_deviations[1] - said.energy_deviations[0])
-    assert sigma == pytest.approx(float(length))
+    parts = said.energy_deviations
+    wider = (said.energy_uncertainty / torch.linalg.vector_norm(parts, dim=1)).max()
+    assert sigma == pytest.approx(float(torch.linalg.vector_norm(parts[1] - parts[0]) * wider))
     turned = a.copy()
     turned.rotate(40, (1, 2, 3))
     assert made.energy_difference(a, turned).uncertainty < 1e-9 * sigma + 1e-12
@@ -345,8 +361,8 @@ class Broken(WrappedPotential):
                 sigma, parts = sigma / count, parts / count[:, None]
             case "without sign":
                 parts = parts.abs()
-            case "too small":
-                sigma = 0.5 * sigma
+            case "nothing":
+                sigma = 0.0 * sigma
         return replace(said, energy_uncertainty=sigma, energy_deviations=parts)
 
 
@@ -355,7 +371,7 @@ class Broken(WrappedPotential):
     [
         ("by atom", check_supercell),
         ("without sign", check_isolated_atoms),
-        ("too small", check_prediction),
+        ("nothing", check_prediction),
     ],
 )
 def test_a_broken_one_is_found_out(how: str, law: Any) -> None:
