@@ -60,7 +60,7 @@ def compositions(store: FrameStore, indices: np.ndarray | None) -> list[tuple[in
 def figures(
     potential: Potential, split: Split, store: FrameStore, indices: np.ndarray | None
 ) -> dict[str, float]:
-    error, sigma, parts = [], [], []
+    error, sigma, parts, factors = [], [], [], []
     for batch in batches(potential, store, indices):
         if batch.energy is None:
             continue
@@ -68,13 +68,13 @@ def figures(
         error.append(batch.energy - said.energy)
         sigma.append(said.energy_uncertainty)
         parts.append(said.energy_deviations)
-    error, sigma, parts = (torch.cat(of).numpy() for of in (error, sigma, parts))
+        factors.append(said.energy_widening)
+    error, sigma, parts, factors = (torch.cat(of).numpy() for of in (error, sigma, parts, factors))
     inside = np.abs(error) <= WIDTH * sigma
     a, b = np.random.default_rng(0).integers(len(error), size=(2, PAIRS))
     a, b = a[a != b], b[a != b]
-    # Far from home the larger of the two widenings counts, as in `Potential.energy_difference`.
-    wider = sigma / np.linalg.norm(parts, axis=1)
-    apart = np.linalg.norm(parts[a] - parts[b], axis=1) * np.maximum(wider[a], wider[b])
+    # As `Potential.energy_difference` has it.
+    apart = np.linalg.norm((parts[a] - parts[b]) * np.maximum(factors[a], factors[b]), axis=1)
     known = set(compositions(split.store, split.train))
     new = np.array([one not in known for one in compositions(store, indices)])
     out = {

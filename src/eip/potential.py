@@ -172,23 +172,22 @@ class Potential(nn.Module, ABC):
                     text = f"{_name(others, 0, index)}: {group.text()}"
                     warnings.warn(text, OpenEnergyWarning, stacklevel=2)
         said = self.predict([a, *others], forces=False)
-        parts, sigma = said.energy_deviations, said.energy_uncertainty
-        if parts is None or sigma is None:
+        parts = said.energy_deviations
+        if parts is None:
             raise InputError(
                 "this potential gives energies without an error bar that differences could have: "
                 "it was made before there were any, of one network without an uncertainty, or "
                 "fitted on too few validation frames with energies"
             )
-        # All parts of a structure's error may be wider by a factor. Of both it is the larger one,
-        # or what is to cancel would not.
-        length = torch.linalg.vector_norm(parts, dim=1)
-        wider = sigma / length.clamp(min=torch.finfo(length.dtype).tiny)
-        apart = torch.linalg.vector_norm(parts[1:] - parts[0], dim=1)
-        apart = apart * torch.maximum(wider[1:], wider[0])
+        apart = parts[1:] - parts[0]
+        if said.energy_widening is not None:
+            # The larger of the two factors for both, or what is to cancel would not.
+            apart = apart * torch.maximum(said.energy_widening[1:], said.energy_widening[0])
+        error = torch.linalg.vector_norm(apart, dim=1)
         value = (said.energy[1:] - said.energy[0]).numpy()
         if isinstance(b, Atoms):
-            return EnergyDifference(float(value[0]), float(apart[0]))
-        return EnergyDifference(value, apart.numpy())
+            return EnergyDifference(float(value[0]), float(error[0]))
+        return EnergyDifference(value, error.numpy())
 
     @property
     def dtype(self) -> torch.dtype:

@@ -157,11 +157,15 @@ class Prediction:
         Float[Tensor, "frames directions"] | None,
         Quantity(
             "eV",
-            "independent parts of the energy's error, of unit variance each: their length is its "
-            "standard deviation, that of a difference of two structures' is the difference's",
+            "independent parts of the energy's error, standard deviations with a sign: their "
+            "length is the energy's, that of what two structures differ by the difference's",
             extensive=True,
             internal=True,
         ),
+    ] = None
+    energy_widening: Annotated[
+        Float[Tensor, "frames directions"] | None,
+        Quantity("", "by what each part is larger than it says; None: by nothing", internal=True),
     ] = None
     features: Annotated[
         Float[Tensor, "atoms channels"] | None,

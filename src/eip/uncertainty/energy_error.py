@@ -11,13 +11,14 @@ rigidity: Bigi et al. 2024).
                 and beside it
     φ           (Σ_i (h_i − h̄_Z(i)), n_C): by differences, because the sums themselves are large
     Φ           φ of the training frames, one a row
-    ζ²          ridge, of which the energies of held-out frames are most likely
+    ζ²          ridge, under which the energies of held-out frames are most likely, and their
+                differences: a constant shift of all energies explains the first alone as well
     a           eV, of which 80 % of them lie within 1.28 σ_E
     T           eV an atom: how far an open combination of elements' energies may be off
     w           √(mean_i σ_i²) over its geometric mean on held-out frames: how much worse than there
                 forces are known; not below ½ √(mean_i max(1, γ_i)²), γ_i being the extrapolation
                 grade, of a potential that has one
-    σ_E²        (a² φᵀ (ΦᵀΦ + ζ²)⁻¹ φ + ‖T n_0‖²) · w²
+    σ_E²        w² a² φᵀ (ΦᵀΦ + ζ²)⁻¹ φ + ‖T n_0‖²
 
 The last layer alone is blind to what the layers before it do not know: without w, on acetylacetone
 of 600 K instead of 300 K, σ_E grows twice as much where errors grow four times. That w stands at
@@ -185,11 +186,17 @@ class EnergyErrorPotential(WrappedPotential):
         with torch.no_grad():
             hidden, counts = self.slopes(prediction.features, graph)
             known = self.scale * (torch.cat([hidden, counts], dim=1) @ self.root.double())
-            open_shift = counts @ self._tables_on(counts.device)[1]
-            parts = torch.cat([known, open_shift], dim=1)
-            sigma = torch.linalg.vector_norm(parts, dim=1)
-            sigma = sigma * widening(prediction, graph, self.reference)
-        return replace(prediction, energy_uncertainty=sigma, energy_deviations=parts)
+            left_open = counts @ self._tables_on(counts.device)[1]
+            parts = torch.cat([known, left_open], dim=1)
+            wider = widening(prediction, graph, self.reference)[:, None]
+            factors = torch.cat([wider.expand_as(known), torch.ones_like(left_open)], dim=1)
+            sigma = torch.linalg.vector_norm(parts * factors, dim=1)
+        return replace(
+            prediction,
+            energy_uncertainty=sigma,
+            energy_deviations=parts,
+            energy_widening=factors,
+        )
 
     def recalibrate(
         self,
@@ -295,11 +302,12 @@ def fit_energy_error(
             f"an error bar of the energy needs at least {MIN_FRAMES} held-out frames with "
             f"energies, got {labelled.sum()}"
         )
+    errors, along, wider = _with_differences(errors[labelled], along[labelled], wider[labelled])
     best = math.inf
     for share in _RIDGES:
         stiffness = np.maximum(values, 0.0) + share * values.mean()
         length = np.linalg.norm(along / np.sqrt(stiffness), axis=1) * wider
-        nll, scale = fit_scale(errors[labelled], length[labelled])
+        nll, scale = fit_scale(errors, length)
         if nll < best:
             best, chosen = nll, (scale, vectors / np.sqrt(stiffness))
     scale, directions = chosen
@@ -312,6 +320,20 @@ def fit_energy_error(
     root[width:, :count] = span @ directions[width:]
     fitted.root.copy_(torch.as_tensor(root))
     return fitted
+
+
+def _with_differences(
+    errors: Float[np.ndarray, "frames"],
+    along: Float[np.ndarray, "frames directions"],
+    wider: Float[np.ndarray, "frames"],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """And those of each frame and another, half of the set away: neighbors may be alike."""
+    other = np.roll(np.arange(len(errors)), len(errors) // 2)
+    return (
+        np.concatenate([errors, errors - errors[other]]),
+        np.concatenate([along, along - along[other]]),
+        np.concatenate([wider, np.maximum(wider, wider[other])]),
+    )
 
 
 def fit_scale(

@@ -17,15 +17,27 @@ from eip.models.short_range import ShortRangeSettings
 from eip.potential import Potential, layers
 from eip.uncertainty.calibrated import CalibratedPotential
 from eip.uncertainty.calibration import Method
+from eip.uncertainty.energy_error import (
+    MIN_FRAMES,
+    EnergyErrorPotential,
+    fit_energy_error,
+    network_inside,
+)
 from eip.uncertainty.latent_distance import (
     LatentDistancePotential,
     fit_latent_distance,
     guarded,
 )
-from eip.uncertainty.energy_error import EnergyErrorPotential
 from eip.verbs.arguments import as_paths
 from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled, some_batches
-from eip.verbs.messages import TRAINING_GIVES, Log, calibration_text, guard_text, silent
+from eip.verbs.messages import (
+    TRAINING_GIVES,
+    Log,
+    calibration_text,
+    energy_error_text,
+    guard_text,
+    silent,
+)
 
 
 def calibrate(
@@ -51,7 +63,8 @@ def calibrate(
         trained_on: the frames that the model was trained on, for one of before potentials were
             given a repulsion: below their closest approaches the network is no longer asked, see
             `eip.models.short_range`. On these frames nothing changes. With them a model without
-            latent distance is given a guard as well.
+            latent distance is given a guard as well, and energies get an error bar
+            (`eip.uncertainty.energy_error`) where ten of the labelled frames have energies.
 
     Raises:
         InputError: as `evaluate`, and if the potential gives no force uncertainty, or the frames
@@ -70,7 +83,12 @@ def calibrate(
     files = as_paths(files)
     store = open_labelled(files, labels, ("forces",))
     log(summarize(store).table())
-    potential = _guarded(potential, store, trained, log)
+    if isinstance(potential, EnergyErrorPotential):
+        potential.potential = _guarded(potential.potential, store, trained, log)
+    else:
+        potential = _guarded(potential, store, trained, log)
+        if trained is not None:
+            potential = _with_energy_error(potential, trained, store, log)
     found = evaluation.evaluate(potential, loader(dataset_for(store, potential)), progress=progress)
     calibrated = evaluation.calibrate(potential, found, method=cast(Method, method))
     log(calibration_text(calibrated))
@@ -98,6 +116,24 @@ def _repel(potential: Potential, store: FrameStore, log: Log) -> None:
             "holds none"
         )
     log(f"Nuclei repel below the closest approaches of {store.path}: {begins}.")
+
+
+def _with_energy_error(
+    potential: Potential, training: FrameStore, held_out: FrameStore, log: Log
+) -> Potential:
+    """With an error bar of energies, where there are frames to fit it to."""
+    labelled = np.flatnonzero(held_out.has("energy"))
+    if network_inside(potential) is None or len(labelled) < MIN_FRAMES:
+        return potential
+    known = some_batches(dataset_for(training, potential), potential)
+    others = some_batches(dataset_for(held_out, potential, labelled), potential)
+    fitted = fit_energy_error(
+        potential,
+        [batch.graph for batch in known],
+        [(batch.graph, batch.energy) for batch in others if batch.energy is not None],
+    )
+    log(energy_error_text(fitted))
+    return fitted
 
 
 def _energies_again(potential: Potential, found: evaluation.Evaluation) -> bool:

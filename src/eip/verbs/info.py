@@ -153,6 +153,8 @@ _NO_REPULSION = (
     "no distance of atoms: closer than in training the network alone is asked; eip calibrate "
     "--trained-on FRAMES gives a model the repulsion of nuclei there"
 )
+
+
 def _error_bar(groups: Sequence[OpenEnergies], sizes: Sequence[float]) -> str:
     """What of the energy's error bar a person wants to know."""
     text = "calibrated on validation frames"
