@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import molecule
-from jaxtyping import Float
 from torch import Tensor
 
 from eip.errors import InputError
@@ -19,7 +18,7 @@ from eip.graph import AtomGraph
 from eip.model_file import load_model, save_model
 from eip.neighbors import build_graph
 from eip.potential import OpenEnergyWarning, Potential, WrappedPotential
-from eip.prediction import Prediction, Quantity
+from eip.prediction import Prediction
 from eip.simulation.calculator import Calculator
 from eip.testing import ContractViolation, check_isolated_atoms, check_prediction, check_supercell
 from eip.testing.structures import example_structures
@@ -191,26 +190,17 @@ def test_it_takes_no_part_in_derivatives() -> None:
     assert not said.energy_uncertainty.requires_grad
 
 
-@dataclass(frozen=True)
-class Graded(Prediction):
-    """Of a potential that says how far atoms are from home."""
-
-    extrapolation_grade: Annotated[
-        Float[Tensor, "atoms"] | None, Quantity("", "1 at the edge of what was seen")
-    ] = None
-
-
 class Grading(WrappedPotential):
     """γ = 0.5, but ``grade`` of the first atom; σ_i = ``sigma``."""
 
     grade, sigma = 0.5, 0.1
 
-    def forward(self, graph: AtomGraph, **asked: Any) -> Graded:
+    def forward(self, graph: AtomGraph, **asked: Any) -> Prediction:
         inside = self.potential(graph, **asked)
         inside = inside.with_uncertainty(graph, torch.full((graph.n_atoms,), self.sigma).double())
         grade = torch.full((graph.n_atoms,), 0.5).double()
         grade[0] = self.grade
-        return Graded(**vars(inside), extrapolation_grade=grade)
+        return replace(inside, extrapolation_grade=grade)
 
 
 def test_far_from_home_it_is_widened() -> None:

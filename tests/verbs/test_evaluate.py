@@ -64,7 +64,9 @@ def test_a_folder_holds_one_evaluation(frames: Path, tmp_path: Path) -> None:
     assert not (out / "predictions_ood.xyz").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"notes\.txt; replace it with --force \(force=True\), or choose another"):
+    with pytest.raises(
+        InputError, match=r"notes\.txt; replace it with --force \(force=True\), or choose another"
+    ):
         eip.evaluate(one, [frames], tmp_path / "mine", progress=False)
 
 

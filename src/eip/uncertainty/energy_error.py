@@ -245,7 +245,7 @@ def widening(
     prediction: Prediction, graph: AtomGraph, reference: float | None
 ) -> Float[Tensor, "frames"]:
     """w, detached; see the module."""
-    grade = getattr(prediction, "extrapolation_grade", None)
+    grade = prediction.extrapolation_grade
     ones = torch.ones_like(graph.numbers) if grade is None else grade.clamp(min=1.0)
     away = _root_mean_square(ones, graph)
     if reference is None or prediction.force_uncertainty is None:

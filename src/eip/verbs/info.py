@@ -164,7 +164,6 @@ def _error_bar(groups: Sequence[OpenEnergies], sizes: Sequence[float]) -> str:
     return text
 
 
-
 def _guard_text(guard: Mapping[str, Any] | None, kinds: Sequence[str]) -> dict[str, Any] | str:
     """Of σ beyond the range of what was seen."""
     if guard is None:

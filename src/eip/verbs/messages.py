@@ -8,8 +8,8 @@ from ase.data import chemical_symbols
 
 from eip.composition import OpenEnergies
 from eip.uncertainty.calibrated import CalibratedPotential
-from eip.uncertainty.guard import Guard
 from eip.uncertainty.energy_error import EnergyErrorPotential
+from eip.uncertainty.guard import Guard
 from eip.uncertainty.latent_distance import LatentDistancePotential
 
 #: Takes text, or a table of rich.
