@@ -17,13 +17,18 @@ weights, 1/Σ_t w_mt² of them, the reweighted averages are noise, and it is sai
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
-from ase import units
+import torch
+from ase import Atoms, units
 from jaxtyping import Float
 
+from eip.analysis.distributions import PairDistribution
 from eip.errors import InputError
+from eip.potential import Potential, prepared
 
 #: Members that are drawn: the spread of so many is known to 5 %.
 MEMBERS = 200
@@ -67,6 +72,61 @@ class Average:
         """Both parts together."""
         both: Values = np.hypot(self.potential_error, self.sampling_error)
         return both
+
+
+@dataclass(frozen=True, eq=False)
+class Deviations:
+    """What reweighting asks of a run, frame by frame.
+
+    Attributes:
+        parts: of the energy's error, as wide as they are in the run's median frame, eV.
+        distributions: g(r) of each frame by pair of elements, "Li-O"; none without a cell periodic
+            in three directions.
+    """
+
+    parts: Float[np.ndarray, "frames directions"]
+    distributions: dict[str, Float[np.ndarray, "frames bins"]]
+
+
+def deviations_of(potential: Potential, frames: Iterable[Atoms], cutoff: float = 6.0) -> Deviations:
+    """One pass over the frames of a run, with the potential that drove it.
+
+    Args:
+        frames: all of the same atoms.
+        cutoff: of g(r), Å.
+
+    Raises:
+        InputError: if the potential's energies have no error bar.
+    """
+    potential = prepared(potential)
+    parts, factors = [], []
+    distributions: dict[str, list[np.ndarray]] = {}
+    for several in _batched(iter(frames)):
+        said = potential.predict(several, forces=False)
+        if said.energy_deviations is None:
+            raise InputError(
+                "averages get an error where the potential's energies have an error bar, and this "
+                "one's have none (see eip info; eip calibrate --trained-on FRAMES gives one)"
+            )
+        parts.append(said.energy_deviations)
+        if said.energy_widening is not None:
+            factors.append(said.energy_widening)
+        for atoms in several:
+            if atoms.pbc.all():
+                pairs = PairDistribution(cutoff)
+                pairs.add(atoms)
+                for name, g in pairs.by_pair().items():
+                    distributions.setdefault(name, []).append(g)
+    # One factor for the run: with one for each frame, what all have in common would not cancel.
+    wide = torch.cat(factors).median(dim=0).values if factors else 1.0
+    return Deviations(
+        (torch.cat(parts) * wide).numpy(), {k: np.array(v) for k, v in distributions.items()}
+    )
+
+
+def _batched(frames: Iterator[Atoms], size: int = 64) -> Iterator[list[Atoms]]:
+    while several := list(islice(frames, size)):
+        yield several
 
 
 def average(

@@ -173,6 +173,8 @@ def analyze(
         every=settings.every,
         skip_ps=settings.skip_ps,
         cutoff=settings.cutoff,
+        model=settings.model,
+        temperature=settings.temperature,
     )
     found = content["runs"]
     table = Table("", *map(escape, found), title=f"sampling, kind {content['kind']}")
@@ -184,7 +186,19 @@ def analyze(
         table.add_row(
             f"{key}, mean ± spread", *(f"{m['mean']:.4g} ± {m['std']:.2g}" for m in means)
         )
+    averages = {name: of["averages"] for name, of in found.items() if "averages" in of}
+    for key in dict.fromkeys(key for of in averages.values() for key in of):
+        if all("mean" in (of.get(key) or ()) for of in averages.values()):
+            cells = (
+                f"{of[key]['mean']:.6g} ± {of[key]['potential_error']:.2g} ± "
+                f"{of[key]['sampling_error']:.2g}"
+                for of in averages.values()
+            )
+            table.add_row(f"{key}, ± the potential's error ± sampling", *cells)
     show(table)
+    for name, of in averages.items():
+        if of["doubt"]:
+            show(f"{name}: {of['doubt']}.")
     show(f"Figures: {settings.out / 'analysis.json'}    plots: {settings.out}")
 
 

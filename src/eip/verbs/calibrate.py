@@ -29,6 +29,7 @@ from eip.uncertainty.latent_distance import (
     guarded,
 )
 from eip.verbs.arguments import as_paths
+from eip.verbs.evaluate import knows_no_energies
 from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled, some_batches
 from eip.verbs.messages import (
     TRAINING_GIVES,
@@ -87,7 +88,7 @@ def calibrate(
         potential.potential = _guarded(potential.potential, store, trained, log)
     else:
         potential = _guarded(potential, store, trained, log)
-        if trained is not None:
+        if trained is not None and not knows_no_energies(info.get("info", {}).get("config", {})):
             potential = _with_energy_error(potential, trained, store, log)
     found = evaluation.evaluate(potential, loader(dataset_for(store, potential)), progress=progress)
     calibrated = evaluation.calibrate(potential, found, method=cast(Method, method))
