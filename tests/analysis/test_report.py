@@ -168,14 +168,15 @@ def test_averages_have_their_error(tmp_path, run):
     assert "the potential's error" in " ".join(said.split())
     of = json.loads((out / "analysis.json").read_text())["runs"]["run"]
     averages = of["averages"]
-    assert averages["energy"]["mean"] == pytest.approx(of["mean_energy"])
-    assert 0 < averages["energy"]["potential_error"] < 1.0
+    energy = averages["quantities"]["energy"]
+    assert energy["mean"] == pytest.approx(of["mean_energy"])
+    assert 0 < energy["potential_error"] < 1.0
     assert 1 < averages["effective_frames"] <= 24 and "too short" in averages["doubt"]
     band = averages["distribution"]["C-H"]
     np.testing.assert_allclose(band["mean"], of["distribution"]["C-H"])
     assert len(band["error"]) == 120 and max(band["potential_error"]) > 0
     documented = (Path(__file__).parents[2] / "docs/analysis.md").read_text()
-    assert all(f"`{key}`" in documented for key in ("averages", *band))
+    assert all(f"`{key}`" in documented for key in ("averages", *averages, *band))
 
     with pytest.raises(InputError, match="give both"):
         eip.analyze(tmp_path / "run.xyz", out, model=model)

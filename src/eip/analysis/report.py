@@ -156,7 +156,7 @@ def _averages(
             quantities[name] = found(values.mean(axis=1))
     everything = [*quantities.values(), *said.values()]
     return {
-        **{name: _errors(one) for name, one in quantities.items()},
+        "quantities": {name: _errors(one) for name, one in quantities.items()},
         "distribution": {pair: _errors(one) for pair, one in said.items()},
         "effective_frames": everything[0].effective_frames if everything else None,
         "doubt": next((one.doubt for one in everything if one.doubt), ""),

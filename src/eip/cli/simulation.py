@@ -187,14 +187,13 @@ def analyze(
             f"{key}, mean ± spread", *(f"{m['mean']:.4g} ± {m['std']:.2g}" for m in means)
         )
     averages = {name: of["averages"] for name, of in found.items() if "averages" in of}
-    for key in dict.fromkeys(key for of in averages.values() for key in of):
-        if all("mean" in (of.get(key) or ()) for of in averages.values()):
-            cells = (
-                f"{of[key]['mean']:.6g} ± {of[key]['potential_error']:.2g} ± "
-                f"{of[key]['sampling_error']:.2g}"
-                for of in averages.values()
-            )
-            table.add_row(f"{key}, ± the potential's error ± sampling", *cells)
+    quantities = [of["quantities"] for of in averages.values()]
+    for key in quantities[0] if quantities else ():
+        cells = [
+            f"{m['mean']:.6g} ± {m['potential_error']:.2g} ± {m['sampling_error']:.2g}"
+            for m in (of[key] for of in quantities if key in of)
+        ]
+        table.add_row(f"{key}, ± the potential's error ± sampling", *cells)
     show(table)
     for name, of in averages.items():
         if of["doubt"]:
