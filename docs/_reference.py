@@ -145,6 +145,8 @@ _MODULES = {
         "eip.uncertainty.distributions",
         "eip.uncertainty.latent_distance",
         "eip.uncertainty.guard",
+        "eip.uncertainty.energy_error",
+        "eip.composition",
         "eip.uncertainty.calibration",
         "eip.uncertainty.calibrated",
         "eip.uncertainty.ensemble",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from ase import Atoms
 from torch import Tensor, nn
 
+from eip.composition import OpenEnergies
+from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.kernels.packing import Packable
 from eip.neighbors import build_graph
@@ -36,6 +40,17 @@ def _batches(n_atoms: Sequence[int], atoms_per_batch: int) -> Iterator[tuple[int
 
 def _name(structures: Sequence[Atoms], start: int, index: int) -> str:
     return f"structure {start + index} ({structures[start + index].get_chemical_formula()})"
+
+
+class OpenEnergyWarning(UserWarning):
+    """An energy that holds what the training frames left open."""
+
+
+class EnergyDifference(NamedTuple):
+    """E(b) − E(a), eV, and its standard deviation, eV: two numbers, or arrays for a list."""
+
+    value: float | np.ndarray
+    uncertainty: float | np.ndarray
 
 
 class Potential(nn.Module, ABC):
@@ -113,6 +128,68 @@ class Potential(nn.Module, ABC):
         return concatenate(parts)
 
     @property
+    def undetermined(self) -> tuple[OpenEnergies, ...]:
+        """Elements whose energies the training frames left open, as far as it is known."""
+        return ()
+
+    def energy_difference(
+        self, a: Atoms | Sequence[Atoms], b: Atoms | Sequence[Atoms] | None = None
+    ) -> EnergyDifference:
+        """E(b) − E(a) with its own error, which is far smaller than those of the two.
+
+        What is amiss in both alike drops out: of one composition, above all the energies of the
+        elements.
+
+        Args:
+            a: a structure, or a list: then the differences of the others to its first.
+            b: a structure, whose difference is two numbers, or a list, whose are two arrays.
+
+        Raises:
+            InputError: if there is nothing to compare, or the energies of the potential have no
+                error bar.
+
+        Warns:
+            OpenEnergyWarning: if the compositions differ in what the training frames left open.
+        """
+        if b is None:
+            if isinstance(a, Atoms) or len(a) < 2:
+                raise InputError(
+                    "a difference of energies needs two structures or more, got one; give a list "
+                    "of them, or energy_difference(a, b)"
+                )
+            a, b = a[0], a[1:]
+        elif not isinstance(a, Atoms):
+            raise InputError(
+                "energy_difference(a, b) compares b, one structure or a list, with one structure "
+                f"a, got a list of {len(a)} for a"
+            )
+        others = [b] if isinstance(b, Atoms) else list(b)
+        if not others:
+            raise InputError("a difference of energies needs two structures or more, got one")
+        for index, other in enumerate(others):
+            for group in self.undetermined:
+                if group.differ(a.numbers, other.numbers):
+                    text = f"{_name(others, 0, index)}: {group.text()}"
+                    warnings.warn(text, OpenEnergyWarning, stacklevel=2)
+        said = self.predict([a, *others], forces=False)
+        parts = said.energy_deviations
+        if parts is None:
+            raise InputError(
+                "this potential gives energies without an error bar that differences could have: "
+                "it was made before there were any, of one network without an uncertainty, or "
+                "fitted on too few validation frames with energies"
+            )
+        apart = parts[1:] - parts[0]
+        if said.energy_widening is not None:
+            # The larger of the two factors for both, or what is to cancel would not.
+            apart = apart * torch.maximum(said.energy_widening[1:], said.energy_widening[0])
+        error = torch.linalg.vector_norm(apart, dim=1)
+        value = (said.energy[1:] - said.energy[0]).numpy()
+        if isinstance(b, Atoms):
+            return EnergyDifference(float(value[0]), float(error[0]))
+        return EnergyDifference(value, error.numpy())
+
+    @property
     def dtype(self) -> torch.dtype:
         """Floating-point type that the network computes in; geometry is float64 always."""
         return next(p.dtype for p in self.parameters() if p.is_floating_point())
@@ -145,6 +222,10 @@ class LikeAnother(Potential):
     @property
     def device(self) -> torch.device:
         return self._like.device
+
+    @property
+    def undetermined(self) -> tuple[OpenEnergies, ...]:
+        return self._like.undetermined
 
 
 class PreparedPotential(LikeAnother):
@@ -211,3 +292,11 @@ class WrappedPotential(LikeAnother):
     @property
     def _like(self) -> Potential:
         return self.potential
+
+
+def layers(potential: Potential) -> Iterator[Potential]:
+    """A potential and what it is round, the outermost first."""
+    yield potential
+    while isinstance(potential, WrappedPotential):
+        potential = potential.potential
+        yield potential

@@ -153,6 +153,20 @@ class Prediction:
         Float[Tensor, "frames"] | None,
         Quantity("eV", "standard deviation of the energy", deviation=True, extensive=True),
     ] = None
+    energy_deviations: Annotated[
+        Float[Tensor, "frames directions"] | None,
+        Quantity(
+            "eV",
+            "independent parts of the energy's error, standard deviations with a sign: their "
+            "length is the energy's, that of what two structures differ by the difference's",
+            extensive=True,
+            internal=True,
+        ),
+    ] = None
+    energy_widening: Annotated[
+        Float[Tensor, "frames directions"] | None,
+        Quantity("", "by what each part is larger than it says; None: by nothing", internal=True),
+    ] = None
     features: Annotated[
         Float[Tensor, "atoms channels"] | None,
         Quantity("", "what the network knows of an atom, for latent distances", internal=True),

@@ -8,15 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
+import eip
 from eip.analysis import compare_sampling, guess_kind, measure_of, read_trajectory
 from eip.analysis.report import label_runs, write_analysis
 from eip.builders import lifepo4, pdms, water
 from eip.errors import InputError
+from eip.model_file import save_model
+from eip.neighbors import build_graph
+from eip.uncertainty.energy_error import fit_energy_error
+from eip.uncertainty.evidential import EvidentialPotential
 
 PNG = b"\x89PNG"
 
@@ -134,6 +140,49 @@ def test_a_liquid_has_no_order_parameters_but_a_structure(tmp_path, run):
     assert content["runs"]["w"]["coordination"]["O-H"]["mean"] == pytest.approx(2.0)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"analysis.json", "sampling.png", "structure.png"}
+
+
+def test_averages_have_their_error(tmp_path, run):
+    """With the model that drove the run: of energy, torsions and g(r), as bands in the plot."""
+    torch.manual_seed(0)
+    box = molecule("CH3CH2OH", cell=[6.0] * 3, pbc=True)
+    frames = [box.copy() for _ in range(24)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=seed)
+    inside = EvidentialPotential(
+        elements=(1, 6, 8), element_energies={1: -5.0, 6: -5.0, 8: -5.0}, force_scale=1.0,
+        backbone="painn", channels=8, interactions=1, cutoff=3.0,
+    ).eval().requires_grad_(False)  # fmt: skip
+    graph = build_graph(frames, 3.0)
+    labels = inside(graph, forces=False).energy + 0.003 * torch.randn(24)
+    model = tmp_path / "model.eip"
+    save_model(fit_energy_error(inside, [graph], [(graph, labels)]), model)
+    for atoms in frames:
+        energy = float(inside.predict(atoms).energy)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy)
+    write(tmp_path / "run.xyz", frames)
+    out = tmp_path / "out"
+    driven = ("--model", model, "--temperature", "300")
+    code, said, err = run("analyze", tmp_path / "run.xyz", *driven, "--out", out)
+    assert code == 0, err
+    assert "the potential's error" in " ".join(said.split())
+    of = json.loads((out / "analysis.json").read_text())["runs"]["run"]
+    averages = of["averages"]
+    energy = averages["quantities"]["energy"]
+    assert energy["mean"] == pytest.approx(of["mean_energy"])
+    assert 0 < energy["potential_error"] < 1.0
+    assert 1 < averages["effective_frames"] <= 24 and "too short" in averages["doubt"]
+    band = averages["distribution"]["C-H"]
+    np.testing.assert_allclose(band["mean"], of["distribution"]["C-H"])
+    assert len(band["error"]) == 120 and max(band["potential_error"]) > 0
+    documented = (Path(__file__).parents[2] / "docs/analysis.md").read_text()
+    assert all(f"`{key}`" in documented for key in ("averages", *averages, *band))
+
+    with pytest.raises(InputError, match="give both"):
+        eip.analyze(tmp_path / "run.xyz", out, model=model)
+    save_model(inside, model)
+    with pytest.raises(InputError, match="energies have an error bar, and this one's have none"):
+        eip.analyze(tmp_path / "run.xyz", out, model=model, temperature=300.0)
 
 
 def test_frames_that_say_no_time_are_numbered(tmp_path):

@@ -30,6 +30,7 @@ def _make_evaluation(
         "forces_pred": forces - sigma[:, None] * generator.normal(0.0, 1.0, (n, 3)),
         "force_uncertainty": sigma,
         "uncertainty": np.bincount(frame, sigma) / atoms,
+        "energy_uncertainty": np.full(n_frames, 0.012 * atoms),
         "sources": tuple(f"set.xyz#{i}" for i in range(n_frames)),
     }
     return Evaluation(**(values | changes))

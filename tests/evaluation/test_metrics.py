@@ -15,6 +15,7 @@ from eip.evaluation import METRIC_KEYS, compute_metrics, element_table, grade_ta
 from eip.evaluation.metrics import (
     calibration_curve,
     coverage,
+    ence,
     energy_score,
     error_roc,
     gaussian_crps,
@@ -243,7 +244,9 @@ def test_missing_labels_leave_the_rest(make_evaluation):
         energy_true=np.full_like(e.energy_true, np.nan),
     )
     metrics = compute_metrics(nothing, e)
-    without_labels = {"n_frames", "n_atoms", "mean_uncertainty", "ood_auc"}
+    without_labels = {
+        "n_frames", "n_atoms", "mean_uncertainty", "mean_energy_uncertainty", "ood_auc",
+    }  # fmt: skip
     defined = {k for k, v in metrics.items() if not k.endswith("_ood") and math.isfinite(v)}
     assert defined == without_labels
 
@@ -253,6 +256,30 @@ def test_a_potential_without_sigma_has_errors_alone(make_evaluation):
     assert math.isfinite(metrics["force_mae"])
     for key in ("spearman_atom", "coverage_80", "nll", "energy_score", "mean_uncertainty"):
         assert math.isnan(metrics[key])
+
+
+def test_coverage_of_energies(make_evaluation):
+    e = make_evaluation()
+    error = np.abs(e.energy_true - e.energy_pred)
+    inside = compute_metrics(dataclasses.replace(e, energy_uncertainty=error / 1.28))
+    outside = compute_metrics(dataclasses.replace(e, energy_uncertainty=error / 1.29))
+    assert inside["energy_coverage_80"] == 1.0 and outside["energy_coverage_80"] == 0.0
+    assert inside["mean_energy_uncertainty"] == pytest.approx(error.mean() / 1.28)
+    none = compute_metrics(dataclasses.replace(e, energy_uncertainty=None))
+    assert math.isnan(none["energy_coverage_80"]) and math.isnan(none["mean_energy_uncertainty"])
+
+
+def test_ence_is_zero_where_the_spread_is_the_error():
+    rng = np.random.default_rng(0)
+    sigma = rng.uniform(0.1, 2.0, 20_000)
+    error = sigma[:, None] * rng.normal(size=(20_000, 3))
+    assert ence(error, sigma) < 0.03
+    assert ence(error, 2.0 * sigma) == pytest.approx(0.5, abs=0.02)
+    assert ence(error, 0.5 * sigma) == pytest.approx(1.0, abs=0.03)
+    # One size for all is right on the whole, and one bin cannot tell; errors that σ ranks do.
+    assert ence(error, np.full(20_000, np.sqrt((error**2).mean())), bins=1) < 1e-9
+    assert math.isnan(ence(np.nan * error, sigma)) and math.isnan(ence(error, None))
+    assert math.isnan(ence(error, 0.0 * sigma))
 
 
 def test_evidence_on_the_energy_alone_ranks_structures(make_evaluation):

@@ -19,6 +19,7 @@ from eip.simulation.bias import UDDPotential
 from eip.testing import check_potential
 from eip.uncertainty.calibrated import CalibratedPotential
 from eip.uncertainty.calibration import Calibration
+from eip.uncertainty.energy_error import EnergyErrorPotential
 from eip.uncertainty.ensemble import EnsemblePotential, sample_covariance
 from eip.uncertainty.evidence import Errors
 from eip.uncertainty.evidential import EvidentialPotential
@@ -64,7 +65,7 @@ def training_graphs() -> list[AtomGraph]:
     return [graph_of("CH3CH2OH", 0.05, seed) for seed in range(30)]
 
 
-def finished(method: str, backbone: str = "painn") -> Potential:
+def finished(method: str, backbone: str = "painn", energies: bool = False) -> Potential:
     if method == "ensemble":
         return EnsemblePotential([network("none", seed, backbone) for seed in range(3)])
     inside = network(method, backbone=backbone)
@@ -77,12 +78,24 @@ def finished(method: str, backbone: str = "painn") -> Potential:
             for g in graphs
         ]
 
-    return fit_after_training(method, inside, training_graphs, held_out)
+    def with_energies() -> list[tuple[AtomGraph, torch.Tensor]]:
+        noise = np.random.default_rng(1).normal(size=10) * energies
+        graphs = [graph for graph, _ in held_out()] if energies else []
+        return [(g, inside(g).energy + e) for g, e in zip(graphs, noise, strict=False)]
+
+    return fit_after_training(method, inside, training_graphs, held_out, energies=with_energies)
 
 
 @pytest.mark.parametrize("method", WITH_SIGMA)
 def test_every_method_keeps_the_contract(method: str) -> None:
-    check_potential(finished(method))
+    potential = finished(method, energies=True)
+    assert potential(graph_of("CH3CH2OH", 0.1, 1)).energy_uncertainty is not None
+    check_potential(potential)
+
+
+@pytest.mark.parametrize("method", ["none", "global"])
+def test_a_method_without_the_last_layers_error_stays_without(method: str) -> None:
+    assert not isinstance(finished(method, energies=True), EnergyErrorPotential)
 
 
 @pytest.mark.parametrize("method", WITH_SIGMA)
@@ -119,10 +132,11 @@ def test_every_method_drives_udd(method: str) -> None:
 @pytest.mark.parametrize("backbone", ["painn", "cartesian_ace"])
 @pytest.mark.parametrize("method", METHODS.names())
 def test_every_method_comes_back_from_its_file(method: str, backbone: str, tmp_path: Path) -> None:
-    potential, graph = finished(method, backbone), graph_of("CH3CH2OH", 0.1, 1)
+    potential, graph = finished(method, backbone, energies=True), graph_of("CH3CH2OH", 0.1, 1)
     save_model(potential, tmp_path / "model.eip")
     again = load_model(tmp_path / "model.eip", device="cpu")
-    for name in ("energy", "forces", "force_uncertainty", "force_covariance"):
+    fields = "energy", "forces", "force_uncertainty", "force_covariance", "energy_uncertainty"
+    for name in fields:
         before, after = (getattr(p(graph), name) for p in (potential, again))
         assert (before is None) == (after is None)
         if before is not None:

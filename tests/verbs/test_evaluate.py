@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from ase.build import molecule
 from ase.calculators.emt import EMT
 from ase.io import read, write
 
 import eip
 from eip.errors import InputError
+from eip.neighbors import build_graph
+from eip.uncertainty.energy_error import fit_energy_error
 from eip.uncertainty.methods import new_network
 from eip.verbs.evaluate import NO_ENERGIES
 
@@ -81,6 +84,29 @@ def test_info_says_what_energies_mean(tmp_path: Path) -> None:
     told = eip.info(model(tmp_path / "one.eip", energies=(-5.0, -5.0)))
     assert "one composition" in told["note"] and "calibration" not in told
     assert "note" not in eip.info(model(tmp_path / "two.eip"))
+
+
+def test_what_energies_leave_open_is_said(frames: Path, tmp_path: Path) -> None:
+    inside = new_network(
+        "tensor", element_energies={1: -5.0, 6: -5.0}, **NETWORK
+    ).eval().requires_grad_(False)  # fmt: skip
+    structures = read(frames, ":") * 4
+    graph = build_graph(structures, inside.cutoff)
+    labels = [(graph, inside(graph, forces=False).energy + 0.01 * torch.arange(12))]
+    eip.save(fit_energy_error(inside, [graph], labels), tmp_path / "one.eip")
+    said = "Energies of C and H cannot be told apart: all training frames have the composition CH4"
+    told: list[object] = []
+    metrics = eip.evaluate(
+        tmp_path / "one.eip", frames, tmp_path / "out", progress=False, log=told.append
+    )
+    assert sum(str(text).startswith(said) for text in told) == 1
+    assert 0.0 <= metrics["energy_coverage_80"] <= 1.0 and metrics["mean_energy_uncertainty"] > 0
+    assert read(tmp_path / "out/predictions.xyz").info["energy_uncertainty"] > 0
+    about = eip.info(tmp_path / "one.eip")
+    assert about["note"].startswith(said) and about["kind"] == "evidential"
+    assert (
+        "eV an atom where it is open how energy is shared among C, H" in about["energy error bar"]
+    )
 
 
 def test_info_names_what_may_be_labels(frames: Path, tmp_path: Path) -> None:

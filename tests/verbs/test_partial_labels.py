@@ -23,7 +23,7 @@ Frames = Callable[..., Path]
 
 CONFIG = """
 run_dir: {run}
-data: {{train: {train}, validation: 4, test: {train}}}
+data: {{train: {train}, validation: {validation}, test: {train}}}
 model: {{channels: 8, interactions: 1, radial_functions: 6, cutoff: 3.5, uncertainty: {method}}}
 training: {{epochs: 2, device: cpu, energy_weight: {energy}, force_weight: {force}}}
 """
@@ -49,10 +49,17 @@ def frames(tmp_path: Path) -> Frames:
 
 
 def trained(
-    train: Path, *, method: str = "none", energy: float = 1.0, force: float = 1.0
+    train: Path,
+    *,
+    method: str = "none",
+    energy: float = 1.0,
+    force: float = 1.0,
+    validation: int = 4,
 ) -> tuple[Path, list[str]]:
     run, said = train.parent / "run", []
-    text = CONFIG.format(run=run, train=train, method=method, energy=energy, force=force)
+    text = CONFIG.format(
+        run=run, train=train, method=method, energy=energy, force=force, validation=validation
+    )
     (train.parent / "config.yaml").write_text(text)
     config = load_config(train.parent / "config.yaml")
     eip.train(config, progress=False, log=lambda message: said.append(str(message)))
@@ -76,7 +83,16 @@ def test_on_forces_alone(frames: Frames) -> None:
     assert (run / "report.html").is_file()
     assert any("differences only" in line for line in said)
     potential = load_model(run / "model.eip")
-    assert potential.predict(molecule("CH3OH")).force_uncertainty is not None
+    said_of = potential.predict(molecule("CH3OH"))
+    assert said_of.force_uncertainty is not None and said_of.energy_uncertainty is None
+
+
+def test_on_both_it_is_said_what_energies_leave_open(frames: Frames) -> None:
+    run, said = trained(frames("energy", "forces"), method="isotropic", validation=10)
+    text = "Energies of C, H and O cannot be told apart: all training frames have the composition"
+    assert sum(line.startswith(text) for line in said) == 1
+    assert any("error bar" in line and "other compositions" in line for line in said)
+    assert load_model(run / "model.eip").predict(molecule("CH4")).energy_uncertainty > 100.0
 
 
 @pytest.mark.parametrize(

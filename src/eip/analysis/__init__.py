@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 from eip._lazy import importer
 
 if TYPE_CHECKING:
+    from eip.analysis.averages import Average as Average
+    from eip.analysis.averages import Deviations as Deviations
+    from eip.analysis.averages import average as average
+    from eip.analysis.averages import deviations_of as deviations_of
     from eip.analysis.diffusion import Displacements as Displacements
     from eip.analysis.distributions import PairDistribution as PairDistribution
     from eip.analysis.entropy import configurational_entropy as configurational_entropy
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
 __getattr__, __all__ = importer(
     __name__,
     {
+        "eip.analysis.averages": "Average Deviations average deviations_of",
         "eip.analysis.diffusion": "Displacements",
         "eip.analysis.distributions": "PairDistribution",
         "eip.analysis.entropy": (

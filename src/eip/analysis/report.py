@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from eip import plots
+from eip.analysis.averages import Average, Deviations, average
 from eip.analysis.kinds import Measure
 from eip.analysis.settings import BINS
 from eip.analysis.trajectories import (
@@ -38,6 +40,8 @@ def write_analysis(
     every: int = 1,
     skip_fs: float = 0.0,
     cutoff: float = 6.0,
+    deviations: Mapping[str, Deviations] | None = None,
+    temperature: float | None = None,
 ) -> dict[str, Any]:
     """Analyzes runs and writes analysis.json, sampling.png, order_parameters.png, structure.png.
 
@@ -47,6 +51,8 @@ def write_analysis(
         logs: of those runs that have one: it is finer than the trajectory, which stands in else.
         bins: cells along each order parameter.
         every, skip_fs, cutoff: as `analyze_trajectory`.
+        deviations: of each run, of the same frames: averages get their error.
+        temperature: of the runs, K; needed with ``deviations``.
 
     Returns:
         What is in analysis.json (docs/analysis.md names its keys).
@@ -62,6 +68,10 @@ def write_analysis(
     sampled, ranges = sampling_of(found, measure, bins)
     # Entropy and coverage grow with the number of samples, so a longer run would win by its length.
     same = min(len(of.times) for of in found.values())
+    averages = {
+        name: _averages(found[name], measure, of, temperature or math.nan)
+        for name, of in (deviations or {}).items()
+    }
     series = {name: _series(of, (logs or {}).get(name), skip_fs) for name, of in found.items()}
     content = {
         "kind": measure.kind,
@@ -76,12 +86,13 @@ def write_analysis(
                 **_scalars(found[name], series[name]),
                 **_sampled(sampled.get(name), measure, same),
                 **_curves(found[name]),
+                **({"averages": averages[name]} if name in averages else {}),
             }
             for name in runs
         },
     }
     out_dir.mkdir(parents=True, exist_ok=True)
-    _draw(found, sampled, series, measure, out_dir)
+    _draw(found, sampled, series, measure, averages, out_dir)
     write_whole(out_dir / "analysis.json", json_text(content))
     return content
 
@@ -128,6 +139,39 @@ def _sampled(of: Sampling | None, measure: Measure, same: int) -> dict[str, Any]
     }
 
 
+def _averages(
+    of: Trajectory, measure: Measure, deviations: Deviations, temperature: float
+) -> dict[str, Any]:
+    """What a run's averages are, with both parts of their error."""
+
+    def found(values: Float[np.ndarray, "frames *shape"]) -> Average:
+        return average(values, deviations.parts, temperature)
+
+    said = {name: found(g) for name, g in deviations.distributions.items()}
+    quantities: dict[str, Average] = {}
+    if np.isfinite(of.energies).all():
+        quantities["energy"] = found(of.energies)
+    if of.first is not None and of.second is not None:
+        for name, values in zip(_names(measure), (of.first, of.second), strict=True):
+            quantities[name] = found(values.mean(axis=1))
+    everything = [*quantities.values(), *said.values()]
+    return {
+        "quantities": {name: _errors(one) for name, one in quantities.items()},
+        "distribution": {pair: _errors(one) for pair, one in said.items()},
+        "effective_frames": everything[0].effective_frames if everything else None,
+        "doubt": next((one.doubt for one in everything if one.doubt), ""),
+    }
+
+
+def _errors(of: Average) -> dict[str, Any]:
+    return {
+        "mean": of.value,
+        "potential_error": of.potential_error,
+        "sampling_error": of.sampling_error,
+        "error": of.error,
+    }
+
+
 def _curves(of: Trajectory) -> dict[str, Any]:
     curves: dict[str, Any] = {
         "torsion_entropy": of.torsion_entropies(),
@@ -171,6 +215,7 @@ def _draw(
     sampled: Mapping[str, Sampling],
     series: Mapping[str, Mapping[str, np.ndarray]],
     measure: Measure,
+    averages: Mapping[str, Mapping[str, Any]],
     out_dir: Path,
 ) -> None:
     figure = plots.new_figure(1, 3, size=(13.0, 4.0))
@@ -200,7 +245,11 @@ def _draw(
         if lags is not None:
             moved[name] = (lags, of.displacements.by_element())
     if distributions or moved:
-        plots.save_figure(plots.structure(distributions, moved), out_dir / "structure.png")
+        bands = {
+            name: {pair: np.array(g["error"]) for pair, g in of["distribution"].items()}
+            for name, of in averages.items()
+        }
+        plots.save_figure(plots.structure(distributions, moved, bands), out_dir / "structure.png")
 
 
 def label_runs(paths: list[Path], labels: list[str] | None = None) -> dict[str, Path]:

@@ -41,6 +41,7 @@ _FIRST = (
     ("spearman_atom", "rank correlation of σ and error, atoms (1 is best)", 1, ""),
     ("roc_auc_atom", "σ finds the worst atoms (ROC-AUC; 0.5 is chance)", 1, ""),
     ("coverage_80", "share of errors inside the 80 % interval", 1, ""),
+    ("energy_coverage_80", "share of energies inside their 80 % interval", 1, ""),
     ("miscalibration_area", "miscalibration area (0 is best)", 1, ""),
     ("extrapolating", "share of atoms beyond the range of held-out ones", 1, ""),
 )

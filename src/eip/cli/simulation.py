@@ -173,6 +173,8 @@ def analyze(
         every=settings.every,
         skip_ps=settings.skip_ps,
         cutoff=settings.cutoff,
+        model=settings.model,
+        temperature=settings.temperature,
     )
     found = content["runs"]
     table = Table("", *map(escape, found), title=f"sampling, kind {content['kind']}")
@@ -184,7 +186,18 @@ def analyze(
         table.add_row(
             f"{key}, mean ± spread", *(f"{m['mean']:.4g} ± {m['std']:.2g}" for m in means)
         )
+    averages = {name: of["averages"] for name, of in found.items() if "averages" in of}
+    quantities = [of["quantities"] for of in averages.values()]
+    for key in quantities[0] if quantities else ():
+        cells = [
+            f"{m['mean']:.6g} ± {m['potential_error']:.2g} ± {m['sampling_error']:.2g}"
+            for m in (of[key] for of in quantities if key in of)
+        ]
+        table.add_row(f"{key}, ± the potential's error ± sampling", *cells)
     show(table)
+    for name, of in averages.items():
+        if of["doubt"]:
+            show(f"{name}: {of['doubt']}.")
     show(f"Figures: {settings.out / 'analysis.json'}    plots: {settings.out}")
 
 

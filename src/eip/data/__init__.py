@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from eip.data.statistics import fit_element_energies as fit_element_energies
     from eip.data.statistics import force_rms as force_rms
     from eip.data.statistics import force_scale as force_scale
+    from eip.data.statistics import open_energies_of as open_energies_of
     from eip.data.statistics import summarize as summarize
     from eip.data.store import FrameStore as FrameStore
     from eip.data.store import open_frames as open_frames
@@ -44,7 +45,8 @@ __getattr__, __all__ = importer(
         "eip.data.sampler": "FrameBatchSampler",
         "eip.data.splits": "LeakageWarning split_indices subset",
         "eip.data.statistics": (
-            "DataSummary energy_scale fit_element_energies force_rms force_scale summarize"
+            "DataSummary energy_scale fit_element_energies force_rms force_scale open_energies_of "
+            "summarize"
         ),
         "eip.data.store": "FrameStore open_frames write_store",
         "eip.data.structures": "read_structures",

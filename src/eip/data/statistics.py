@@ -10,6 +10,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Float64, Int
 
+from eip.composition import OpenEnergies, open_energies
 from eip.data.frame import LABELS
 from eip.data.store import FrameStore
 from eip.errors import InputError
@@ -86,6 +87,19 @@ def _ridge(
             break
         strength = max(least, noise / (count - determined) * determined / size)
     return mean + right.T @ (values * reduced / (values**2 + strength))
+
+
+def open_energies_of(
+    store: FrameStore, indices: Int[np.ndarray, "frames"] | None = None
+) -> list[OpenEnergies]:
+    """What the frames' compositions leave open of the elements' energies."""
+    chosen = _chosen(store, indices)
+    elements = _elements(store, chosen)
+    rows = np.zeros((0, len(elements)))
+    for block in store.blocks(chosen):
+        # Few of many frames differ in composition: constant memory.
+        rows = np.unique(np.vstack([rows, _composition(store, block, elements)]), axis=0)
+    return open_energies(rows, elements)
 
 
 def energy_scale(

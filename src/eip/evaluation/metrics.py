@@ -62,6 +62,8 @@ _ID_KEYS: dict[str, str] = {
     "coverage_95": "share of force components inside their 95 % interval, 0 to 1; 0.95 is right",
     "nll": "mean negative log-likelihood of a force component under N(f_pred, σ²), natural "
     "logarithm, forces in eV/Å; lower is better",
+    "ence": "expected normalized calibration error of force components: by bins of σ, mean "
+    "|root mean σ² - RMSE| / root mean σ²; 0 is right",
     "crps": "mean continuous ranked probability score of a force component under N(f_pred, σ²), "
     "eV/Å; lower is better",
     "energy_score": "mean energy score of the force vector under a Gaussian of σ or of the "
@@ -70,6 +72,9 @@ _ID_KEYS: dict[str, str] = {
     "(the same number as force_mae)",
     "mean_uncertainty": "mean over atoms of σ, eV/Å",
     "extrapolating": "share of atoms with an extrapolation grade above 1, 0 to 1",
+    "energy_coverage_80": "share of total energies inside their 80 % interval, 1.28 σ of the "
+    "energy, 0 to 1; 0.8 is right",
+    "mean_energy_uncertainty": "mean over structures of σ of the total energy, eV",
 }
 
 _OOD_KEYS: dict[str, str] = {
@@ -205,12 +210,17 @@ def _of_one(evaluation: Evaluation, percentile: float) -> dict[str, float]:
         width = interval_width(level / 100, evaluation.interval)
         out[f"coverage_{level}"] = coverage(error, sigma, width)
     out["nll"] = gaussian_nll(error, sigma)
+    out["ence"] = ence(error, sigma)
     out["crps"] = gaussian_crps(error, sigma)
     out["energy_score"] = energy_score(error, sigma, evaluation.force_covariance)
     out["mean_error"] = _mean(atom_error)
     out["mean_uncertainty"] = float("nan") if sigma is None else _mean(sigma)
     grade = evaluation.extrapolation_grade
     out["extrapolating"] = math.nan if grade is None else float(np.mean(grade > 1.0))
+    sigma = evaluation.energy_uncertainty
+    width = interval_width(0.8, None)
+    out["energy_coverage_80"] = coverage(evaluation.energy_error, sigma, width)
+    out["mean_energy_uncertainty"] = float("nan") if sigma is None else _mean(sigma)
     return out
 
 
@@ -288,9 +298,11 @@ def interval_width(level: float, interval: Mapping[float, float] | None) -> floa
 
 
 def coverage(
-    error: Float[np.ndarray, "atoms 3"], sigma: Float[np.ndarray, "atoms"] | None, width: float
+    error: Float[np.ndarray, "things components"],
+    sigma: Float[np.ndarray, "things"] | None,
+    width: float,
 ) -> float:
-    """Share of components with |Δf| ≤ width·σ; NaN without labels, σ or width."""
+    """Share of components with |error| ≤ width·σ; NaN without labels, σ or width."""
     error, sigma = _labelled(error, sigma)
     if not len(error) or np.isnan(width):
         return float("nan")
@@ -298,8 +310,8 @@ def coverage(
 
 
 def calibration_curve(
-    error: Float[np.ndarray, "atoms 3"],
-    sigma: Float[np.ndarray, "atoms"] | None,
+    error: Float[np.ndarray, "things components"],
+    sigma: Float[np.ndarray, "things"] | None,
     interval: Mapping[float, float] | None = None,
 ) -> CalibrationCurve:
     """Observed coverage at 99 levels, and the area between it and the diagonal."""
@@ -329,6 +341,23 @@ def gaussian_nll(
         return float("nan")
     z = error / sigma[:, None]
     return float(np.mean(0.5 * np.log(2 * np.pi) + np.log(sigma)[:, None] + 0.5 * z**2))
+
+
+def ence(
+    error: Float[np.ndarray, "atoms 3"], sigma: Float[np.ndarray, "atoms"] | None, bins: int = 20
+) -> float:
+    """Mean over bins of σ, of equal counts, of |root mean σ² − RMSE| / root mean σ².
+
+    (Levi et al. 2022, eq. 8.) NaN of no atoms, and where a bin's σ is zero.
+    """
+    error, sigma = _labelled(error, sigma)
+    if not len(error):
+        return float("nan")
+    found = []
+    for part in np.array_split(np.argsort(sigma, kind="stable"), min(bins, len(sigma))):
+        foretold = float(np.sqrt(np.mean(sigma[part] ** 2)))
+        found.append(_divide(abs(foretold - float(np.sqrt(np.mean(error[part] ** 2)))), foretold))
+    return float(np.mean(found))
 
 
 def gaussian_crps(

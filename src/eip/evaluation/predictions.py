@@ -111,6 +111,11 @@ class Evaluation:
         return self.forces_true - self.forces_pred
 
     @property
+    def energy_error(self) -> Float[np.ndarray, "frames 1"]:
+        """E_true − E_pred, eV; NaN where there is no label."""
+        return (self.energy_true - self.energy_pred)[:, None]
+
+    @property
     def atom_error(self) -> Float[np.ndarray, "atoms"]:
         """An atom's error, mean_a |f_true − f_pred|, eV/Å (theory §4)."""
         return np.abs(self.force_error).mean(axis=1)

@@ -186,8 +186,9 @@ _CAPTIONS: dict[str, str] = {
     "uncertainty": "Error against σ, by atom and by structure. A σ that ranks well rises from "
     "left to right; one of the right size lies along the diagonal, a little below it (the mean "
     "|error| of a Gaussian is 0.8 σ).",
-    "trust": "Left: how well σ finds the largest errors. Middle: the share of force components "
-    "inside intervals of a given coverage. Right: the error of the atoms that remain when the "
+    "trust": "Left: how well σ finds the largest errors. Middle: the share of force components, "
+    "and of energies that have an error bar, inside intervals of a given coverage. Right: the "
+    "error of the atoms that remain when the "
     "most uncertain are set aside.",
 }
 
@@ -249,6 +250,9 @@ def _figures(
     if ood is not None:
         rocs["atoms, OOD"] = error_roc(ood.atom_error, ood.force_uncertainty, percentile)
         curves["OOD"] = calibration_curve(ood.force_error, ood.force_uncertainty, ood.interval)
+    for label, one in {"energies": evaluation, "energies, OOD": ood}.items():
+        if one is not None and one.energy_uncertainty is not None:
+            curves[label] = calibration_curve(one.energy_error, one.energy_uncertainty)
     plots.roc_curves(figure.axes[0], rocs)
     plots.calibration_curves(figure.axes[1], curves)
     plots.retention(figure.axes[2], *retention_curve(atom_error, sigma))

@@ -410,12 +410,14 @@ def _padded(values: np.ndarray) -> tuple[float, float]:
 def structure(
     distributions: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]],
     displacements: Mapping[str, tuple[ArrayLike, Mapping[str, ArrayLike]]],
+    bands: Mapping[str, Mapping[str, ArrayLike]] | None = None,
 ) -> Figure:
     """Radial distribution functions by pair and mean squared displacements by element.
 
     Args:
         distributions: by run, radii (Å) and g(r) by pair of elements.
         displacements: by run, times (ps) and Å² by element.
+        bands: by run and pair, the standard deviation of g(r): drawn as a band of twice it.
     """
     pairs = list(dict.fromkeys(pair for _, of in distributions.values() for pair in of))
     elements = list(dict.fromkeys(e for _, of in displacements.values() for e in of))
@@ -431,7 +433,11 @@ def structure(
         for key, ax in zip(keys, panels, strict=False):
             for color, (name, (x, of)) in zip(colors(len(runs)), runs.items(), strict=True):
                 if key in of:
-                    ax.plot(np.asarray(x), np.asarray(of[key]), color=color, lw=1.2, label=name)
+                    y, error = np.asarray(of[key]), (bands or {}).get(name, {}).get(key)
+                    ax.plot(np.asarray(x), y, color=color, lw=1.2, label=name)
+                    if error is not None:
+                        two = 2.0 * np.asarray(error)
+                        ax.fill_between(np.asarray(x), y - two, y + two, color=color, alpha=0.25)
             ax.set(xlabel=across, ylabel=up)
             ax.set_title(key, fontsize=10, color=INK)
             legend(ax, "best")

@@ -49,7 +49,7 @@ def check_isolated_atoms(
         values = [part[name].values for part in parts]
         if one.by_atom:
             expected = replace(one, values=torch.cat(values))
-        elif name == "energy":
+        elif name in ("energy", "energy_deviations"):
             expected = replace(one, values=torch.cat(values).sum(dim=0, keepdim=True))
         else:
             continue

@@ -74,6 +74,17 @@ def check_prediction(potential: Potential, structures: Sequence[Atoms]) -> None:
                     quantity="uncertainty",
                     deviation=deviation,
                 )
+        parts, wider = prediction.energy_deviations, prediction.energy_widening
+        if parts is not None:
+            length = float(torch.linalg.vector_norm(parts if wider is None else parts * wider))
+            sigma = prediction.energy_uncertainty
+            if sigma is None or not math.isclose(float(sigma), length, rel_tol=1e-5, abs_tol=1e-12):
+                raise ContractViolation(
+                    law,
+                    f"energy_uncertainty is {sigma if sigma is None else float(sigma)} in {where}, "
+                    f"but its parts, energy_deviations, come to {length}",
+                    quantity="energy_uncertainty",
+                )
         covariance = prediction.force_covariance
         if covariance is not None:
             lowest = float(torch.linalg.eigvalsh(covariance.double()).min())

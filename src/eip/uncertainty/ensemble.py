@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -80,6 +81,7 @@ class EnsemblePotential(LikeAnother):
             features=said[0].features,
             # They learned from the same frames.
             repulsion_covariance=said[0].repulsion_covariance,
+            energy_deviations=((energy - energy.mean(dim=0)) / math.sqrt(len(said) - 1)).T,
         )
         moments = replace(moments, energy_uncertainty=energy.std(dim=0))
         return prediction.with_uncertainty(graph, **vars(moments))

@@ -247,7 +247,8 @@ GLOBAL = evidence(
     GlobalHead,
     "evidence on the energy; nothing for an atom",
     by_atom=False,
+    energy_error=False,
     needs_energies=True,
 )
 MVE = evidence("mve", VarianceHead, "mean-variance estimation")
-NONE = evidence("none", NoHead, "no uncertainty", by_atom=False)
+NONE = evidence("none", NoHead, "no uncertainty", by_atom=False, energy_error=False)

@@ -16,6 +16,7 @@ from torch import Tensor
 from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.potential import Potential
+from eip.uncertainty.energy_error import MIN_FRAMES, fit_energy_error, network_inside
 from eip.uncertainty.latent_distance import fit_latent_distance
 from eip.uncertainty.names import METHODS
 
@@ -59,6 +60,7 @@ class Method:
         latent_distance: σ is multiplied by powers of the latent distance, which are fitted:
             evidence knows nothing of where no data was. The guard (`eip.uncertainty.guard`) is of
             every method that has a σ for each atom's force and features.
+        energy_error: energies get an error bar where the potential is made of one network.
         by_atom: it has a σ for each atom's force.
         invariant: σ is the same however the structure lies.
         needs_energies: it is learned from energies too.
@@ -71,6 +73,7 @@ class Method:
     members: int = 0
     starts_from: Literal["its own", "plain", "several"] = "its own"
     latent_distance: bool = False
+    energy_error: bool = True
     by_atom: bool = True
     invariant: bool = True
     needs_energies: bool = False
@@ -114,6 +117,7 @@ def fit_after_training(
     training: Callable[[], Sequence[AtomGraph]],
     held_out: Callable[[], Sequence[tuple[AtomGraph, Float[Tensor, "atoms 3"]]]],
     *,
+    energies: Callable[[], Sequence[tuple[AtomGraph, Float[Tensor, "frames"]]]] = tuple,
     members: int | None = None,
     latent_distance: bool = True,
     seed: int = 0,
@@ -123,14 +127,20 @@ def fit_after_training(
     Args:
         name: of the method.
         training, held_out, members, seed: see `Fit`.
+        energies: give the held-out graphs with their energies, eV, those that have one; energies
+            get no error bar from fewer than `eip.uncertainty.energy_error.MIN_FRAMES`.
         latent_distance: with the powers of evidence (`eip.uncertainty.latent_distance`), and with
             the guard and the extrapolation grade of every method.
     """
     of = method(name)
     fitted = of.fit(network, Fit(training, held_out, members or of.members, seed))
-    if not (latent_distance and of.by_atom):
-        return fitted
-    graphs = training()
-    if fitted(graphs[0], forces=False).features is None:
-        return fitted
-    return fit_latent_distance(fitted, graphs, held_out(), exponents=of.latent_distance)
+    if latent_distance and of.by_atom:
+        graphs = training()
+        if fitted(graphs[0], forces=False).features is not None:
+            exponents = of.latent_distance
+            fitted = fit_latent_distance(fitted, graphs, held_out(), exponents=exponents)
+    if of.energy_error and network_inside(fitted) is not None:
+        with_energies = energies()
+        if sum(len(energy) for _, energy in with_energies) >= MIN_FRAMES:
+            fitted = fit_energy_error(fitted, training(), with_energies)
+    return fitted

@@ -40,6 +40,7 @@ POTENTIALS = Registry(
         "ensemble": "eip.uncertainty.ensemble:EnsemblePotential",
         "mixture": "eip.uncertainty.mixture:MixturePotential",
         "latent_distance": "eip.uncertainty.latent_distance:LatentDistancePotential",
+        "energy_error": "eip.uncertainty.energy_error:EnergyErrorPotential",
         "calibrated": "eip.uncertainty.calibrated:CalibratedPotential",
     },
 )

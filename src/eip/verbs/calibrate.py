@@ -6,23 +6,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import numpy as np
+
 from eip import evaluation
 from eip.data import FrameStore, Labels, open_frames, summarize
 from eip.errors import InputError, did_you_mean
 from eip.model_file import load_model, read_model_info, save_model
 from eip.models.energy import EnergyModel
 from eip.models.short_range import ShortRangeSettings
-from eip.potential import Potential
+from eip.potential import Potential, layers
 from eip.uncertainty.calibrated import CalibratedPotential
 from eip.uncertainty.calibration import Method
+from eip.uncertainty.energy_error import (
+    MIN_FRAMES,
+    EnergyErrorPotential,
+    fit_energy_error,
+    network_inside,
+)
 from eip.uncertainty.latent_distance import (
     LatentDistancePotential,
     fit_latent_distance,
     guarded,
 )
 from eip.verbs.arguments import as_paths
+from eip.verbs.evaluate import knows_no_energies
 from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled, some_batches
-from eip.verbs.messages import TRAINING_GIVES, Log, calibration_text, guard_text, silent
+from eip.verbs.messages import (
+    TRAINING_GIVES,
+    Log,
+    calibration_text,
+    energy_error_text,
+    guard_text,
+    silent,
+)
 
 
 def calibrate(
@@ -39,15 +55,17 @@ def calibrate(
 ) -> Path:
     """Fits a calibration on labelled frames and writes it into the model, or into a copy.
 
-    A calibration that the model has already is replaced. A model with latent distance that has no
-    guard (`eip.uncertainty.guard`), of before there were any, is given that of these frames. The
-    frames must not be those that the model was trained on: there its errors are too small.
+    A calibration that the model has already is replaced; so is the size of the energies' error bar
+    where the model has one and ten frames or more have energies. A model with latent distance that
+    has no guard (`eip.uncertainty.guard`), of before there were any, is given that of these frames.
+    The frames must not be those that the model was trained on: there its errors are too small.
 
     Args:
         trained_on: the frames that the model was trained on, for one of before potentials were
             given a repulsion: below their closest approaches the network is no longer asked, see
             `eip.models.short_range`. On these frames nothing changes. With them a model without
-            latent distance is given a guard as well.
+            latent distance is given a guard as well, and energies get an error bar
+            (`eip.uncertainty.energy_error`) where ten of the labelled frames have energies.
 
     Raises:
         InputError: as `evaluate`, and if the potential gives no force uncertainty, or the frames
@@ -66,10 +84,17 @@ def calibrate(
     files = as_paths(files)
     store = open_labelled(files, labels, ("forces",))
     log(summarize(store).table())
-    potential = _guarded(potential, store, trained, log)
+    if isinstance(potential, EnergyErrorPotential):
+        potential.potential = _guarded(potential.potential, store, trained, log)
+    else:
+        potential = _guarded(potential, store, trained, log)
+        if trained is not None and not knows_no_energies(info.get("info", {}).get("config", {})):
+            potential = _with_energy_error(potential, trained, store, log)
     found = evaluation.evaluate(potential, loader(dataset_for(store, potential)), progress=progress)
     calibrated = evaluation.calibrate(potential, found, method=cast(Method, method))
     log(calibration_text(calibrated))
+    if _energies_again(potential, found):
+        log("The energy's error bar is fitted to these frames as well.")
     target = Path(out or model)
     calibrated_on = [str(Path(f).resolve()) for f in files]
     kept = {**info.get("info", {}), "calibrated_on": calibrated_on}
@@ -92,6 +117,36 @@ def _repel(potential: Potential, store: FrameStore, log: Log) -> None:
             "holds none"
         )
     log(f"Nuclei repel below the closest approaches of {store.path}: {begins}.")
+
+
+def _with_energy_error(
+    potential: Potential, training: FrameStore, held_out: FrameStore, log: Log
+) -> Potential:
+    """With an error bar of energies, where there are frames to fit it to."""
+    labelled = np.flatnonzero(held_out.has("energy"))
+    if network_inside(potential) is None or len(labelled) < MIN_FRAMES:
+        return potential
+    known = some_batches(dataset_for(training, potential), potential)
+    others = some_batches(dataset_for(held_out, potential, labelled), potential)
+    fitted = fit_energy_error(
+        potential,
+        [batch.graph for batch in known],
+        [(batch.graph, batch.energy) for batch in others if batch.energy is not None],
+    )
+    log(energy_error_text(fitted))
+    return fitted
+
+
+def _energies_again(potential: Potential, found: evaluation.Evaluation) -> bool:
+    """Whether there is an error bar of energies, and frames to fit it to."""
+    for layer in layers(potential):
+        if isinstance(layer, EnergyErrorPotential) and found.energy_uncertainty is not None:
+            of_element = found.numbers[:, None] == np.array(layer.elements)
+            counts = np.zeros((found.n_frames, len(layer.elements)))
+            np.add.at(counts, found.frame, of_element)
+            errors = found.energy_error[:, 0]
+            return layer.recalibrate(errors, found.energy_uncertainty, counts)
+    return False
 
 
 def _guarded(

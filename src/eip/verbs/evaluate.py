@@ -19,7 +19,7 @@ from eip.model_file import load_model, read_model_info
 from eip.run_folder import clear, file_identity, working_in
 from eip.verbs.arguments import as_paths
 from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled
-from eip.verbs.messages import Log, silent
+from eip.verbs.messages import Log, sentence, silent
 from eip.verbs.scan import SCAN_FILES
 from eip.verbs.scan import scan as scan_potential
 
@@ -90,6 +90,8 @@ def evaluate(
         ):
             log(NO_ENERGIES)
             evaluations = [without_energies(found) for found in evaluations]
+        elif potential.undetermined:
+            log(sentence(potential.undetermined))
         metrics = compute_metrics(*evaluations)
         clear(folder, written)  # of the model that had this name before, say
         if scan:

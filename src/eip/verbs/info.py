@@ -8,12 +8,13 @@ from typing import Any
 
 from ase.data import chemical_symbols
 
+from eip.composition import OpenEnergies, in_order
 from eip.data import DataSummary, Labels, open_frames, read_structures, summarize
 from eip.data.plausibility import find_doubts
 from eip.model_file import read_model_info
 from eip.models.short_range import ShortRangeSettings
 from eip.uncertainty.registry import inside
-from eip.verbs.messages import CALIBRATE_GIVES, TRAINING_GIVES
+from eip.verbs.messages import CALIBRATE_GIVES, TRAINING_GIVES, sentence
 
 
 def info(path: str | Path, labels: Labels | Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -88,12 +89,19 @@ def describe_model(path: str | Path) -> dict[str, Any]:
     kinds: list[str] = []
     around: dict[str, Any] = {}
     guard: dict[str, Any] | None = None
+    groups: list[OpenEnergies] = []
+    energy_error = ""
     while potentials := inside(potential):
         settings = dict(potential["settings"])
-        if potential["kind"] == "calibrated":
-            calibration = settings.pop("calibration", None)
-        else:
-            kinds.append(potential["kind"])
+        match potential["kind"]:
+            case "calibrated":
+                calibration = settings.pop("calibration", None)
+            case "energy_error":
+                groups = [OpenEnergies.from_dict(group) for group in settings.pop("open_groups")]
+                energy_error = _error_bar(groups, settings.pop("open_scales"))
+                settings = {}
+            case kind:
+                kinds.append(kind)
         if settings.pop("potentials", None):
             around["members"] = len(potentials)
         settings.pop("potential", None)
@@ -110,7 +118,7 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         "kind": " of ".join(kinds),
         "elements": elements,
         "element energies (eV)": {chemical_symbols[int(z)]: e for z, e in energies.items()},
-        "note": _UNDETERMINED if _undetermined(energies) else "",
+        "note": sentence(groups) if groups else _UNDETERMINED if _undetermined(energies) else "",
         "units": "eV, Å, eV/Å, eV/Å³",
         "repulsion below": _NO_REPULSION
         if short_range is None
@@ -118,6 +126,7 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         "network": {**settings, "dtype": header["dtype"]},
         "uncertainty": around,
         "guard": "" if plain else _guard_text(guard, kinds),
+        "energy error bar": energy_error,
         "calibration": "" if plain else "none: σ ranks atoms, its size means little",
         "training": info.get("training", {}),
         "training data": info.get("data", {}),
@@ -144,6 +153,15 @@ _NO_REPULSION = (
     "no distance of atoms: closer than in training the network alone is asked; eip calibrate "
     "--trained-on FRAMES gives a model the repulsion of nuclei there"
 )
+
+
+def _error_bar(groups: Sequence[OpenEnergies], sizes: Sequence[float]) -> str:
+    """What of the energy's error bar a person wants to know."""
+    text = "calibrated on validation frames"
+    for group, size in zip(groups, sizes, strict=True):
+        names = ", ".join(in_order(chemical_symbols[z] for z in group.numbers))
+        text += f"; {size:.3g} eV an atom where it is open how energy is shared among {names}"
+    return text
 
 
 def _guard_text(guard: Mapping[str, Any] | None, kinds: Sequence[str]) -> dict[str, Any] | str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ase.data import chemical_symbols
 
+from eip.composition import OpenEnergies
 from eip.uncertainty.calibrated import CalibratedPotential
+from eip.uncertainty.energy_error import EnergyErrorPotential
 from eip.uncertainty.guard import Guard
 from eip.uncertainty.latent_distance import LatentDistancePotential
 
@@ -49,6 +51,23 @@ def guard_text(guard: Guard) -> str:
         f"Beyond the range of {guard.n_atoms} held-out atoms (extrapolation grade above 1) σ grows "
         f"by {guard.strength:g} of the forces' size for each step of the grade."
     )
+
+
+def energy_error_text(potential: EnergyErrorPotential) -> str:
+    """That energies have an error bar, and how large it is elsewhere."""
+    text = "Energies have an error bar, from the last layer and the validation frames' energies"
+    if potential.open_scales:
+        text += (
+            f"; of other compositions it is of the order of {max(potential.open_scales):.2g} eV "
+            "for each atom that is another"
+        )
+    return text + "."
+
+
+def sentence(groups: Sequence[OpenEnergies]) -> str:
+    """What training frames leave open, in one line."""
+    text = "; ".join(group.text() for group in groups)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def calibration_text(potential: CalibratedPotential) -> str:

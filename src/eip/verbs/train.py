@@ -14,24 +14,34 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 from jaxtyping import Int
+from torch import Tensor
 
 from eip.config import Config, config_yaml
-from eip.data import FrameStore, GraphDataset, summarize
+from eip.data import FrameStore, GraphDataset, open_energies_of, summarize
 from eip.data.plausibility import DataWarning, find_doubts
 from eip.errors import InputError
 from eip.evaluation import calibrate, compute_metrics, evaluate, write_report
 from eip.files import write_whole
+from eip.graph import AtomGraph
 from eip.model_file import save_model
-from eip.potential import Potential
+from eip.potential import Potential, layers
 from eip.training import trainer
 from eip.training.processes import launched, rank_zero_first
 from eip.training.trainer import TrainingResult
+from eip.uncertainty.energy_error import MIN_FRAMES, EnergyErrorPotential
 from eip.uncertainty.latent_distance import LatentDistancePotential
 from eip.uncertainty.methods import fit_after_training, method
 from eip.verbs.evaluate import knows_no_energies, without_energies
 from eip.verbs.frames import dataset_for, loader, read_sets, some_batches, split
 from eip.verbs.members import member_configs, train_members
-from eip.verbs.messages import Log, calibration_text, latent_distance_text, silent
+from eip.verbs.messages import (
+    Log,
+    calibration_text,
+    energy_error_text,
+    latent_distance_text,
+    sentence,
+    silent,
+)
 from eip.verbs.networks import assembled, fresh_network
 from eip.verbs.run_logs import plot_training
 from eip.verbs.runs import configured, run_of
@@ -190,12 +200,17 @@ def _finished(
             for batch in some_batches(sets["validation"], potential)
             if batch.forces is not None
         ],
+        energies=lambda: _with_energies(sets["validation"], potential, config, log),
         members=model.members,
         latent_distance=model.latent_distance,
         seed=config.training.seed,
     )
-    if isinstance(best, LatentDistancePotential):
-        log(latent_distance_text(best))
+    for layer in layers(best):
+        match layer:
+            case LatentDistancePotential():
+                log(latent_distance_text(layer))
+            case EnergyErrorPotential():
+                log(energy_error_text(layer))
     on_validation = evaluate(best, loader(sets["validation"]), progress=progress)
     if on_validation.force_uncertainty is not None:
         best = calibrate(best, on_validation)
@@ -241,8 +256,24 @@ def _show_frames(
             "are no training frames; data.labels.keep_isolated_atoms: true makes them such."
         )
     sets = {name: (stores.get(name, stores["train"]), which) for name, which in chosen.items()}
+    left_open = open_energies_of(*sets["train"])
+    if left_open and not knows_no_energies(config.to_dict()):
+        log(sentence(left_open))
     for doubt in find_doubts(sets):
         warnings.warn(doubt, DataWarning, stacklevel=2)
+
+
+def _with_energies(
+    dataset: GraphDataset, potential: Potential, config: Config, log: Log
+) -> list[tuple[AtomGraph, Tensor]]:
+    """Graphs with energies, eV; none where the network has not learned energies."""
+    if knows_no_energies(config.to_dict()):
+        return []
+    batches = some_batches(dataset, potential)
+    found = [(batch.graph, batch.energy) for batch in batches if batch.energy is not None]
+    if sum(len(energy) for _, energy in found) < MIN_FRAMES:
+        log(f"Energies get no error bar: it takes {MIN_FRAMES} validation frames with energies.")
+    return found
 
 
 def train_member(config: Config, progress: bool) -> bool:
