@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from eip.errors import InputError
 from eip.evaluation import METRIC_KEYS, compute_metrics, element_table, grade_table
 from eip.evaluation.metrics import (
+    attainable_spearman,
     calibration_curve,
     coverage,
     ence,
@@ -154,6 +155,16 @@ def test_energy_score_rewards_the_right_direction():
     wrong = right[:, ::-1, ::-1]
     scores = [energy_score(error, sigma, c) for c in (right, None, wrong)]
     assert scores == sorted(scores)
+
+
+def test_no_sigma_ranks_better_than_one_that_errors_are_drawn_from():
+    rng = np.random.default_rng(1)
+    for spread in (0.2, 0.6, 2.0):
+        sigma = np.exp(spread * rng.standard_normal(20_000))
+        error = np.abs(sigma[:, None] * rng.standard_normal((20_000, 3))).mean(axis=1)
+        assert spearman(error, sigma) == pytest.approx(attainable_spearman(error, sigma), abs=0.02)
+    assert math.isnan(attainable_spearman(error, None))
+    assert math.isnan(attainable_spearman(np.full(9, math.nan), np.ones(9)))
 
 
 def test_spearman_and_roc_are_those_of_scipy_and_sklearn(make_evaluation):

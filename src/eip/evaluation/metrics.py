@@ -51,6 +51,8 @@ _ID_KEYS: dict[str, str] = {
     "force_rmse": "root mean square of f_true - f_pred of a force component, eV/Å",
     "energy_mae_per_atom": "mean |E_true - E_pred| / atoms of the frame, eV/atom",
     "spearman_atom": "Spearman's rank correlation of an atom's error and its σ, -1 to 1",
+    "spearman_atom_attainable": "what spearman_atom would be if errors were Gaussian with this σ: "
+    "chance in errors, and how much σ differs between atoms, set a bound; -1 to 1",
     "roc_auc_atom": "area under the ROC curve: σ finds the atoms with the largest errors, 0 to 1",
     "spearman_structure": "Spearman's rank correlation of a structure's error and its σ, -1 to 1",
     "roc_auc_structure": "area under the ROC curve: σ finds the structures with the largest "
@@ -201,6 +203,7 @@ def _of_one(evaluation: Evaluation, percentile: float) -> dict[str, float]:
         "force_rmse": _mean(error**2) ** 0.5,
         "energy_mae_per_atom": _mean(np.abs(energy_error)),
         "spearman_atom": spearman(atom_error, sigma),
+        "spearman_atom_attainable": attainable_spearman(atom_error, sigma),
         "roc_auc_atom": error_roc(atom_error, sigma, percentile).auc,
         "spearman_structure": spearman(structure_error, structure_sigma),
         "roc_auc_structure": error_roc(structure_error, structure_sigma, percentile).auc,
@@ -225,6 +228,17 @@ def _of_one(evaluation: Evaluation, percentile: float) -> dict[str, float]:
 
 
 # Ranking
+
+
+def attainable_spearman(
+    error: Float[np.ndarray, "atoms"], sigma: Float[np.ndarray, "atoms"] | None
+) -> float:
+    """ρ of σ with errors that are drawn from a Gaussian of that σ; of atoms that have labels."""
+    _, sigma = _labelled(error, sigma)
+    if len(sigma) < 2:
+        return float("nan")
+    drawn = np.random.default_rng(0).standard_normal((len(sigma), 3))
+    return spearman(sigma * np.abs(drawn).mean(axis=1), sigma)
 
 
 def spearman(
