@@ -127,8 +127,8 @@ def test_a_sigma_that_does_not_rise_is_named(guarded: LatentDistancePotential) -
 def test_a_sigma_that_falls_on_the_way_is_named(guarded: LatentDistancePotential) -> None:
     def falls(graph: AtomGraph, said: Prediction) -> torch.Tensor:
         """Sure of itself a little beyond the edge."""
-        grade = said.extrapolation_grade
-        return said.force_uncertainty * (1 - 0.999 * torch.exp(-((grade - 3) ** 2)))
+        grade, sigma = said.extrapolation_grade, said.force_uncertainty
+        return torch.where((grade > 1) & (grade < 6), 1e-4 * sigma, sigma)
 
     assert "of what it is at home" in violation(check_ladders, Changed(guarded, falls), HOME)
 
