@@ -106,9 +106,11 @@ class Prediction:
     covariance says so in its name. A field is None where it was not asked for or where the
     potential has no such thing (a global head has no uncertainty by atom, say). The energy is
     float64 whatever the dtype of the network. ``evidence`` is a distribution's own parameters, for
-    the loss; its type belongs to the method. ``repulsion_covariance``, of potentials for potentials
-    round them, is what an atom's force is not known by where others are closer than in any training
-    frame, ``[atoms, 3, 3]``, (eV/Å)²; None: nowhere.
+    the loss; its type belongs to the method.
+
+    Of atoms closer than in any training frame, for potentials round the one that says so (None:
+    there are none): ``repulsion_covariance``, (eV/Å)², what their forces are not known by, and
+    ``repulsion_grade``, their extrapolation grade for that reason.
     """
 
     energy: Annotated[
@@ -181,6 +183,7 @@ class Prediction:
     ] = None
     evidence: object | None = None
     repulsion_covariance: Float[Tensor, "atoms 3 3"] | None = None
+    repulsion_grade: Float[Tensor, "atoms"] | None = None
 
     def with_uncertainty(
         self,
@@ -239,11 +242,11 @@ class Prediction:
         return [(q, value) for q, value in found if value is not None]
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Prediction:
-        missing = self.repulsion_covariance
-        return type(self)(
-            **{q.name: function(value) for q, value in self.figures()},
-            repulsion_covariance=None if missing is None else function(missing),
-        )
+        kept = {q.name: value for q, value in self.figures()}
+        for name in ("repulsion_covariance", "repulsion_grade"):
+            if (value := getattr(self, name)) is not None:
+                kept[name] = value
+        return type(self)(**{name: function(value) for name, value in kept.items()})
 
 
 Prediction.__doc__ = f"{Prediction.__doc__}\n    Attributes:\n" + "".join(

@@ -167,6 +167,11 @@ def test_all_edges_at_once_is_the_same_as_the_close_ones(monkeypatch: pytest.Mon
     torch.testing.assert_close(some, whole)
     torch.testing.assert_close(one.energy, all_.energy)
     torch.testing.assert_close(one.covariance(), all_.covariance())
+    # Above 1 below the closest approach; a pair that is not close says less than 1.
+    grade = one.grade()
+    assert bool((grade[one.centers] > 1).all())
+    torch.testing.assert_close(grade[grade > 0], all_.grade()[grade > 0])
+    assert bool((all_.grade()[grade == 0] <= 1).all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -28,6 +28,7 @@ from eip.uncertainty.mixture import MixturePotential, fit_mixture
 from eip.uncertainty.names import METHODS
 from eip.uncertainty.readout_ensemble import DROPPED, ReadoutEnsemblePotential, fit_llpr
 
+CLOSEST = 1.85
 NETWORK = {
     "elements": [1, 6, 8],
     "element_energies": {1: -13.6, 6: -1030.0, 8: -2040.0},
@@ -37,7 +38,7 @@ NETWORK = {
     "cutoff": 4.5,
     # Beyond what a molecule at rest has: some pairs of every structure are closer.
     "short_range": {
-        "closest": {"H-H": 1.85, "H-C": 1.12, "C-O": 1.5}, "share": 0.75, "width": 0.3
+        "closest": {"H-H": CLOSEST, "H-C": 1.12, "C-O": 1.5}, "share": 0.75, "width": 0.3
     },
 }  # fmt: skip
 #: The componentwise head breaks rotation, by design; "global" and "none" say nothing of an atom.
@@ -116,6 +117,8 @@ def test_sigma_is_no_less_than_the_slope_of_a_repulsion_that_no_frame_shows(meth
             said = potential.predict(together)
             for atom in (one, other):
                 assert said.force_uncertainty[atom] >= slope
+                if said.extrapolation_grade is not None:
+                    assert said.extrapolation_grade[atom] >= 0.999 * CLOSEST / r
             if said.force_covariance is not None:
                 along = torch.from_numpy(together.get_distance(one, other, vector=True)) / r
                 assert along @ said.force_covariance[one] @ along >= 0.999 * slope**2

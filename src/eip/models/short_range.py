@@ -148,18 +148,25 @@ class Approach:
         energy: of each atom, half of each of its pairs, eV.
         centers, directions: of the edges.
         missing: m of each edge, eV/Å.
+        nearness: b/r of each edge.
     """
 
     energy: Float[Tensor, "atoms"]
     centers: Int[Tensor, "close"]
     directions: Float[Tensor, "close 3"]
     missing: Float[Tensor, "close"]
+    nearness: Float[Tensor, "close"]
 
     def covariance(self) -> Float[Tensor, "atoms 3 3"]:
         """Σ m² r̂ r̂ᵀ of each atom, (eV/Å)²: what its force is not known by."""
         along = self.missing[:, None] * self.directions
         zeros = self.energy.new_zeros(len(self.energy), 3, 3)
         return zeros.index_add(0, self.centers, along[:, :, None] * along[:, None, :])
+
+    def grade(self) -> Float[Tensor, "atoms"]:
+        """Extrapolation grade: the largest b/r of each atom, above 1 below the closest approach."""
+        zeros = torch.zeros_like(self.energy)
+        return zeros.scatter_reduce(0, self.centers, self.nearness, "amax")
 
 
 class ShortRange(nn.Module):
@@ -215,7 +222,7 @@ class ShortRange(nn.Module):
         told = close * (s / r)[:, None]
         return (
             told if which is None else vectors.index_copy(0, which, told),
-            Approach(energy, centers, close / r[:, None], missing),
+            Approach(energy, centers, close / r[:, None], missing, begins[kinds] / r),
         )
 
     def _told(

@@ -82,6 +82,7 @@ class EnsemblePotential(LikeAnother):
             # They learned from the same frames.
             repulsion_covariance=said[0].repulsion_covariance,
             energy_deviations=((energy - energy.mean(dim=0)) / math.sqrt(len(said) - 1)).T,
+            repulsion_grade=said[0].repulsion_grade,
         )
         moments = replace(moments, energy_uncertainty=energy.std(dim=0))
         return prediction.with_uncertainty(graph, **vars(moments))

@@ -193,7 +193,7 @@ class EvidentialPotential(NetworkPotential):
                 evidence = self.head(features, run.graph)
                 moments = evidence.moments()
                 invariants = features.invariants()
-                missing = run.repulsion_covariance()
+                repulsion = run.repulsion()
             force = virial = None
             if forces or stress:
                 force, virial = run.forces_and_stress(
@@ -207,7 +207,7 @@ class EvidentialPotential(NetworkPotential):
             stress=virial,
             features=invariants,
             evidence=evidence,
-            repulsion_covariance=missing,
+            **repulsion,
         ).with_uncertainty(graph, **vars(moments))
         return prediction if differentiable != "nothing" else prediction.detach()
 

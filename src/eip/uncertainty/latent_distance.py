@@ -143,7 +143,11 @@ class LatentDistancePotential(WrappedPotential, Packable):
             said = prediction.with_uncertainty(
                 graph, total, covariance, prediction.force_aleatoric, prediction.energy_uncertainty
             )
-            return replace(said, extrapolation_grade=reach.amax(dim=0))
+            grade = reach.amax(dim=0)
+            if prediction.repulsion_grade is not None:
+                # Of atoms closer than in training the network, and with it d, is not told.
+                grade = torch.maximum(grade, prediction.repulsion_grade)
+            return replace(said, extrapolation_grade=grade)
 
     def fitted(
         self, raw: Float[Tensor, "atoms"], squares: Float[Tensor, "2 atoms"]

@@ -30,10 +30,13 @@ class ForwardPass:
     positions: Tensor
     strain: Tensor | None
 
-    def repulsion_covariance(self) -> Float[Tensor, "atoms 3 3"] | None:
-        """See `eip.prediction.Prediction`."""
+    def repulsion(self) -> dict[str, Tensor]:
+        """What `eip.prediction.Prediction` has of it."""
         approach = self.output.approach
-        return None if approach is None else approach.covariance()
+        if approach is None:
+            return {}
+        covariance, grade = approach.covariance(), approach.grade()
+        return {"repulsion_covariance": covariance, "repulsion_grade": grade}
 
     def forces_and_stress(
         self,

@@ -121,7 +121,7 @@ class ReadoutEnsemblePotential(NetworkPotential):
                 energy, retain_graph=attached, create_graph=attached
             )
             moments = evidence.moments()
-            features, missing = run.output.features.invariants(), run.repulsion_covariance()
+            features, repulsion = run.output.features.invariants(), run.repulsion()
         prediction = Prediction(
             energy=energy,
             forces=force if forces else None,
@@ -129,7 +129,7 @@ class ReadoutEnsemblePotential(NetworkPotential):
             features=features,
             # Masks are not trained: the spread is no likelihood.
             evidence=evidence if self.origin == "shallow_ensemble" else NoEvidence(evidence.scale),
-            repulsion_covariance=missing,
+            **repulsion,
         ).with_uncertainty(graph, **vars(moments))
         return prediction if attached else prediction.detach()
 
