@@ -145,6 +145,9 @@ def test_the_scale_is_found_again() -> None:
     _, scale = fit_scale(heavy, length)
     assert np.mean(np.abs(heavy) <= 1.2816 * scale * length) == pytest.approx(0.8, abs=0.01)
     assert fit_scale(np.zeros(20), np.ones(20))[1] < 1e-9
+    # A pair of equal frames with unequal labels.
+    length[0] = 0.0
+    assert fit_scale(heavy, length)[1] == pytest.approx(scale, rel=0.01)
 
 
 @pytest.mark.parametrize(("energies", "size"), [(GUESSED, 1200.0), (GIVEN, None)])

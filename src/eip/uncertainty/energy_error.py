@@ -344,7 +344,8 @@ def fit_scale(
     Under a Student-t, by expectation and maximization; a is such that 80 % of what it describes
     lies within a Gaussian's 80 % interval.
     """
-    length = np.maximum(length, np.finfo(float).tiny)
+    # Two frames that are the same differ in nothing, but perhaps in their labels.
+    length = np.maximum(length, 1e-6 * float(length.max()) + 1e-100)
     squared = (errors / length) ** 2
     least = 1e-24 * float(squared.mean()) + 1e-300
     scale = float(np.median(squared)) + least
