@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import signal
 from dataclasses import asdict, replace
@@ -29,8 +30,11 @@ from eip.simulation import (
     UDDPotential,
     propose_udd,
     run_dynamics,
+    settled,
 )
 from eip.simulation.integrators import Integrator, degrees_of_freedom, draw_momenta
+from eip.uncertainty.calibrated import CalibratedPotential
+from eip.uncertainty.calibration import Calibration, fit_calibration
 from eip.units import BOLTZMANN
 
 from .toy import ToyPotential, cluster, crystal, water
@@ -257,6 +261,33 @@ def test_stopped_by_uncertainty(tmp_path):
     assert summary.ending == "finished" and not (tmp_path / "run" / "approach.xyz").exists()
     assert without_wall(summary) == without_wall(free)
     same_files(tmp_path / "run", tmp_path / "free")
+
+
+def test_the_bound_of_sigma_may_be_the_calibration_s(tmp_path):
+    rng = np.random.default_rng(0)
+    sigma = rng.uniform(0.01, 0.02, 3000)
+    errors = sigma[:, None] * rng.standard_normal((3000, 3))
+    calibration = fit_calibration(errors, sigma, np.full(3000, 18), method="scale")
+    beyond = calibration.calibrated(sigma, np.full(3000, 18)) > calibration.highest
+    assert 0 < beyond.sum() <= 3  # of 3,000
+    known = CalibratedPotential(ToyPotential(), calibration)
+    bound = settled(settings(max_uncertainty="auto"), known).max_uncertainty
+    assert bound == calibration.highest == Calibration.from_dict(calibration.to_dict()).highest
+    summary = run(cluster(9, spread=0.0), tmp_path / "a", known, max_uncertainty="auto")
+    assert summary.settings["max_uncertainty"] == bound
+    for other in (
+        ToyPotential(),
+        CalibratedPotential(ToyPotential(), replace(calibration, highest=None)),
+    ):
+        with pytest.raises(InputError, match="does not say how large σ was on held-out frames"):
+            run(cluster(9), tmp_path / "b", other, max_uncertainty="auto")
+
+
+@pytest.mark.parametrize("value", ["automatic", 0, -1.0, math.inf, "nan"])
+def test_a_bound_of_sigma_is_a_number_or_auto(value):
+    with pytest.raises(InputError, match="should be a number of eV/Å above 0, or auto"):
+        settings(max_uncertainty=value)
+    assert settings(max_uncertainty="0.5").max_uncertainty == 0.5
 
 
 def test_collapsed_by_temperature(tmp_path):
@@ -494,7 +525,10 @@ def test_a_seed_is_a_run(tmp_path):
         ({"timestep_fs": 0.0}, "'timestep_fs' should be greater than 0, got 0.0"),
         ({"steps": -1}, "'steps' should be greater than or equal to 0, got -1"),
         ({"temperature": 0.0}, "temperature > 0, got 0.0"),
-        ({"max_uncertainty": -0.1}, "'max_uncertainty' should be greater than 0, got -0.1"),
+        (
+            {"max_uncertainty": -0.1},
+            "'max_uncertainty' should be a number of eV/Å above 0, or auto, got -0.1",
+        ),
         ({"max_energy_drift": 0.1}, "looks at what NVE conserves"),
     ],
 )

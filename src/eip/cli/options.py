@@ -181,6 +181,9 @@ def _parameter(name: str, option: str, field: FieldInfo) -> inspect.Parameter:
 def _plain(annotation: Any) -> Any:
     """What a single option can hold of a key's type: a list is text, by commas."""
     kind = _bare(annotation)
+    members = [get_origin(member) for member in get_args(annotation)]
+    if Literal in members:  # a number, or a word in its place
+        return str
     return str if get_origin(kind) in (Literal, tuple, list) else kind
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from eip.simulation.calculator import BiasedCalculator as BiasedCalculator
     from eip.simulation.calculator import Calculator as Calculator
     from eip.simulation.dynamics import run_dynamics as run_dynamics
+    from eip.simulation.dynamics import settled as settled
     from eip.simulation.monitors import Ending as Ending
     from eip.simulation.monitors import Monitor as Monitor
     from eip.simulation.monitors import State as State
@@ -32,7 +33,7 @@ __getattr__, __all__ = importer(
     {
         "eip.simulation.bias": "LARGEST_OVER_D UDDParameters UDDPotential UDDProposal propose_udd",
         "eip.simulation.calculator": "BiasedCalculator Calculator",
-        "eip.simulation.dynamics": "run_dynamics",
+        "eip.simulation.dynamics": "run_dynamics settled",
         "eip.simulation.monitors": "Ending Monitor State",
         "eip.simulation.settings": "DynamicsSettings Ensemble Limiter UDDSettings",
         "eip.simulation.summary": "DynamicsSummary",

@@ -19,7 +19,7 @@ from ase.constraints import FixAtoms, FixCartesian
 from eip.errors import InputError
 from eip.files import json_text, write_whole
 from eip.neighbors import TooDense
-from eip.potential import Potential
+from eip.potential import Potential, layers
 from eip.prediction import quantities
 from eip.run_folder import RECORD, working_in
 from eip.signals import deferred_interrupts
@@ -39,6 +39,7 @@ from eip.simulation.records import (
 from eip.simulation.session import progress_bar
 from eip.simulation.settings import DynamicsSettings
 from eip.simulation.summary import DynamicsSummary, Totals
+from eip.uncertainty.calibrated import CalibratedPotential
 
 #: Settings that a continued run may change; all others make it another run.
 _MAY_CHANGE = frozenset(
@@ -48,6 +49,23 @@ _MAY_CHANGE = frozenset(
         "max_bond_stretch", "max_energy_drift",
     }
 )  # fmt: skip
+
+
+def settled(settings: DynamicsSettings, potential: Potential) -> DynamicsSettings:
+    """With what is "auto" read from the potential.
+
+    Raises:
+        InputError: if the potential does not hold it.
+    """
+    if settings.max_uncertainty != "auto":
+        return settings
+    for layer in layers(potential):
+        if isinstance(layer, CalibratedPotential) and layer.calibration.highest is not None:
+            return settings.replace(max_uncertainty=layer.calibration.highest)
+    raise InputError(
+        "max_uncertainty is auto, but the model does not say how large σ was on held-out frames: "
+        "eip calibrate MODEL FRAMES writes it"
+    )
 
 
 def run_dynamics(
@@ -93,6 +111,7 @@ def run_dynamics(
     if isinstance(udd, UDDProposal):
         udd = udd.parameters
     model = as_potential(potential, device=device, dtype=dtype)
+    settings = settled(settings, model)
     if udd is not None:
         if isinstance(model, UDDPotential):
             raise InputError("the potential has a bias of its own: drop it or drop udd")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import math
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from eip.settings import Settings
 from eip.settings.values import Count, Seed
@@ -23,6 +24,18 @@ Ensemble = Literal["langevin", "bussi", "nose-hoover", "nvt-berendsen", "nve", "
 #: the authors' code does; it breaks rotation and pushes the whole structure, and is here for
 #: comparison.
 Limiter = Literal["global", "atom", "component"]
+
+
+def _bound(value: object) -> object:
+    if value is None or value == "auto":
+        return value
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0.0 < number < math.inf:
+        raise ValueError("should be a number of eV/Å above 0, or auto")
+    return number
 
 
 class DynamicsSettings(Settings):
@@ -54,8 +67,10 @@ class DynamicsSettings(Settings):
     approach_frames: Count = Field(
         20, ge=0, description="last steps that are written when a run does not finish"
     )
-    max_uncertainty: float | None = Field(
-        None, gt=0, description="eV/Å; stop where σ of the structure passes it; empty: never"
+    max_uncertainty: Annotated[float | Literal["auto"] | None, BeforeValidator(_bound)] = Field(
+        None,
+        description="eV/Å; stop where σ of the structure passes it; auto: what σ of fewer than one "
+        "in 1,000 held-out atoms passed; empty: never",
     )
     max_grade: float | None = Field(
         None,
@@ -111,6 +126,12 @@ class DynamicsSettings(Settings):
         # times the mean is a chance of 1e-6, five times one of 1e-3.
         return self.max_temperature or max(10 * self.temperature, 3000.0)
 
+    @property
+    def uncertainty_bound(self) -> float | None:
+        """eV/Å; of settings that `eip.simulation.settled` has seen."""
+        assert self.max_uncertainty != "auto"
+        return self.max_uncertainty
+
     def monitors(self, start: Atoms) -> list[Monitor]:
         """What watches a run that began at ``start``; the worst first."""
         # Not at the top: the command line makes its options of what is here, without ASE.
@@ -133,8 +154,8 @@ class DynamicsSettings(Settings):
         monitors.append(Temperature(self.temperature_bound))
         if self.max_energy_drift is not None:
             monitors.append(EnergyDrift(self.max_energy_drift))
-        if self.max_uncertainty is not None:
-            monitors.append(Uncertainty(self.max_uncertainty))
+        if self.uncertainty_bound is not None:
+            monitors.append(Uncertainty(self.uncertainty_bound))
         if self.max_grade is not None:
             monitors.append(ExtrapolationGrade(self.max_grade))
         return monitors

@@ -60,6 +60,9 @@ _LEVELS = (*(round(0.01 * i, 2) for i in range(1, 100)), 0.995, 0.999)
 #: Of the isotonic curve.
 _MOST_BINS = 50
 
+#: Of the atoms of the fit, those whose σ lies above `Calibration.highest`.
+BEYOND = 0.001
+
 #: Errors of exactly zero (labels made by the potential itself) must not give σ = 0.
 _SMALLEST_FACTOR = 1e-9
 
@@ -75,6 +78,8 @@ class Calibration:
         interval_levels, interval_widths: the table of k(p), both ascending.
         n_frames, n_atoms: what it was fitted on (labelled atoms).
         created: date and time, ISO 8601, UTC.
+        highest: σ, eV/Å, that all but a share of `BEYOND` of the atoms of the fit had less than;
+            None: not kept, as in files of before.
         knots: of g, pairs of raw and mapped σ, eV/Å, both ascending; between them g is linear,
             beyond them proportional to σ. Empty: g(σ) = σ.
     """
@@ -88,6 +93,7 @@ class Calibration:
     n_atoms: int
     created: str
     knots: tuple[tuple[float, float], ...] = ()
+    highest: float | None = None
 
     def factor_of(self, number: int) -> float:
         """c_Z."""
@@ -149,7 +155,7 @@ class Calibration:
                 raise InputError(
                     f"unknown key '{key}' in a calibration: {did_you_mean(key, sorted(expected))}"
                 )
-        if missing := sorted(expected - set(values) - {"knots"}):  # files of 0.1 have none
+        if missing := sorted(expected - set(values) - {"knots", "highest"}):  # of before
             raise InputError(f"a calibration lacks {', '.join(missing)}")
         try:
             read = cls(
@@ -162,6 +168,7 @@ class Calibration:
                 n_atoms=int(values["n_atoms"]),
                 created=str(values["created"]),
                 knots=tuple((float(x), float(y)) for x, y in values.get("knots", ())),
+                highest=None if values.get("highest") is None else float(values["highest"]),
             )
         except (TypeError, AttributeError, ValueError) as error:
             if isinstance(error, InputError):
@@ -241,6 +248,7 @@ def fit_calibration(
         n_frames=len(np.unique(of_frame)),
         n_atoms=len(sigma),
         created=created or calibration.created,
+        highest=float(np.quantile(calibration.calibrated(sigma, numbers), 1.0 - BEYOND)),
     )
 
 

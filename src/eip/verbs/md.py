@@ -21,6 +21,7 @@ from eip.simulation import (
     UDDSettings,
     propose_udd,
     run_dynamics,
+    settled,
 )
 from eip.verbs.messages import Log, silent
 from eip.verbs.run_logs import plot_dynamics
@@ -59,6 +60,13 @@ def md(
     if not isinstance(frame, int):
         raise InputError(f"frame should be a whole number, got {frame!r}")
     potential = load_model(model, device=device)
+    by_model = settings.max_uncertainty == "auto"
+    settings = settled(settings, potential)
+    if by_model:
+        log(
+            f"Stops where σ of the structure passes {settings.uncertainty_bound:.3g} eV/Å, as σ of "
+            "fewer than one in 1,000 held-out atoms did."
+        )
     frames = [atoms for _, atoms in read_structures(start, elements=elements)]
     try:
         atoms = frames[frame]
@@ -73,7 +81,7 @@ def md(
     )
     name = "MD" if udd is None else "UDD"
     plot_dynamics(
-        {name: (out_dir, summary.ending)}, out_dir / "dynamics.png", settings.max_uncertainty
+        {name: (out_dir, summary.ending)}, out_dir / "dynamics.png", settings.uncertainty_bound
     )
     return summary
 
