@@ -84,6 +84,7 @@ def calibrate(
     files = as_paths(files)
     store = open_labelled(files, labels, ("forces",))
     log(summarize(store).table())
+    had_error_bar = isinstance(potential, EnergyErrorPotential)
     if isinstance(potential, EnergyErrorPotential):
         potential.potential = _guarded(potential.potential, store, trained, log)
     else:
@@ -93,7 +94,7 @@ def calibrate(
     found = evaluation.evaluate(potential, loader(dataset_for(store, potential)), progress=progress)
     calibrated = evaluation.calibrate(potential, found, method=cast(Method, method))
     log(calibration_text(calibrated))
-    if _energies_again(potential, found):
+    if had_error_bar and _energies_again(potential, found):
         log("The energy's error bar is fitted to these frames as well.")
     target = Path(out or model)
     calibrated_on = [str(Path(f).resolve()) for f in files]
