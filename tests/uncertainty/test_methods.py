@@ -24,7 +24,7 @@ from eip.uncertainty.ensemble import EnsemblePotential, sample_covariance
 from eip.uncertainty.evidence import Errors
 from eip.uncertainty.evidential import EvidentialPotential
 from eip.uncertainty.methods import compared, fit_after_training, new_network
-from eip.uncertainty.mixture import MixturePotential, fit_mixture
+from eip.uncertainty.mixture import fit_mixture
 from eip.uncertainty.names import METHODS
 from eip.uncertainty.readout_ensemble import DROPPED, ReadoutEnsemblePotential, fit_llpr
 
@@ -36,11 +36,9 @@ NETWORK = {
     "channels": 16,
     "interactions": 2,
     "cutoff": 4.5,
-    # Beyond what a molecule at rest has: some pairs of every structure are closer.
-    "short_range": {
-        "closest": {"H-H": CLOSEST, "H-C": 1.12, "C-O": 1.5}, "share": 0.75, "width": 0.3
-    },
-}  # fmt: skip
+}
+#: Beyond what a molecule at rest has: some pairs of every structure are closer.
+SHORT_RANGE = {"closest": {"H-H": CLOSEST, "H-C": 1.12, "C-O": 1.5}, "share": 0.75, "width": 0.3}
 #: The componentwise head breaks rotation, by design; "global" and "none" say nothing of an atom.
 WITH_SIGMA = compared()
 
@@ -51,10 +49,10 @@ def graph_of(name: str, size: float, seed: int) -> AtomGraph:
     return build_graph([atoms], 4.5)
 
 
-def network(method: str, seed: int = 0, backbone: str = "painn") -> Potential:
+def network(method: str, seed: int = 0, backbone: str = "painn", **more: object) -> Potential:
     torch.manual_seed(seed)
     other = {} if backbone == "painn" else {"mean_neighbors": 8.0, "feature_limit": 6.0}
-    made = new_network(method, **NETWORK, backbone=backbone, **other).double()
+    made = new_network(method, **NETWORK, backbone=backbone, **other, **more).double()
     if backbone == "painn":
         with torch.no_grad():
             for parameter in made.parameters():
@@ -68,8 +66,10 @@ def training_graphs() -> list[AtomGraph]:
 
 def finished(method: str, backbone: str = "painn", energies: bool = False) -> Potential:
     if method == "ensemble":
-        return EnsemblePotential([network("none", seed, backbone) for seed in range(3)])
-    inside = network(method, backbone=backbone)
+        return EnsemblePotential(
+            [network("none", seed, backbone, short_range=SHORT_RANGE) for seed in range(3)]
+        )
+    inside = network(method, backbone=backbone, short_range=SHORT_RANGE)
 
     def held_out() -> list[tuple[AtomGraph, torch.Tensor]]:
         graphs = [graph_of("CH3CH2OH", 0.05, seed) for seed in range(50, 60)]
@@ -350,7 +350,6 @@ def test_the_mixture_is_scikit_learns() -> None:
 
 
 def test_the_mixture_is_surprised_far_away() -> None:
-    potential = finished("gmm")
-    assert isinstance(potential, MixturePotential)
+    potential = fit_mixture(network("none"), training_graphs(), 1.0)
     near, far = (potential(graph_of("CH3CH2OH", size, 99)) for size in (0.05, 0.5))
     assert far.uncertainty > 3 * near.uncertainty
