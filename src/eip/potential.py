@@ -151,6 +151,14 @@ class Potential(nn.Module, ABC):
         Warns:
             OpenEnergyWarning: if the compositions differ in what the training frames left open.
         """
+        lists = (one for one in (a, b) if one is not None and not isinstance(one, Atoms))
+        for given in (a, *lists):
+            several = isinstance(given, Sequence) and all(isinstance(x, Atoms) for x in given)
+            if not (isinstance(given, Atoms) or several):
+                raise InputError(
+                    "energy_difference takes structures (ase.Atoms) or lists of them, got "
+                    f"{type(given).__name__}"
+                )
         if b is None:
             if isinstance(a, Atoms) or len(a) < 2:
                 raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ase.build import molecule
@@ -11,9 +12,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 import eip
+from eip.data.plausibility import DataWarning
+from eip.errors import InputError
 from eip.potential import layers
 from eip.uncertainty.energy_error import EnergyErrorPotential
 from eip.uncertainty.methods import new_network
+from eip.verbs.calibrate import _doubts
 
 
 def bar_of(model: Path) -> EnergyErrorPotential | None:
@@ -57,3 +61,20 @@ def test_energies_get_an_error_bar_and_it_is_fitted_again(tmp_path: Path) -> Non
     assert "The energy's error bar is fitted to these frames as well." in told
     again = bar_of(new)
     assert again is not None and again.scale == pytest.approx(10.0 * bar.scale, rel=0.5)
+    # What cannot be right is refused or doubted, and costs no model.
+    before = new.read_bytes()
+    with pytest.raises(InputError, match=r"seen\.xyz is given as frames to calibrate on and"):
+        eip.calibrate(new, seen, trained_on=seen, progress=False)
+    hydrogen = molecule("H2")
+    hydrogen.calc = SinglePointCalculator(hydrogen, energy=-10.0, forces=[[0.0] * 3] * 2)
+    write(tmp_path / "hydrogen.xyz", [hydrogen])
+    with pytest.raises(InputError, match=r"was trained on, and .* has no C"):
+        eip.calibrate(new, others, trained_on=tmp_path / "hydrogen.xyz", progress=False)
+    assert new.read_bytes() == before
+    with pytest.warns(DataWarning, match=r"calibrated on 3 frames: .* take 10 or more"):
+        eip.calibrate(new, frames("few.xyz", range(3), 0.0), tmp_path / "few.eip", progress=False)
+
+
+def test_frames_far_from_what_was_seen_are_doubted() -> None:
+    assert "67% of the atoms lie beyond" in _doubts(20, np.array([0.5, 2.0, 3.0]))[0]
+    assert _doubts(20, np.full(3, 0.5)) == _doubts(20, None) == []

@@ -188,10 +188,15 @@ def member_weights(
         InputError: as `average`.
     """
     deviations = np.asarray(deviations, dtype=np.float64)
-    if deviations.ndim != 2 or len(deviations) < _LEAST:
+    if deviations.ndim != 2:
         raise InputError(
-            f"an average with its error needs {_LEAST} frames or more and the parts of their "
-            f"energies' error, [frames, directions], got an array of shape {deviations.shape}"
+            "the parts of the energies' error should be [frames, directions], got an array of "
+            f"shape {deviations.shape}"
+        )
+    if len(deviations) < _LEAST:
+        raise InputError(
+            f"an average with its error needs {_LEAST} frames or more, got {len(deviations)}: "
+            "write them more often (trajectory_interval, --every), or run longer"
         )
     if not np.isfinite(deviations).all():
         raise InputError("the parts of the energies' error are not finite in every frame")

@@ -271,5 +271,5 @@ class ExtrapolationGrade:
             "stopped",
             "extrapolation_grade",
             f"step {state.step}: the extrapolation grade of {_name(state.atoms, worst)} is "
-            f"{grades[worst]:.3g}, over the threshold of {self.threshold:.3g}",
+            f"{grades[worst]:.4g}, over the threshold of {self.threshold:.4g}",
         )

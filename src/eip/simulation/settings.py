@@ -69,8 +69,8 @@ class DynamicsSettings(Settings):
     )
     max_uncertainty: Annotated[float | Literal["auto"] | None, BeforeValidator(_bound)] = Field(
         None,
-        description="eV/Å; stop where σ of the structure passes it; auto: what σ of fewer than one "
-        "in 1,000 held-out atoms passed; empty: never",
+        description="eV/Å; stop where σ of the structure passes it; auto: the largest that a "
+        "held-out frame had; empty: never",
     )
     max_grade: float | None = Field(
         None,

@@ -60,9 +60,6 @@ _LEVELS = (*(round(0.01 * i, 2) for i in range(1, 100)), 0.995, 0.999)
 #: Of the isotonic curve.
 _MOST_BINS = 50
 
-#: Of the atoms of the fit, those whose σ lies above `Calibration.highest`.
-BEYOND = 0.001
-
 #: Errors of exactly zero (labels made by the potential itself) must not give σ = 0.
 _SMALLEST_FACTOR = 1e-9
 
@@ -78,8 +75,8 @@ class Calibration:
         interval_levels, interval_widths: the table of k(p), both ascending.
         n_frames, n_atoms: what it was fitted on (labelled atoms).
         created: date and time, ISO 8601, UTC.
-        highest: σ, eV/Å, that all but a share of `BEYOND` of the atoms of the fit had less than;
-            None: not kept, as in files of before.
+        highest: the largest σ of a structure, the mean over its atoms, among the frames of the
+            fit, eV/Å; None: not known, as in files of before.
         knots: of g, pairs of raw and mapped σ, eV/Å, both ascending; between them g is linear,
             beyond them proportional to σ. Empty: g(σ) = σ.
     """
@@ -241,6 +238,8 @@ def fit_calibration(
     normalized = np.sort(scores.ravel())
     table = [(p, _conformal_quantile(normalized, p, is_sorted=True)) for p in _LEVELS]
     table = [(p, k) for p, k in table if math.isfinite(k)]
+    frame = np.unique(of_frame, return_inverse=True)[1]
+    totals = np.bincount(frame, calibration.calibrated(sigma, numbers))
     return replace(
         calibration,
         interval_levels=tuple(p for p, _ in table),
@@ -248,7 +247,7 @@ def fit_calibration(
         n_frames=len(np.unique(of_frame)),
         n_atoms=len(sigma),
         created=created or calibration.created,
-        highest=float(np.quantile(calibration.calibrated(sigma, numbers), 1.0 - BEYOND)),
+        highest=None if frames is None else float((totals / np.bincount(frame)).max()),
     )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
+from ase.data import chemical_symbols
+from jaxtyping import Float
 
 from eip import evaluation
 from eip.data import FrameStore, Labels, open_frames, summarize
+from eip.data.plausibility import DataWarning
 from eip.errors import InputError, did_you_mean
 from eip.model_file import load_model, read_model_info, save_model
 from eip.models.energy import EnergyModel
@@ -39,6 +43,9 @@ from eip.verbs.messages import (
     guard_text,
     silent,
 )
+
+#: Fewer frames are too alike to tell how large errors are.
+_FEW_FRAMES = 10
 
 
 def calibrate(
@@ -78,10 +85,15 @@ def calibrate(
     if isinstance(potential, CalibratedPotential):
         potential = potential.potential
     labels = labels_of(info) if labels is None else Labels.of(labels, "labels")
-    trained = open_frames(as_paths(trained_on), labels) if trained_on else None
+    files, trained_on = as_paths(files), as_paths(trained_on)
+    if both := {f.resolve() for f in files} & {f.resolve() for f in trained_on}:
+        raise InputError(
+            f"{min(both)} is given as frames to calibrate on and as frames that the model was "
+            "trained on; an error bar needs others"
+        )
+    trained = open_frames(trained_on, labels) if trained_on else None
     if trained is not None:
         _repel(potential, trained, log)
-    files = as_paths(files)
     store = open_labelled(files, labels, ("forces",))
     log(summarize(store).table())
     had_error_bar = isinstance(potential, EnergyErrorPotential)
@@ -94,6 +106,8 @@ def calibrate(
     found = evaluation.evaluate(potential, loader(dataset_for(store, potential)), progress=progress)
     calibrated = evaluation.calibrate(potential, found, method=cast(Method, method))
     log(calibration_text(calibrated))
+    for doubt in _doubts(found.n_frames, found.extrapolation_grade):
+        warnings.warn(doubt, DataWarning, stacklevel=2)
     if had_error_bar and _energies_again(potential, found):
         log("The energy's error bar is fitted to these frames as well.")
     target = Path(out or model)
@@ -105,9 +119,31 @@ def calibrate(
     return target
 
 
+def _doubts(n_frames: int, grade: Float[np.ndarray, "atoms"] | None) -> list[str]:
+    """Why these frames may be the wrong ones for a calibration."""
+    doubts = []
+    if n_frames < _FEW_FRAMES:
+        doubts.append(
+            f"calibrated on {n_frames} frame{'s' * (n_frames > 1)}: errors within a "
+            f"frame are alike, so take {_FEW_FRAMES} or more"
+        )
+    if grade is not None and (share := float(np.mean(grade > 1.0))) > 0.5:
+        doubts.append(
+            f"{share:.0%} of the atoms lie beyond what the model has seen (extrapolation grade "
+            "above 1): an error bar that is fitted there is too small or too large at home"
+        )
+    return doubts
+
+
 def _repel(potential: Potential, store: FrameStore, log: Log) -> None:
     """Nuclei repel below the closest approaches of frames."""
     frames = dataset_for(store, potential)
+    if missing := set(potential.elements) - set(store.elements):
+        symbols = ", ".join(chemical_symbols[z] for z in sorted(missing))
+        raise InputError(
+            f"--trained-on should be the frames that the model was trained on, and {store.path} "
+            f"has no {symbols}"
+        )
     begins = ShortRangeSettings.of_frames(frames.closest_approaches(), len(frames))
     networks = [module for module in potential.modules() if isinstance(module, EnergyModel)]
     for network in networks:

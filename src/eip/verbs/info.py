@@ -130,7 +130,7 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         "calibration": "" if plain else "none: σ ranks atoms, its size means little",
         "training": info.get("training", {}),
         "training data": info.get("data", {}),
-        f"measured on {info.get('measured_on', 'nothing')} frames": {
+        f"measured on {info.get('measured_on', 'other')} frames": {
             k: v for k, v in info.get("metrics", {}).items() if not k.endswith("_ood")
         },
         "written by": header["written_by"],

@@ -64,8 +64,8 @@ def md(
     settings = settled(settings, potential)
     if by_model:
         log(
-            f"Stops where σ of the structure passes {settings.uncertainty_bound:.3g} eV/Å, as σ of "
-            "fewer than one in 1,000 held-out atoms did."
+            f"Stops where σ of the structure passes {settings.uncertainty_bound:.3g} eV/Å, the "
+            "largest of the frames that the model was calibrated on."
         )
     frames = [atoms for _, atoms in read_structures(start, elements=elements)]
     try:
