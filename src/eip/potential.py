@@ -151,8 +151,7 @@ class Potential(nn.Module, ABC):
         Warns:
             OpenEnergyWarning: if the compositions differ in what the training frames left open.
         """
-        lists = (one for one in (a, b) if one is not None and not isinstance(one, Atoms))
-        for given in (a, *lists):
+        for given in (a,) if b is None else (a, b):
             several = isinstance(given, Sequence) and all(isinstance(x, Atoms) for x in given)
             if not (isinstance(given, Atoms) or several):
                 raise InputError(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from eip.models.settings import AnyBackbone, CartesianACESettings, gathered
+from eip.models.settings import DEFAULT_BACKBONE, AnyBackbone, backbone_settings, gathered
 from eip.settings import Settings
 from eip.settings.values import one_of
 from eip.uncertainty.names import METHODS
@@ -15,7 +15,7 @@ from eip.uncertainty.names import METHODS
 class ModelConfig(Settings):
     """The network and how it knows its error."""
 
-    backbone: AnyBackbone = Field(CartesianACESettings(), description="the network")
+    backbone: AnyBackbone = Field(backbone_settings(DEFAULT_BACKBONE), description="the network")
     uncertainty: Annotated[str, one_of(METHODS)] = Field(
         "tensor",
         description=f"{', '.join(METHODS.names())}: evidence, but for mve to gmm; "

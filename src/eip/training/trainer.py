@@ -130,7 +130,7 @@ def train(
             num_nodes=launch.nodes if launch else 1,
             strategy=_strategy(launch, settings.devices),
             plugins=[SealedCheckpoints(), *([launch.environment] if launch else [])],
-            max_epochs=settings.epochs,
+            max_epochs=module.epochs,
             callbacks=callbacks,
             logger=TensorBoardLogger(run_dir, name="tensorboard", version=""),
             inference_mode=False,  # forces are a gradient, in validation too
@@ -172,7 +172,7 @@ def train(
     if trainer.interrupted:
         ending = "interrupted"
     else:
-        ending = "finished" if len(losses) >= (settings.epochs or 0) else "early"
+        ending = "finished" if len(losses) >= module.epochs else "early"
     best_epoch = min(range(len(losses)), key=chosen_by.__getitem__) if losses else -1
     return TrainingResult(
         ending=ending,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -133,6 +134,8 @@ def fit_after_training(
             the guard and the extrapolation grade of every method.
     """
     of = method(name)
+    # Each step of the fit looks at the same graphs: their neighbors are found once.
+    training, held_out = cache(training), cache(held_out)
     fitted = of.fit(network, Fit(training, held_out, members or of.members, seed))
     if latent_distance and of.by_atom:
         graphs = training()
