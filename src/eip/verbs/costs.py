@@ -18,7 +18,7 @@ from eip.data.dataset import Batch, GraphDataset, make_loader
 from eip.executors import Pool
 from eip.model_file import load_model, read_model_info
 from eip.models.backbone import begin_training
-from eip.potential import Potential, WrappedPotential, prepared
+from eip.potential import Potential, layers, prepared
 from eip.training.loss import Loss
 from eip.uncertainty.ensemble import EnsemblePotential
 from eip.uncertainty.methods import method
@@ -82,9 +82,8 @@ def costs_of(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, 
 
 def _count(potential: Potential) -> int:
     """Networks that had to be trained."""
-    while isinstance(potential, WrappedPotential):
-        potential = potential.potential
-    return len(potential.members) if isinstance(potential, EnsemblePotential) else 1
+    *_, innermost = layers(potential)
+    return len(innermost.members) if isinstance(innermost, EnsemblePotential) else 1
 
 
 def test_set(config: Config, potential: Potential) -> GraphDataset:
