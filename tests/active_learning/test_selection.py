@@ -53,7 +53,13 @@ def test_the_window_is_a_share_of_the_forces() -> None:
     assert window(frames).upper == pytest.approx(rms)
     assert window(frames, 0.1, 0.7) == Window(0.1, 0.7)
     assert window(frames, 3 * rms).upper == pytest.approx(6 * rms)
-    assert [Window(0.1, 0.7).holds(s) for s in (0.05, 0.1, 0.69, 0.7)] == [False, True, True, False]
+    held = [Window(0.1, 0.7).holds(s, 0.3) for s in (0.05, 0.1, 0.69, 0.7)]
+    assert held == [False, True, True, False]
+
+
+def test_a_frame_beyond_what_was_seen_is_a_candidate() -> None:
+    assert [Window(0.1, 0.7).holds(0.05, grade) for grade in (0.9, 1.1)] == [False, True]
+    assert not Window(0.1, 0.7).holds(0.9, 1.1)
 
 
 def test_what_cannot_be_labelled_is_named() -> None:

@@ -107,8 +107,13 @@ def _outcome(walker: Walker, summary: dict[str, Any], folder: Path) -> WalkerOut
     )
 
 
-def frames_of(folder: Path) -> Iterator[tuple[Atoms, float]]:
-    """Each frame that a run left, with the largest σ of its atoms, eV/Å; without duplicates."""
+def frames_of(folder: Path) -> Iterator[tuple[Atoms, float, float]]:
+    """Each frame that a run left, without duplicates.
+
+    Yields:
+        The frame, the largest σ of its atoms, eV/Å, and the largest extrapolation grade, 0 where
+        the potential gives none.
+    """
     steps = set()
     for name in ("trajectory.xyz", "approach.xyz"):
         path = folder / name
@@ -121,5 +126,6 @@ def frames_of(folder: Path) -> Iterator[tuple[Atoms, float]]:
             if sigma is None or (step is not None and step in steps):
                 continue
             steps.add(step)
+            grade = atoms.arrays.get("extrapolation_grade", np.zeros(1))
             if np.isfinite(sigma).all():
-                yield atoms, float(sigma.max())
+                yield atoms, float(sigma.max()), float(grade.max())

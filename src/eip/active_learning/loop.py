@@ -36,6 +36,7 @@ from eip.active_learning.labelling import label_one, read_label, write_frames
 from eip.active_learning.ledger import Ledger, summary_text
 from eip.active_learning.results import Generation, LearningResult, as_json
 from eip.active_learning.selection import (
+    EDGE,
     Window,
     descriptors,
     farthest_points,
@@ -174,7 +175,7 @@ class LearningRun:
         potential = load_model(model)
         first = read_frames(self._path(0) / "train.xyz")
         bounds = window(first, settings.lower, settings.upper)
-        found, seen, candidates, bad = self._candidates(outcomes, bounds)
+        found, seen, candidates, beyond, bad = self._candidates(outcomes, bounds)
         stable = all(o.ending == "finished" for o in outcomes if not o.udd)
         stop = self._converged(stable, seen, candidates) or self._out_of_budget(index)
         selected: list[str] = []
@@ -197,6 +198,7 @@ class LearningRun:
             runs=[{**vars(o), "folder": str(o.folder)} for o in outcomes],
             seen=seen,
             candidates=candidates,
+            extrapolating=beyond,
             unsound=bad,
             selected=len(selected),
             labelled=counts.count("labelled"),
@@ -241,7 +243,8 @@ class LearningRun:
                 f"{g.candidates[k]} of {g.seen[k]} frames under {k.upper()} uncertain"
                 for k in g.seen
             )
-            + f" (σ {g.lower:.3g} to {g.upper:.3g} eV/Å); {g.selected} selected, {g.labelled} "
+            + f" (σ {g.lower:.3g} to {g.upper:.3g} eV/Å; {sum(g.extrapolating.values())} with an "
+            f"atom beyond what was seen); {g.selected} selected, {g.labelled} "
             f"labelled, {g.rejected} rejected." + (f" Stop: {g.stop}." if g.stop else "")
         )
 
@@ -327,19 +330,20 @@ class LearningRun:
 
     def _candidates(
         self, outcomes: Sequence[WalkerOutcome], bounds: Window
-    ) -> tuple[list[tuple[Atoms, str, float]], dict[str, int], dict[str, int], int]:
-        """Sound frames in the window; how many were seen and in the window; how many unsound."""
+    ) -> tuple[list[tuple[Atoms, str, float]], dict[str, int], dict[str, int], dict[str, int], int]:
+        """Sound frames in the window; how many seen, in the window, beyond the data; unsound."""
         settings = self.settings
         kinds = ("md", "udd") if settings.udd else ("md",)
-        seen, within = dict.fromkeys(kinds, 0), dict.fromkeys(kinds, 0)
+        seen, within, beyond = (dict.fromkeys(kinds, 0) for _ in range(3))
         found, bad = [], 0
         starts = {w.name: w.start for w in self.walkers(0)}
         for outcome in outcomes:
             kind = "udd" if outcome.udd else "md"
-            for atoms, sigma in frames_of(outcome.folder):
+            for atoms, sigma, grade in frames_of(outcome.folder):
                 seen[kind] += 1
-                within[kind] += bounds.holds(sigma)
-                if settings.selection == "uncertainty" and not bounds.holds(sigma):
+                beyond[kind] += grade > EDGE
+                within[kind] += bounds.holds(sigma, grade)
+                if settings.selection == "uncertainty" and not bounds.holds(sigma, grade):
                     continue
                 start = starts[outcome.name]
                 ratio, stretch = settings.min_distance_ratio, settings.max_bond_stretch
@@ -347,7 +351,7 @@ class LearningRun:
                     bad += 1
                     continue
                 found.append((atoms, outcome.name, sigma))
-        return found, seen, within, bad
+        return found, seen, within, beyond, bad
 
     def _select(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ class Generation:
         lower, upper: window of the largest σ_i of a candidate, eV/Å.
         runs: how each run of dynamics went.
         seen, candidates: frames looked at and those within the window, by "md" and "udd".
+        extrapolating: frames of them with an atom of a grade above 1; none in files of before.
         unsound: candidates that geometry ruled out.
         selected, labelled, rejected: how many.
         stable: whether every run of MD reached its end.
@@ -47,6 +48,7 @@ class Generation:
     stable: bool
     stable_ps: float
     stop: str
+    extrapolating: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

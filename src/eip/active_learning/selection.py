@@ -20,6 +20,10 @@ _LOWER = 0.2
 _DUPLICATE = 1e-3
 
 
+#: The extrapolation grade at the edge of what was seen.
+EDGE = 1.0
+
+
 @dataclass(frozen=True)
 class Window:
     """Bounds of the largest σ_i of a candidate's atoms, eV/Å."""
@@ -27,8 +31,9 @@ class Window:
     lower: float
     upper: float
 
-    def holds(self, sigma: float) -> bool:
-        return self.lower <= sigma < self.upper
+    def holds(self, sigma: float, grade: float) -> bool:
+        """Uncertain, by σ or because an atom lies beyond what was seen, and not past all use."""
+        return (sigma >= self.lower or grade > EDGE) and sigma < self.upper
 
 
 def window(

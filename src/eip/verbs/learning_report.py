@@ -46,12 +46,12 @@ def _ends(generations: Sequence[Any]) -> list[Any]:
 
 _COLUMNS = (
     "generation", "labels", "force MAE, meV/Å", "stable MD", "shortest, ps", "MD uncertain",
-    "UDD uncertain", "selected", "labelled", "rejected",
+    "UDD uncertain", "frames beyond the data", "selected", "labelled", "rejected",
 )  # fmt: skip
 
 
 #: For the width of a terminal.
-_SHORT = ("gen", "labels", "MAE, meV/Å", "stable", "ps", "MD", "UDD", "sel", "lab", "rej")
+_SHORT = ("gen", "labels", "MAE, meV/Å", "stable", "ps", "MD", "UDD", "beyond", "sel", "lab", "rej")
 
 
 def _rows(result: LearningResult) -> list[list[str]]:
@@ -71,6 +71,7 @@ def _rows(result: LearningResult) -> list[list[str]]:
                 f"{g.stable_ps:.3g}",
                 share("md"),
                 share("udd"),
+                str(sum(g.extrapolating.values())),
                 str(g.selected),
                 str(g.labelled),
                 str(g.rejected),
