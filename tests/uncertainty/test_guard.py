@@ -190,7 +190,27 @@ def test_beyond_the_range_no_fit_takes_the_growth_away(potential: LatentDistance
     grade = said.extrapolation_grade
     assert float(grade.min()) > 2.0
     unit = torch.tensor([potential.guard.unit[int(z)] for z in graph.numbers]).double()
-    assert bool((said.force_uncertainty > 0.99 * STRENGTH * unit * (grade - 1.0)).all())
+    least = unit * torch.asinh(2.0 * STRENGTH * (grade - 1.0)) / 2.0
+    assert bool((said.force_uncertainty > 0.99 * least).all())
+
+
+def test_the_growth_is_a_line_until_it_is_as_large_as_forces_are() -> None:
+    guard = Guard(STRENGTH, {1: (1.0, 2.0)}, {1: 0.1}, 50)
+    reach = torch.tensor([[0.5, 1.0, 1.2, 101.0], [0.9, 0.2, 1.2, 0.5]], dtype=torch.float64)
+    grown = guard.share(reach)
+    assert grown[:2].tolist() == [0.0, 0.0]
+    assert float(grown[2]) == pytest.approx(STRENGTH * 0.32, rel=0.05)
+    assert float(grown[3]) == pytest.approx(np.log(4 * STRENGTH * 100.0) / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize("grade", [1e3, 1e9, 1e30])
+def test_the_growth_is_finite_where_the_distance_is(grade: float) -> None:
+    guard = Guard(STRENGTH, {1: (1.0, 2.0)}, {1: 0.1}, 50)
+    far = torch.full((2, 40), grade, dtype=torch.float32, requires_grad=True)
+    grown = guard.share(far)
+    (slope,) = torch.autograd.grad(grown.sum(), [far])
+    assert bool(grown.isfinite().all()) and bool(slope.isfinite().all())
+    assert float(grown.detach().min()) > 1.0
 
 
 def test_the_grade_is_the_larger_of_two_shares_of_an_edge(
@@ -261,10 +281,12 @@ class Counter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_guard_and_grade_are_a_dozen_small_operations(potential: LatentDistancePotential) -> None:
+def test_guard_and_grade_are_a_few_dozen_small_operations(
+    potential: LatentDistancePotential,
+) -> None:
     graph, counts = build_graph(ethanol(0.05, 1), 4.5), []
     for one in (potential, without_guard(potential)):
         with Counter() as counter:
             one(graph)
         counts.append(counter.count)
-    assert counts[0] - counts[1] <= 30
+    assert counts[0] - counts[1] <= 35

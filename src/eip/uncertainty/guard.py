@@ -6,11 +6,13 @@
     γ_i         extrapolation grade, max(d_i/d_Z, D_i/D_Z): 1 at the edge of what was seen
     f_Z         root mean square of a force component over the same atoms, eV/Å
     k(x)        u³/(u² + w²) with u = max(x − 1, 0), w = 0.1: 0 for x ≤ 1, about x − 1 beyond
-    σ_i²        (σ_i without guard)² + [c f_Z (k(d_i/d_Z) + k(D_i/D_Z))]²
+    h_i         ½ arsinh(2 c [k(d_i/d_Z) + k(D_i/D_Z)])
+    σ_i²        (σ_i without guard)² + (f_Z h_i)²
 
 Within the range nothing changes. Beyond it a variance is added that knows nothing but the distance
 and how large forces are; it has two continuous derivatives, and no fit on frames from home can take
-it away.
+it away. It grows with the distance first, and slower (as its logarithm) once it is as large as
+forces are: what is wrong altogether is hardly wrong by more than that.
 
 It is added and does not multiply, because what it would multiply is not to be relied on out there:
 the raw σ of trained networks *falls*, below a hundredth of its value at home where two atoms
@@ -71,12 +73,16 @@ class Guard:
     n_atoms: int
 
     def table(self) -> Float[Tensor, "3 119"]:
-        """1/d_Z², 1/D_Z² and c · unit by atomic number; 0 of an element that it does not know."""
+        """1/d_Z², 1/D_Z² and the unit by atomic number; 0 of an element that it does not know."""
         found = torch.zeros(3, 119, dtype=torch.float64)
         for z, edges in self.edges.items():
-            column = [*(edge**-2 for edge in edges), self.strength * self.unit[z]]
+            column = [*(edge**-2 for edge in edges), self.unit[z]]
             found[:, z] = torch.tensor(column, dtype=torch.float64)
         return found
+
+    def share(self, reach: Float[Tensor, "2 atoms"]) -> Float[Tensor, "atoms"]:
+        """h, of d/d_Z and D/D_Z: what is added to σ, over the unit."""
+        return 0.5 * torch.asinh(2.0 * self.strength * excess(reach).sum(dim=0))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""

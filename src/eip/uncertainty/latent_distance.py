@@ -41,7 +41,7 @@ from eip.potential import Differentiable, Potential, WrappedPotential
 from eip.prediction import Prediction
 from eip.uncertainty.evidence import frobenius
 from eip.uncertainty.exponents import fit_exponents
-from eip.uncertainty.guard import FEWEST_ATOMS, Guard, excess, fit_guard
+from eip.uncertainty.guard import FEWEST_ATOMS, Guard, fit_guard
 from eip.uncertainty.registry import build_potential, describe_potential
 
 #: Added to a covariance's diagonal, as a share of its mean: directions in which the training atoms
@@ -131,11 +131,11 @@ class LatentDistancePotential(WrappedPotential, Packable):
             squares = torch.stack([own, neighborhood_mean(own, graph, self.cutoff)])
             sigma = self.fitted(raw, squares)
             growth = (sigma / raw).square()
-            if self._guard is None:
+            if self.guard is None or self._guard is None:
                 return prediction.rescaled(graph, sigma, growth)
             of_atom = self._guard.to(raw).index_select(1, graph.numbers)
             reach = (squares * of_atom[:2]).sqrt()
-            added = excess(reach).sum(dim=0) * of_atom[2]
+            added = self.guard.share(reach) * of_atom[2]
             total = torch.hypot(sigma, added)
             covariance = prediction.force_covariance
             if covariance is not None:

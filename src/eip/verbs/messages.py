@@ -49,7 +49,7 @@ def guard_text(guard: Guard) -> str:
     """From where on σ grows whatever was fitted."""
     return (
         f"Beyond the range of {guard.n_atoms} held-out atoms (extrapolation grade above 1) σ grows "
-        f"by {guard.strength:g} of the forces' size for each step of the grade."
+        f"by up to {guard.strength:g} of the forces' size for each step of the grade."
     )
 
 
