@@ -38,8 +38,33 @@ def table(results: dict[str, dict], settings: list[str], columns: dict, ratio: b
     return lines
 
 
+def sets_table(results: dict[str, dict]) -> list[str]:
+    """Of every data set but acetylacetone, a row for each network and recipe."""
+    heads = [
+        "data",
+        "setting",
+        "seeds",
+        *ERRORS,
+        "Spearman, atoms",
+        "in 80 % interval",
+    ]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for data, settings in results.items():
+        for name, found in settings.items():
+            if data == "acac" or "frames=" in name:
+                continue
+            cells = [data, f"`{name}`", str(found["force_mae"]["seeds"])]
+            for metric, factor in [*ERRORS.values(), ("spearman_atom", 1.0), ("coverage_80", 1.0)]:
+                digits = 1 if metric.startswith("force") else 2
+                values = [found[key]["mean"] for key in (metric, f"{metric}_ood") if key in found]
+                cells.append(" / ".join(f"{factor * value:.{digits}f}" for value in values) or "–")
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def main() -> None:
-    results = json.loads((HERE / "results.json").read_text())["acac"]
+    everything = json.loads((HERE / "results.json").read_text())
+    results = everything["acac"]
     whole = [name for name in results if "frames=" not in name]
     errors = sorted(
         (name for name in whole if not name.endswith("-latent")),
@@ -50,6 +75,7 @@ def main() -> None:
     for mark, lines in (
         ("errors", table(results, errors, ERRORS, ratio=False)),
         ("trust", table(results, trust, TRUST, ratio=True)),
+        ("sets", sets_table(everything)),
     ):
         begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->"
         before, _, rest = text.partition(begin)
