@@ -298,10 +298,78 @@ def test_a_label_of_another_structure_is_noticed(tmp_path: Path) -> None:
         read_label(atoms, tmp_path / "here")
 
 
+# Good enough
+
+
+AIM = QUICK.replace(generations=2, target=0.05, checks=9, labels=4, lower=None)
+
+
+#: An error that no label here has.
+EASY = AIM.replace(target=1e3)
+
+
+@pytest.fixture
+def any_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calibration of the trainings here is made up."""
+    monkeypatch.setattr("eip.active_learning.checks.LEAST_COVERAGE", 0.0)
+
+
+def test_it_is_done_when_frames_that_nothing_was_trained_on_say_so(
+    tmp_path: Path, any_coverage: None
+) -> None:
+    result = learn(tmp_path, EASY)
+    (only,) = result.generations
+    assert only.check is not None and only.check["frames"] == 9 and only.check["failed"] == 0
+    assert result.reason.startswith("done: on 9 frames of MD that nothing was trained on")
+    assert only.selected == 0 and result.labels == 8 + 9
+    checks = [c for c in Ledger(tmp_path / "ledger.db").candidates() if c.checks]
+    assert len(checks) == 9 and {c.state for c in checks} == {"labelled"}
+    assert {c.origin for c in checks} == {"copper-300K-md"}
+    assert len(read_frames(tmp_path / "checks.xyz")) == 9
+
+
+def test_checks_are_never_trained_on_and_what_is_missing_is_said(tmp_path: Path) -> None:
+    result = learn(tmp_path, AIM)
+    assert result.reason == "the last of 2 generations"
+    first, second = result.generations
+    assert first.verdict.startswith("not yet good enough: on 9 frames of MD")
+    assert "the target is 50" in first.verdict and "of one generation" in first.verdict
+    assert "labels more" in second.verdict or "did not fall" in second.verdict
+    assert (first.labels, second.labels) == (8, 8 + 9 + first.labelled)
+    ledger = Ledger(tmp_path / "ledger.db")
+    checks = {c.key for c in ledger.candidates() if c.checks}
+    assert len(checks) == 18
+    trained = {c.key for c in ledger.candidates("used")}
+    assert not checks & trained and len(trained) == 8 + first.labelled
+    names = [tmp_path / f"generation-001/{name}.xyz" for name in ("train", "validation")]
+    frames = [atoms for name in names for atoms in read_frames(name)]
+    assert len(frames) == len(trained)
+
+
+def test_labels_are_asked_for_where_nothing_is_uncertain(tmp_path: Path) -> None:
+    result = learn(tmp_path, AIM.replace(lower=1e5))
+    assert [g.candidates["md"] for g in result.generations] == [0, 0]
+    assert result.generations[0].selected == 4
+
+
+def test_a_lower_target_opens_a_run_again(tmp_path: Path, any_coverage: None) -> None:
+    first = learn(tmp_path, EASY)
+    assert learn(tmp_path, EASY).reason == first.reason
+    again = learn(tmp_path, AIM)
+    assert again.reason == "the last of 2 generations" and len(again.generations) == 2
+    computed = (tmp_path / "computed.txt").read_text().split()
+    assert len(computed) == len(set(computed))
+
+
+def test_too_few_checks_for_the_confidence_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"a confidence of 0\.9 needs 9 checks"):
+        LearningSettings(target=0.05, checks=8)
+
+
 # Killed
 
 
-def forked(folder: Path, prepare: Callable[[], None]) -> int:
+def forked(folder: Path, prepare: Callable[[], None], settings: LearningSettings = QUICK) -> int:
     """Starts a run in a forked child; returns its process id."""
     pid = os.fork()
     if pid:
@@ -310,7 +378,7 @@ def forked(folder: Path, prepare: Callable[[], None]) -> int:
     try:
         torch.set_num_threads(1)
         prepare()
-        learn(folder)
+        learn(folder, settings)
         code = 0
     except BaseException:
         traceback.print_exc(file=sys.__stderr__)
@@ -386,6 +454,24 @@ def test_killed_at_every_state_it_ends_the_same(tmp_path: Path, whole: Path) -> 
                 folder = tmp_path / f"run{count}{after}"
                 folder.mkdir()
     assert deaths >= 50
+
+
+def test_killed_while_it_checks_it_ends_the_same(tmp_path: Path) -> None:
+    settings, whole, folder = AIM.replace(initial=5), tmp_path / "whole", tmp_path / "run"
+    for path in (whole, folder):
+        path.mkdir()
+    learn(whole, settings)
+    for count in range(1, 60):
+        # Each life a step longer than the one before, so that it dies at every step once.
+        if not killed(forked(folder, dies_at(count, after=count % 2 == 0), settings)):
+            break
+    else:
+        learn(folder, settings)
+    assert labels_of(folder) == labels_of(whole)
+    told = [json.loads((path / "learning.json").read_text()) for path in (whole, folder)]
+    assert [g["check"] for g in told[0]["generations"]] == [
+        g["check"] for g in told[1]["generations"]
+    ]
 
 
 def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, whole: Path) -> None:

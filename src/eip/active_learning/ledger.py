@@ -57,6 +57,7 @@ class Candidate:
         sigma: largest σ of an atom when it was proposed, eV/Å; NaN if nobody predicted it.
         reason: why it was rejected, or "".
         used_in: generation whose training set it first was part of; -1: none yet.
+        checks: whether it is there to check the potential, and never trained on.
     """
 
     key: str
@@ -67,6 +68,7 @@ class Candidate:
     sigma: float
     reason: str
     used_in: int
+    checks: bool = False
 
 
 def content_key(atoms: Atoms) -> str:
@@ -90,6 +92,8 @@ def content_key(atoms: Atoms) -> str:
 
 #: What the columns of a candidate's row say of it, beside the structure and its labels.
 _SAID = ("candidate", "state", "generation", "origin", "sigma", "used_in")
+#: Said of those that check the potential alone.
+_CHECKS = "checks"
 
 
 def _checksum(
@@ -110,7 +114,8 @@ def _checksum(
         (atoms.pbc, np.bool_),
     ):
         digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
-    digest.update(json.dumps([*(to_json(said.get(name)) for name in _SAID), reason]).encode())
+    words = [*(to_json(said.get(name)) for name in _SAID), reason]
+    digest.update(json.dumps([*words, _CHECKS] if said.get(_CHECKS) else words).encode())
     if info:  # a ledger of an earlier version has none
         digest.update(json.dumps(to_json(info), sort_keys=True).encode())
     return "c" + digest.hexdigest()[:32]  # see content_key
@@ -138,12 +143,19 @@ class Ledger:
         if unchecked:
             warn_unchecked(self.path)
 
-    def propose(self, frames: Iterable[tuple[Atoms, str, float]], generation: int) -> list[str]:
+    def propose(
+        self,
+        frames: Iterable[tuple[Atoms, str, float]],
+        generation: int,
+        *,
+        checks: bool = False,
+    ) -> list[str]:
         """Adds structures that are not there yet; returns the keys of those that were added.
 
         Args:
             frames: structure, origin, and largest σ of an atom, eV/Å.
             generation: in which they were found.
+            checks: that they check the potential, see `Candidate`.
         """
         known = {row.candidate for row in self._rows()}
         added = []
@@ -166,6 +178,7 @@ class Ledger:
                     "origin": f"{origin} ",  # see content_key
                     "sigma": float(sigma),
                     "used_in": -1,
+                    **({_CHECKS: True} if checks else {}),
                 }
                 bare.set_constraint(atoms.constraints)
                 info = to_json(plain_info(atoms))
@@ -239,6 +252,7 @@ class Ledger:
                 sigma=row.get("sigma", float("nan")),
                 reason=row.data.get("reason", ""),
                 used_in=row.used_in,
+                checks=bool(row.get(_CHECKS, False)),
             )
             for row in self._rows()
             if generation in (None, row.generation) and (not states or row.state in states)
@@ -260,7 +274,7 @@ class Ledger:
     def _update(
         self, row: Any, state: str, atoms: Atoms | None = None, reason: str = "", **values: Any
     ) -> None:
-        said = {**{name: row.get(name) for name in _SAID}, "state": state, **values}
+        said = {**{name: row.get(name) for name in (*_SAID, _CHECKS)}, "state": state, **values}
         checksum = _checksum(
             atoms or row.toatoms(),
             said,
@@ -293,7 +307,7 @@ class Ledger:
     def _rows(self, **selection: Any) -> Iterator[Any]:
         with self._readable():
             for row in self._database.select(**selection):
-                said = {name: row.get(name) for name in _SAID}
+                said = {name: row.get(name) for name in (*_SAID, _CHECKS)}
                 if "checksum" in row and row.checksum != _checksum(
                     row.toatoms(), said, row.data.get("reason", ""), row.data.get("info")
                 ):

@@ -5,6 +5,7 @@ Folder of a run:
 
     ledger.db               every candidate and what became of it (eip.active_learning.ledger)
     labels/<key>/           scratch of a calculation; label.npz is there once it is whole
+    checks.xyz              labelled frames that check the potential and were never trained on
     generation-000/         train.xyz, validation.xyz, model/ (a training run), explore/<walker>/
                             (runs of dynamics), generation.json once the generation is complete
     time.json               seconds spent on what, resumes included
@@ -29,15 +30,15 @@ from ase.io import read
 from rich.console import Console
 from rich.progress import track
 
-from eip.active_learning.exploration import Walker, WalkerOutcome, explore, frames_of
+from eip.active_learning.checks import DONE, Check, check_of, verdict_of
+from eip.active_learning.exploration import Walker, WalkerOutcome, explore
+from eip.active_learning.explored import Explored, Found, explored
 from eip.active_learning.labelers import Labeler, LabelFailure, LabelLimits, check_label
 from eip.active_learning.labelers.limits import with_energy_window
 from eip.active_learning.labelling import label_one, read_label, write_frames
-from eip.active_learning.ledger import Ledger, summary_text
+from eip.active_learning.ledger import Candidate, Ledger, summary_text
 from eip.active_learning.results import Generation, LearningResult, as_json
 from eip.active_learning.selection import (
-    EDGE,
-    Window,
     descriptors,
     farthest_points,
     unsound,
@@ -48,6 +49,7 @@ from eip.errors import InputError
 from eip.executors import Outcome, Pool
 from eip.files import json_text, write_whole
 from eip.model_file import load_model, read_model_info
+from eip.potential import Potential
 from eip.simulation import DynamicsSettings
 
 Say = Callable[[object], None]
@@ -147,7 +149,8 @@ class LearningRun:
         settings, folder = self.settings, self._path(index)
         self._finish_labels(index - 1)
         # Not those of this very generation: it may have been stopped while labelling.
-        fresh = [c for c in self.ledger.candidates("labelled") if c.generation < index]
+        labelled = [c for c in self.ledger.candidates("labelled") if c.generation < index]
+        fresh = [c for c in labelled if not c.checks]
         limits = self._limits(index)
         # The first ones came before there was a scale to hold them against.
         reasons = {c.key: check_label(c.atoms, limits) for c in fresh}
@@ -159,6 +162,7 @@ class LearningRun:
         for path, frames in zip(files, (train, validation), strict=True):
             write_frames(frames, path)
         labels = sum(c.used_in <= index for c in self.ledger.candidates("used"))
+        labels += len(labelled) - len(fresh)
         self.say(
             f"Generation {index}: training on {len(train)} frames, validating on "
             f"{len(validation)}; {labels} labels so far."
@@ -174,10 +178,17 @@ class LearningRun:
 
         potential = load_model(model)
         first = read_frames(self._path(0) / "train.xyz")
-        bounds = window(first, settings.lower, settings.upper)
-        found, seen, candidates, beyond, bad = self._candidates(outcomes, bounds)
+        bounds = window(first, settings.lower, settings.upper, settings.target)
+        starts = {w.name: w.start for w in self.walkers(index)}
+        found = explored(outcomes, starts, bounds, settings, index)
+        check = self._check(index, potential, found.drawn)
         stable = all(o.ending == "finished" for o in outcomes if not o.udd)
-        stop = self._converged(stable, seen, candidates) or self._out_of_budget(index)
+        verdict = self._verdict(index, check, len(train), stable)
+        if settings.target is None:
+            stop = self._converged(stable, found)
+        else:
+            stop = verdict if verdict.startswith(DONE) else ""
+        stop = stop or self._out_of_budget(index)
         selected: list[str] = []
         if not stop:
             selected = self._select(index, potential, found, train)
@@ -196,16 +207,18 @@ class LearningRun:
             lower=bounds.lower,
             upper=bounds.upper,
             runs=[{**vars(o), "folder": str(o.folder)} for o in outcomes],
-            seen=seen,
-            candidates=candidates,
-            extrapolating=beyond,
-            unsound=bad,
+            seen=found.seen,
+            candidates=found.within,
+            extrapolating=found.beyond,
+            unsound=found.unsound,
             selected=len(selected),
             labelled=counts.count("labelled"),
             rejected=counts.count("rejected"),
             stable=stable,
             stable_ps=min(o.time_ps for o in outcomes if not o.udd),
             stop=stop,
+            check=None if check is None else check.to_dict(),
+            verdict=verdict,
         )
         # Its folders go without saying, and to another place with the run.
         runs = [{k: v for k, v in run.items() if k != "folder"} for run in generation.runs]
@@ -213,15 +226,27 @@ class LearningRun:
         self._tell(generation)
         return generation
 
-    def _converged(self, stable: bool, seen: dict[str, int], candidates: dict[str, int]) -> str:
+    def _converged(self, stable: bool, found: Explored) -> str:
         kind = "udd" if self.settings.udd else "md"
-        ratio = candidates[kind] / max(1, seen[kind])
+        ratio = found.within[kind] / max(1, found.seen[kind])
         if stable and ratio <= self.settings.candidate_ratio:
             return (
                 f"converged: every run of MD is stable, and {ratio:.1%} of the frames seen under "
                 f"{kind.upper()} are uncertain"
             )
         return ""
+
+    def _verdict(self, index: int, check: Check | None, frames: int, stable: bool) -> str:
+        """See `eip.active_learning.checks.verdict`; "" without a target.
+
+        Args:
+            frames: that the potential was trained on.
+        """
+        if self.settings.target is None:
+            return ""
+        earlier = [self._read(f"{self._path(i).name}/generation.json") for i in range(index)]
+        curve = [(g["training_frames"], g["check"]["force_rmse"]) for g in earlier if g["check"]]
+        return verdict_of(check, self.settings.target, stable, frames, curve)
 
     def _out_of_budget(self, index: int) -> str:
         settings = self.settings
@@ -247,6 +272,8 @@ class LearningRun:
             f"atom beyond what was seen); {g.selected} selected, {g.labelled} "
             f"labelled, {g.rejected} rejected." + (f" Stop: {g.stop}." if g.stop else "")
         )
+        if g.verdict and g.verdict != g.stop:
+            self.say(f"Generation {g.generation}: {g.verdict}.")
 
     # --- frames ----------------------------------------------------------------------------------
 
@@ -328,44 +355,44 @@ class LearningRun:
             found[outcome.key] = outcome.value
         return [found[w.name] for w in walkers]
 
-    def _candidates(
-        self, outcomes: Sequence[WalkerOutcome], bounds: Window
-    ) -> tuple[list[tuple[Atoms, str, float]], dict[str, int], dict[str, int], dict[str, int], int]:
-        """Sound frames in the window; how many seen, in the window, beyond the data; unsound."""
-        settings = self.settings
-        kinds = ("md", "udd") if settings.udd else ("md",)
-        seen, within, beyond = (dict.fromkeys(kinds, 0) for _ in range(3))
-        found, bad = [], 0
-        starts = {w.name: w.start for w in self.walkers(0)}
-        for outcome in outcomes:
-            kind = "udd" if outcome.udd else "md"
-            for atoms, sigma, grade in frames_of(outcome.folder):
-                seen[kind] += 1
-                beyond[kind] += grade > EDGE
-                within[kind] += bounds.holds(sigma, grade)
-                if settings.selection == "uncertainty" and not bounds.holds(sigma, grade):
-                    continue
-                start = starts[outcome.name]
-                ratio, stretch = settings.min_distance_ratio, settings.max_bond_stretch
-                if unsound(atoms, start, ratio, stretch) is not None:
-                    bad += 1
-                    continue
-                found.append((atoms, outcome.name, sigma))
-        return found, seen, within, beyond, bad
+    def _check(self, index: int, potential: Potential, drawn: Sequence[Found]) -> Check | None:
+        """Labels frames of MD that nothing is trained on, and what they say of the potential."""
+        if self.settings.target is None:
+            return None
+        own = self._checks(index)
+        if not own:
+            self.ledger.propose(drawn, index, checks=True)
+            own = self._checks(index)
+        fresh = [c.key for c in own if c.state == "proposed"]
+        if self.settings.max_labels is not None:
+            fresh = fresh[: max(0, self.settings.max_labels - self._labels())]
+        self.ledger.select(fresh)
+        keys = [c.key for c in own if c.state in ("selected", "submitted")] + fresh
+        self._spend("other")
+        if keys:
+            self._label(keys)
+        every = [c.atoms for c in self.ledger.candidates("labelled") if c.checks]
+        write_frames(every, self.folder / "checks.xyz")
+        labelled = [c.atoms for c in self._checks(index) if c.state == "labelled"]
+        failed = sum(c.state == "rejected" for c in self._checks(index))
+        return check_of(potential, labelled, failed, self.settings.confidence)
+
+    def _checks(self, index: int) -> list[Candidate]:
+        return [c for c in self.ledger.candidates(generation=index) if c.checks]
 
     def _select(
         self,
         index: int,
         potential: Any,
-        found: Sequence[tuple[Atoms, str, float]],
+        found: Explored,
         train: Sequence[Atoms],
     ) -> list[str]:
         """Proposes all, selects some; what was selected before a kill stays."""
-        self.ledger.propose(found, index)
-        begun = [c for c in self.ledger.candidates(generation=index) if c.state != "proposed"]
-        if begun:
-            return [c.key for c in begun]
-        proposed = self.ledger.candidates("proposed", generation=index)
+        self.ledger.propose(found.candidates, index)
+        own = [c for c in self.ledger.candidates(generation=index) if not c.checks]
+        if begun := [c.key for c in own if c.state != "proposed"]:
+            return begun
+        proposed = [c for c in own if c.state == "proposed"]
         budget = self.settings.labels
         if self.settings.max_labels is not None:
             budget = min(budget, self.settings.max_labels - self._labels())
@@ -476,12 +503,21 @@ class LearningRun:
         for run in values["runs"]:
             run["folder"] = str(self._path(index) / "explore" / run["name"])
         done = Generation(**values)
-        # A bound that was raised since opens the run again; a budget is no state of the data.
-        if done.stop and not done.stop.startswith("converged") and not self._out_of_budget(index):
+        if done.stop and not self._stands(done):
             kept = self._path(index) / "generation.json"
             os.replace(kept, kept.with_name("generation.before.json"))
             return None
         return done
+
+    def _stands(self, done: Generation) -> bool:
+        """Whether what ended a run ends it still; a budget is no state of the data."""
+        target = self.settings.target
+        if done.stop.startswith("converged"):
+            return target is None
+        if done.stop.startswith(DONE):
+            assert done.check is not None
+            return target is None or not Check(**done.check).missing(target)
+        return bool(self._out_of_budget(done.generation))
 
     def _spend(self, name: str) -> None:
         """Books the time since the last booking."""

@@ -29,6 +29,9 @@ class Generation:
         stable: whether every run of MD reached its end.
         stable_ps: the shortest of them, ps.
         stop: why the loop ended here; "" if it went on.
+        check: what frames that nothing was trained on say of its potential (`Check`); None without
+            a target.
+        verdict: whether it is good enough, and what is missing if not; "" without a target.
     """
 
     generation: int
@@ -49,6 +52,8 @@ class Generation:
     stable_ps: float
     stop: str
     extrapolating: dict[str, int] = field(default_factory=dict)
+    check: dict[str, Any] | None = None
+    verdict: str = ""
 
 
 @dataclass(frozen=True)

@@ -37,16 +37,22 @@ class Window:
 
 
 def window(
-    frames: Sequence[Atoms], lower: float | None = None, upper: float | None = None
+    frames: Sequence[Atoms],
+    lower: float | None = None,
+    upper: float | None = None,
+    target: float | None = None,
 ) -> Window:
     """What was given, else a fifth of the RMS force component of labelled frames, and all of it.
+
+    Where errors are to be no larger than a ``target``, eV/Å, the lower bound is not above it.
 
     σ is an error bar in eV/Å, so the bounds are forces too. They are taken from the frames that a
     run began with: in bounds that follow σ itself, a potential that has seen wild frames would
     find nothing uncertain any more.
     """
     rms = float(np.sqrt(np.mean(np.concatenate([a.get_forces() for a in frames]) ** 2)))
-    lower = _LOWER * rms if lower is None else lower
+    if lower is None:
+        lower = _LOWER * rms if target is None else min(_LOWER * rms, target)
     return Window(lower, upper if upper is not None else max(rms, 2.0 * lower))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -75,6 +76,18 @@ class LearningSettings(ReferenceSettings):
         description="covalent bonds of the start, likewise; empty: bonds may break",
     )
     validation: float = Field(0.15, gt=0, lt=1, description="share of the labels that validates")
+    target: float | None = Field(
+        None,
+        gt=0,
+        description="eV/Å; done when the forces of a frame of MD err by no more (RMSE), as labels "
+        "say that nothing was trained on; empty: done when little is uncertain",
+    )
+    checks: Count = Field(
+        10, ge=1, description="frames of MD a generation, labelled for that target alone"
+    )
+    confidence: float = Field(
+        0.9, gt=0, lt=1, description="with which a frame errs by no more than the target"
+    )
     candidate_ratio: float = Field(
         0.02,
         ge=0,
@@ -87,4 +100,10 @@ class LearningSettings(ReferenceSettings):
     def _window_is_open(self) -> LearningSettings:
         if self.lower is not None and self.upper is not None and self.upper <= self.lower:
             raise ValueError(f"learning needs upper > lower, got {self.upper} and {self.lower}")
+        fewest = math.ceil(round(self.confidence / (1.0 - self.confidence), 9))
+        if self.target is not None and self.checks < fewest:
+            raise ValueError(
+                f"a confidence of {self.confidence:g} needs {fewest} checks a generation or more, "
+                f"got {self.checks}"
+            )
         return self

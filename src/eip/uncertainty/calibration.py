@@ -236,7 +236,7 @@ def fit_calibration(
     calibration = _fit_factors(checked_method, errors[fitted], sigma[fitted], numbers[fitted])
     scores = _scores(errors[stated], calibration.calibrated(sigma[stated], numbers[stated]))
     normalized = np.sort(scores.ravel())
-    table = [(p, _conformal_quantile(normalized, p, is_sorted=True)) for p in _LEVELS]
+    table = [(p, conformal_quantile(normalized, p, is_sorted=True)) for p in _LEVELS]
     table = [(p, k) for p, k in table if math.isfinite(k)]
     frame = np.unique(of_frame, return_inverse=True)[1]
     totals = np.bincount(frame, calibration.calibrated(sigma, numbers))
@@ -270,7 +270,7 @@ def _fit_factors(
         knots=_isotonic_knots(errors, sigma) if method == "isotonic" else (),
     )
     scores = _scores(errors, plain.calibrated(sigma, numbers))
-    factor = _conformal_quantile(scores, ONE_SIGMA)
+    factor = conformal_quantile(scores, ONE_SIGMA)
     if not math.isfinite(factor):
         raise InputError(
             f"force_uncertainty is zero for {np.mean(sigma == 0):.0%} of the {len(sigma)} atoms of "
@@ -280,7 +280,7 @@ def _fit_factors(
     if method in ("per_element", "split_conformal"):
         for number in np.unique(numbers):
             of_element = scores[numbers == number]
-            own = _conformal_quantile(of_element, ONE_SIGMA)
+            own = conformal_quantile(of_element, ONE_SIGMA)
             if len(of_element) >= MIN_ATOMS_PER_ELEMENT and math.isfinite(own):
                 element_factors[int(number)] = max(own, _SMALLEST_FACTOR)
     return replace(plain, factor=max(factor, _SMALLEST_FACTOR), element_factors=element_factors)
@@ -317,7 +317,7 @@ def _isotonic_knots(
     return tuple(knots)
 
 
-def _conformal_quantile(scores: np.ndarray, level: float, *, is_sorted: bool = False) -> float:
+def conformal_quantile(scores: np.ndarray, level: float, *, is_sorted: bool = False) -> float:
     """The ⌈(n+1)p⌉-th smallest score; infinite where n is too small to state that coverage."""
     flat = scores.ravel()
     # The rounding keeps (n+1)p that is whole in exact arithmetic from being pushed one rank up.

@@ -28,7 +28,10 @@ from eip.verbs.train import train
 #: What a run that goes on may be told anew: bounds and where it runs, not what it does.
 _FREE_KEYS = frozenset(
     f"learn.{key}"
-    for key in ("generations", "max_labels", "max_hours", "executor", "workers", "retries")
+    for key in (
+        *("generations", "max_labels", "max_hours", "target", "confidence"),
+        *("executor", "workers", "retries"),
+    )
 )
 
 
@@ -95,6 +98,13 @@ def plan(config: LearningConfig) -> Table:
         f"{sum(w.settings.steps for w in walkers):,} steps together",
     )
     most = settings.initial * (not base[0]) + settings.labels * (settings.generations - 1)
+    if settings.target is not None:
+        most += settings.checks * settings.generations
+        table.add_row(
+            "done when",
+            f"{settings.confidence:.0%} of MD's frames err by no more than "
+            f"{1e3 * settings.target:g} meV/Å, by {settings.checks} checks a generation",
+        )
     if settings.max_labels is not None:
         most = min(most, settings.max_labels)
     table.add_row("labels", f"at most {most}, by {labeler.name}")

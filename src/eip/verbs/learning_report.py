@@ -90,9 +90,12 @@ def result_table(result: LearningResult) -> Table:
 
 def _markdown(result: LearningResult, folder: Path) -> str:
     model = os.path.relpath(result.model, folder)
+    last = result.generations[-1]
+    verdict = "" if last.verdict == last.stop else last.verdict
     lines = [
         "# Active learning\n",
         f"\nEnded: {result.reason}. {result.labels} labels; model: `{model}`.\n\n",
+        *([f"{verdict[0].upper()}{verdict[1:]}.\n\n"] if verdict else []),
         f"| {' | '.join(_COLUMNS)} |\n",
         f"| {' | '.join(['---'] * len(_COLUMNS))} |\n",
         *(f"| {' | '.join(row)} |\n" for row in _rows(result)),
