@@ -11,6 +11,7 @@ from rich.console import Console
 from eip.data import (
     Frame,
     fit_element_energies,
+    fit_energy_shifts,
     force_rms,
     force_scale,
     summarize,
@@ -47,6 +48,21 @@ def test_element_energies_are_recovered(tmp_path: Path, make: Make) -> None:
     blocks = store.blocks
     store.blocks = lambda indices: blocks(indices, atoms=7)
     assert fit_element_energies(store, np.arange(40)[::-1]) == pytest.approx(E0, abs=1e-9)
+
+
+def test_energy_shifts_are_those_of_the_elements(tmp_path: Path, make: Make) -> None:
+    rng = np.random.default_rng(0)
+    compositions = [rng.choice([1, 6, 8], rng.integers(1, 9)).tolist() for _ in range(40)]
+    store = with_energies(make, tmp_path / "s", compositions)
+    other = {1: -13.0, 6: -1030.0, 8: -2041.8}
+    order = rng.permutation(40)
+    predicted = np.array([sum(other[z] for z in compositions[i]) for i in order])
+    shifts = fit_energy_shifts(store, order, predicted)
+    assert shifts == pytest.approx({z: E0[z] - other[z] for z in E0}, abs=1e-6)
+    predicted = np.array([sum(E0[z] + 2.0 * (z == 8) for z in compositions[i]) for i in order])
+    shifts = fit_energy_shifts(store, order, predicted, fixed=[1])
+    assert shifts == pytest.approx({1: 0.0, 6: 0.0, 8: -2.0}, abs=1e-6)
+    assert fit_energy_shifts(store, order, predicted, fixed=[1, 6, 8]) == {1: 0.0, 6: 0.0, 8: 0.0}
 
 
 @pytest.mark.parametrize("compositions", [[[1, 1, 8]] * 5, [[1, 1, 8] * k for k in (1, 2, 5)]])

@@ -69,14 +69,20 @@ def train(
     effort: Annotated[
         str | None, typer.Option(help="training.effort: quick, default or best.")
     ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="model.start_from: a model.eip whose weights training begins with."),
+    ] = None,
     set_: Set = None,
     progress: Progress = True,
 ) -> None:
     """Train a potential, calibrate its uncertainty, report how good both are."""
     from eip.config import load_config
 
-    of_effort = [] if effort is None else [f"training.effort={effort}"]
-    settings = load_config(config, [*of_effort, *(set_ or ())])
+    options = [] if effort is None else [f"training.effort={effort}"]
+    if start_from is not None:
+        options.append(f"model.start_from={start_from.resolve()}")
+    settings = load_config(config, [*options, *(set_ or ())])
     from eip.verbs import train as verb
 
     with resumable("the same command with --resume goes on"):

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from eip.models.settings import DEFAULT_BACKBONE, AnyBackbone, backbone_settings, gathered
 from eip.settings import Settings
-from eip.settings.values import one_of
+from eip.settings.values import ConfigPath, one_of
 from eip.uncertainty.names import METHODS
 
 
@@ -16,6 +16,11 @@ class ModelConfig(Settings):
     """The network and how it knows its error."""
 
     backbone: AnyBackbone = Field(backbone_settings(DEFAULT_BACKBONE), description="the network")
+    start_from: ConfigPath | None = Field(
+        None,
+        description="a model.eip whose network and weights training begins with (fine-tuning); "
+        "empty: fresh weights",
+    )
     uncertainty: Annotated[str, one_of(METHODS)] = Field(
         "tensor",
         description=f"{', '.join(METHODS.names())}: evidence, but for mve to gmm; "

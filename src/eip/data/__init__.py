@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eip.data.statistics import DataSummary as DataSummary
     from eip.data.statistics import energy_scale as energy_scale
     from eip.data.statistics import fit_element_energies as fit_element_energies
+    from eip.data.statistics import fit_energy_shifts as fit_energy_shifts
     from eip.data.statistics import force_rms as force_rms
     from eip.data.statistics import force_scale as force_scale
     from eip.data.statistics import open_energies_of as open_energies_of
@@ -45,7 +46,8 @@ __getattr__, __all__ = importer(
         "eip.data.sampler": "FrameBatchSampler",
         "eip.data.splits": "LeakageWarning split_indices subset",
         "eip.data.statistics": (
-            "DataSummary energy_scale fit_element_energies force_rms force_scale open_energies_of "
+            "DataSummary energy_scale fit_element_energies fit_energy_shifts force_rms force_scale "
+            "open_energies_of "
             "summarize"
         ),
         "eip.data.store": "FrameStore open_frames write_store",

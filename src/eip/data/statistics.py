@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,30 @@ def fit_element_energies(
     solution = _ridge(triangle[:, :-1], triangle[:, -1], len(chosen))
     energies = dict(zip(fitted, solution.tolist(), strict=True))
     return {z: float(energies.get(z, given.get(z, 0.0))) for z in elements}
+
+
+def fit_energy_shifts(
+    store: FrameStore,
+    indices: Int[np.ndarray, "frames"],
+    predicted: Float64[np.ndarray, "frames"],
+    *,
+    fixed: Collection[int] = (),
+) -> dict[int, float]:
+    """What each element's energy is off by, eV: label − prediction ≈ Σ_i shift(Z_i), as
+    `fit_element_energies`; 0 of the elements that are ``fixed``.
+
+    Args:
+        predicted: energies of the frames at ``indices``, eV.
+    """
+    elements = _elements(store, indices)
+    free = np.array([z not in fixed for z in elements])
+    if not free.any():
+        return dict.fromkeys(elements, 0.0)
+    counts = _composition(store, indices, elements)
+    weight = 1.0 / counts.sum(axis=1)
+    target = weight * (store.energies[indices] - predicted)
+    solution = iter(_ridge(weight[:, None] * counts[:, free], target, len(indices)))
+    return {z: float(next(solution)) if f else 0.0 for z, f in zip(elements, free, strict=True)}
 
 
 def _ridge(

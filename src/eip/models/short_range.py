@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -98,6 +98,13 @@ class ShortRangeSettings:
                 if frames >= enough or distance < _radii(pair, SHARE)
             }
         )
+
+    def with_closest(self, closest: Mapping[Pair, float]) -> ShortRangeSettings:
+        """Where the data of both begin: the closer of the two approaches."""
+        both = dict(self.closest)
+        for pair, distance in closest.items():
+            both[pair] = min(distance, both.get(pair, distance))
+        return replace(self, closest=dict(sorted(both.items())))
 
     def begin(self, pair: Pair, cutoff: float) -> float:
         """b, Å."""
