@@ -15,6 +15,7 @@ LABELERS = Registry(
         "xtb": "eip.active_learning.labelers.xtb:XTBLabeler",
         "cp2k": "eip.active_learning.labelers.cp2k.labeler:CP2KLabeler",
         "ase": "eip.active_learning.labelers.calculator:CalculatorLabeler",
+        "pyscf": "eip.active_learning.labelers.pyscf:PySCFLabeler",
         "model": "eip.active_learning.labelers.model:PotentialLabeler",
     },
 )

@@ -19,8 +19,8 @@ class ReferenceSettings(Settings):
 
     labeler: Annotated[str, one_of(LABELERS)] = Field(
         "xtb",
-        description="reference method: xtb (GFN2-xTB), cp2k, ase (any calculator), model, or what "
-        "an installed package adds",
+        description="reference method: xtb (GFN2-xTB), cp2k, pyscf, ase (any calculator), model, "
+        "or what an installed package adds",
     )
     labeler_options: dict[str, Any] = Field(
         {}, description="of the labeler, as {method: GFN1-xTB} or {calculator: 'calc.py:make'}"

@@ -56,6 +56,34 @@ def unconverged_steps(path: Path, kind: str) -> dict[int, str]:
     return {}
 
 
+#: Outputs as ASE's calculators name them, and what ASE calls their format.
+_OUTPUTS = {
+    "OUTCAR": "vasp-out",
+    "vasprun.xml": "vasp-xml",
+    "*.pwo": "espresso-out",
+    "orca.out": "orca-output",
+    "Gaussian.log": "gaussian-out",
+    "*.nwo": "nwchem-out",
+    "*.abo": "abinit-out",
+}
+
+
+def unconverged_in(folder: Path) -> str:
+    """What the outputs of a program in a folder say of an SCF that did not converge; "" if none.
+
+    For calculators that give energies all the same.
+    """
+    for pattern, kind in _OUTPUTS.items():
+        for path in sorted(folder.glob(pattern)):
+            try:
+                steps = unconverged_steps(path, kind)
+            except InputError as error:
+                return str(error)
+            if steps:
+                return f"{path.name}: {next(iter(steps.values()))}"
+    return ""
+
+
 def output_of_cp2k(path: Path) -> str:
     """Why an output of CP2K is no file of frames."""
     said = ""

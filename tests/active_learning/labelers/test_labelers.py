@@ -18,11 +18,13 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
+from ase.units import Bohr, Hartree
 
 from eip.active_learning.electrons import electrons_of
 from eip.active_learning.labelers import Labeler, LabelFailure, labelled_copy
 from eip.active_learning.labelers.calculator import CalculatorLabeler
 from eip.active_learning.labelers.model import PotentialLabeler
+from eip.active_learning.labelers.pyscf import PySCFLabeler
 from eip.active_learning.labelers.xtb import XTBLabeler
 from eip.errors import InputError
 from eip.model_file import save_model
@@ -49,6 +51,71 @@ def copper() -> Atoms:
     atoms = bulk("Cu", cubic=True) * (2, 1, 1)
     atoms.rattle(0.1, seed=3)
     return atoms
+
+
+# -------------------------------------------------------------------------- PySCF
+
+
+@pytest.mark.parametrize("functional", ["HF", "PBE"])
+def test_pyscf_keeps_the_contract(functional: str, tmp_path: Path):
+    pytest.importorskip("pyscf", reason="pyscf is not installed")
+    options = {"basis": "sto-3g", "tolerance": 1e-11}
+    check_labeler(
+        PySCFLabeler(functional, **options),
+        [water()],
+        tmp_path,
+        tolerance=5e-3,
+        step=1e-3,
+        failing=PySCFLabeler(functional, **options, max_iterations=1),
+    )
+
+
+def test_pyscf_gives_the_published_energy_of_water(tmp_path: Path):
+    pytest.importorskip("pyscf", reason="pyscf is not installed")
+    labeler = PySCFLabeler("HF", basis="sto-3g", density_fit=False)
+    # The geometry and the energy of the Crawford group's programming projects: -74.942079928 Eh.
+    places = [[0.0, -0.143225816552, 0.0], [1.638036840407, 1.136548822547, 0.0]]
+    places.append([-places[1][0], places[1][1], 0.0])
+    labelled = labeler.label(Atoms("OH2", np.array(places) * Bohr), tmp_path)
+    assert labelled.get_potential_energy() / Hartree == pytest.approx(-74.942079928, abs=1e-6)
+
+
+def test_pyscf_charge_and_spin_change_the_energy(tmp_path: Path):
+    pytest.importorskip("pyscf", reason="pyscf is not installed")
+    oxygen = molecule("O2")
+    singlet = PySCFLabeler("HF", basis="sto-3g", multiplicity=1).label(oxygen, tmp_path)
+    triplet = PySCFLabeler("HF", basis="sto-3g", multiplicity=3).label(oxygen, tmp_path)
+    assert singlet.get_potential_energy() > triplet.get_potential_energy() + 0.5
+    hydroxide = molecule("OH")
+    anion = PySCFLabeler("HF", basis="sto-3g", charge=-1).label(hydroxide, tmp_path)
+    radical = PySCFLabeler("HF", basis="sto-3g").label(hydroxide, tmp_path)
+    assert abs(anion.get_potential_energy() - radical.get_potential_energy()) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "structure", "said"),
+    [
+        ({"functional": "PEB"}, water(), "PEB"),
+        ({"basis": "def2-nothing"}, water(), "def2-nothing"),
+        ({}, ice(), "is for molecules"),
+    ],
+)
+def test_pyscf_refuses(options: dict, structure: Atoms, said: str, tmp_path: Path):
+    pytest.importorskip("pyscf", reason="pyscf is not installed")
+    with pytest.raises(InputError, match=said):
+        PySCFLabeler(**options).label(structure, tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"grid": 12}, {"tolerance": 0.0}, {"max_iterations": 0}])
+def test_pyscf_options_out_of_range_are_refused(options: dict):
+    with pytest.raises(InputError, match=f"pyscf: {next(iter(options))}"):
+        PySCFLabeler(**options)
+
+
+def test_pyscf_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pyscf", None)
+    with pytest.raises(InputError, match=r"pip install 'eip\[pyscf\]'"):
+        PySCFLabeler().label(water(), tmp_path)
 
 
 # ---------------------------------------------------------------------------- xTB
@@ -195,6 +262,40 @@ def test_a_calculator_that_fails_gives_no_label(how: str, reason: str, tmp_path:
     with pytest.raises(LabelFailure, match=reason) as caught:
         labeler.label(copper(), tmp_path / "here")
     assert caught.value.folder == tmp_path / "here"
+
+
+class Program(Calculator):
+    """Writes a program's output and gives an energy whatever that says."""
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012
+
+    def __init__(self, name: str, text: str):
+        super().__init__()
+        self.file, self.text = name, text
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        (Path(self.directory) / self.file).write_text(self.text)
+        self.results = {"energy": 1.0, "forces": np.zeros((len(atoms), 3))}
+
+
+OUTPUTS = {
+    "OUTCAR": ("Iteration 1( 1) ---\n{}  FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)\n", ""),
+    "espresso.pwo": ("{}", "     convergence NOT achieved after 100 iterations: stopping\n"),
+    "orca.out": ("{}ORCA TERMINATED NORMALLY\n", "   ERROR: SCF NOT CONVERGED AFTER 5 CYCLES\n"),
+    "Gaussian.log": ("{}", " Convergence failure -- run terminated.\n"),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_what_a_programs_output_says_of_its_scf_counts(name: str, tmp_path: Path):
+    frame, bad = OUTPUTS[name]
+    good = "aborting loop because EDIFF is reached\n" if name == "OUTCAR" else ""
+    sound = CalculatorLabeler(lambda: Program(name, frame.format(good)), name="mine")
+    assert sound.label(copper(), tmp_path / "good").get_potential_energy() == 1.0
+    labeler = CalculatorLabeler(lambda: Program(name, frame.format(bad)), name="mine")
+    with pytest.raises(LabelFailure, match=f"not converged .*{name}"):
+        labeler.label(copper(), tmp_path / "bad")
 
 
 def test_a_calculator_that_failed_is_made_anew(tmp_path: Path):

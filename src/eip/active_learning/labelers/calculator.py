@@ -22,15 +22,17 @@ from eip.active_learning.labelers.base import (
     labelled_copy,
     one_line,
 )
+from eip.data.convergence import unconverged_in
 from eip.errors import InputError, did_you_mean
 
 
 class CalculatorLabeler(Labeler):
     """Any ASE calculator.
 
-    An exception from the calculator, and a ``converged`` attribute that is False afterwards, is a
-    failure. A calculator that returns unconverged energies and keeps silent about it cannot be
-    told from a good one: have its factory raise.
+    An exception from the calculator, a ``converged`` attribute that is False afterwards, and an
+    output of VASP, Quantum ESPRESSO, ORCA, Gaussian, NWChem or ABINIT that says so in the folder
+    of the calculation, is a failure. A calculator that returns unconverged energies and keeps
+    silent about it cannot be told from a good one: have its factory raise.
 
     Args:
         calculator: a function that makes it: picklable, or "calc.py:make" (a file), or
@@ -90,6 +92,8 @@ class CalculatorLabeler(Labeler):
         if getattr(calculator, "converged", None) is False:
             self._forget()
             raise LabelFailure(f"{self.name}: not converged", folder)
+        if said := unconverged_in(folder):
+            raise LabelFailure(f"{self.name}: not converged ({said})", folder)
         return labelled_copy(structure, energy, forces, stress, folder=folder)
 
     def check(self, atoms: Atoms) -> None:
