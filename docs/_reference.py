@@ -87,7 +87,8 @@ def predicted() -> str:
     for of in quantities(Prediction):
         shape = " × ".join(str(size) for size in (f"{of.level}s", *of.shape))
         others = ", ".join(f"`{name}`" for name in (*of.ase, *of.aliases) if name != of.name)
-        about = of.about + (" (not in results and files)" if of.internal else "")
+        unseen = " (not in results and files)" if of.internal else ""
+        about = of.about + (unseen or ("" if of.filed else " (not in files)"))
         lines.append(f"| `{of.name}` | {shape} | {of.unit} | {about} | {others} |")
     table = "\n".join(lines)
     return f"""# What is predicted

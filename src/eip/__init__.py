@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from eip.potential import Potential as Potential
     from eip.potential import prepared as prepared
     from eip.prediction import Prediction as Prediction
+    from eip.simulation.annotation import annotate as annotate
     from eip.simulation.bias import UDDPotential as UDDPotential
     from eip.simulation.calculator import Calculator as Calculator
     from eip.verbs.analyze import analyze as analyze
@@ -56,6 +57,7 @@ __getattr__, __all__ = importer(
         "eip.neighbors": "build_graph",
         "eip.potential": "Potential prepared",
         "eip.prediction": "Prediction",
+        "eip.simulation.annotation": "annotate",
         "eip.simulation.bias": "UDDPotential",
         "eip.simulation.calculator": "Calculator",
         "eip.verbs.analyze": "analyze",
