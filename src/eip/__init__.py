@@ -5,7 +5,8 @@
     prediction = potential.predict(list_of_atoms)
 
 What the command line does, as functions: `init`, `fetch`, `convert`, `info`, `train`, `evaluate`,
-`calibrate`, `compare`, `md`, `analyze`, `label`, `learn`, with `load_config` and `schema`.
+`calibrate`, `compare`, `md`, `analyze`, `label`, `learn`, `serve`, with `load_config` and
+`schema`.
 
 Names are imported on first use, so that ``import eip`` costs nothing.
 """
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from eip.verbs.label import label as label
     from eip.verbs.learn import learn as learn
     from eip.verbs.md import md as md
+    from eip.verbs.serve import serve as serve
     from eip.verbs.train import train as train
 
 __getattr__, __all__ = importer(
@@ -71,6 +73,7 @@ __getattr__, __all__ = importer(
         "eip.verbs.label": "label",
         "eip.verbs.learn": "learn",
         "eip.verbs.md": "md",
+        "eip.verbs.serve": "serve",
         "eip.verbs.train": "train",
     },
 )
