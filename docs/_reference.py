@@ -121,17 +121,25 @@ _MODULES = {
             "analyze",
             "label",
             "learn",
+            "serve",
         )
     ],
     "Predict": ["eip.potential", "eip.prediction", "eip.graph", "eip.neighbors", "eip.model_file"],
     "Simulate": [
         "eip.simulation.calculator",
+        "eip.simulation.annotation",
         "eip.simulation.bias",
         "eip.simulation.dynamics",
         "eip.simulation.summary",
         "eip.simulation.settings",
     ],
-    "Read and keep frames": ["eip.data.readers", "eip.data.labels", "eip.data.store"],
+    "Other engines": ["eip.engines.ipi_driver", "eip.engines.sockets", "eip.engines.lists"],
+    "Read and keep frames": [
+        "eip.data.readers",
+        "eip.data.labels",
+        "eip.data.store",
+        "eip.data.export",
+    ],
     "Train and evaluate": [
         "eip.training.trainer",
         "eip.training.module",
