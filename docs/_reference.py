@@ -87,7 +87,8 @@ def predicted() -> str:
     for of in quantities(Prediction):
         shape = " × ".join(str(size) for size in (f"{of.level}s", *of.shape))
         others = ", ".join(f"`{name}`" for name in (*of.ase, *of.aliases) if name != of.name)
-        about = of.about + (" (not in results and files)" if of.internal else "")
+        unseen = " (not in results and files)" if of.internal else ""
+        about = of.about + (unseen or ("" if of.filed else " (not in files)"))
         lines.append(f"| `{of.name}` | {shape} | {of.unit} | {about} | {others} |")
     table = "\n".join(lines)
     return f"""# What is predicted
@@ -120,17 +121,25 @@ _MODULES = {
             "analyze",
             "label",
             "learn",
+            "serve",
         )
     ],
     "Predict": ["eip.potential", "eip.prediction", "eip.graph", "eip.neighbors", "eip.model_file"],
     "Simulate": [
         "eip.simulation.calculator",
+        "eip.simulation.annotation",
         "eip.simulation.bias",
         "eip.simulation.dynamics",
         "eip.simulation.summary",
         "eip.simulation.settings",
     ],
-    "Read and keep frames": ["eip.data.readers", "eip.data.labels", "eip.data.store"],
+    "Other engines": ["eip.engines.ipi_driver", "eip.engines.sockets", "eip.engines.lists"],
+    "Read and keep frames": [
+        "eip.data.readers",
+        "eip.data.labels",
+        "eip.data.store",
+        "eip.data.export",
+    ],
     "Train and evaluate": [
         "eip.training.trainer",
         "eip.training.module",

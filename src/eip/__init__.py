@@ -5,7 +5,8 @@
     prediction = potential.predict(list_of_atoms)
 
 What the command line does, as functions: `init`, `fetch`, `convert`, `info`, `train`, `evaluate`,
-`calibrate`, `compare`, `md`, `analyze`, `label`, `learn`, with `load_config` and `schema`.
+`calibrate`, `compare`, `md`, `analyze`, `label`, `learn`, `serve`, with `load_config` and
+`schema`.
 
 Names are imported on first use, so that ``import eip`` costs nothing.
 """
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from eip.potential import Potential as Potential
     from eip.potential import prepared as prepared
     from eip.prediction import Prediction as Prediction
+    from eip.simulation.annotation import annotate as annotate
     from eip.simulation.bias import UDDPotential as UDDPotential
     from eip.simulation.calculator import Calculator as Calculator
     from eip.verbs.analyze import analyze as analyze
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from eip.verbs.label import label as label
     from eip.verbs.learn import learn as learn
     from eip.verbs.md import md as md
+    from eip.verbs.serve import serve as serve
     from eip.verbs.train import train as train
 
 __getattr__, __all__ = importer(
@@ -56,6 +59,7 @@ __getattr__, __all__ = importer(
         "eip.neighbors": "build_graph",
         "eip.potential": "Potential prepared",
         "eip.prediction": "Prediction",
+        "eip.simulation.annotation": "annotate",
         "eip.simulation.bias": "UDDPotential",
         "eip.simulation.calculator": "Calculator",
         "eip.verbs.analyze": "analyze",
@@ -69,6 +73,7 @@ __getattr__, __all__ = importer(
         "eip.verbs.label": "label",
         "eip.verbs.learn": "learn",
         "eip.verbs.md": "md",
+        "eip.verbs.serve": "serve",
         "eip.verbs.train": "train",
     },
 )

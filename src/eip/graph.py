@@ -24,7 +24,8 @@ class AtomGraph:
         numbers: atomic numbers.
         positions: Cartesian positions, Å, float64, as the user gave them (not wrapped into the
             cell).
-        cell: lattice vectors as rows, Å, float64; zero for a structure without periodic directions.
+        cell: lattice vectors as rows, Å, float64. Those of directions that are not periodic are
+            zero, or, after `in_cell`, give a volume that a stress is divided by and nothing else.
         pbc: periodic directions.
         frame: which structure each atom belongs to, ascending.
         centers, neighbors: the two ends of each edge.
@@ -106,6 +107,15 @@ class AtomGraph:
     def with_positions(self, positions: Float[Tensor, "atoms 3"]) -> AtomGraph:
         """The same edges at other positions (a Verlet list, a strain, a finite difference)."""
         return replace(self, positions=positions)
+
+    def in_cell(self, cell: Float[Tensor, "frames 3 3"]) -> AtomGraph:
+        """The same graph in cells whose vectors of directions that are not periodic are these.
+
+        No edge crosses them. The volume that they span with the others is what the stress of a
+        slab or a wire is divided by, which else is NaN.
+        """
+        whole = torch.where(self.pbc[:, :, None], self.cell, cell.to(self.cell))
+        return replace(self, cell=whole)
 
 
 def batch_graphs(graphs: list[AtomGraph]) -> AtomGraph:

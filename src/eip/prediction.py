@@ -37,6 +37,7 @@ class Quantity:
         deviation: it is a standard deviation, so never negative.
         extensive: a structure twice as large has twice of it.
         internal: for other potentials, not for people: in no results and no files.
+        filed: trajectories and evaluations hold it; else it is for who asks a calculator.
         name, level, shape: found where it is written: its field, whether there is one for each
             atom or one for each structure ("frame"), and the shape of one of them, whose axes of 3
             are Cartesian and turn with the structure.
@@ -49,6 +50,7 @@ class Quantity:
     deviation: bool = False
     extensive: bool = False
     internal: bool = False
+    filed: bool = True
     name: str = ""
     level: Literal["atom", "frame"] = "frame"
     shape: tuple[int | str, ...] = ()
@@ -122,7 +124,20 @@ class Prediction:
     ] = None
     stress: Annotated[
         Float[Tensor, "frames 3 3"] | None,
-        Quantity("eV/Å³", "(1/V) ∂E/∂ε, ASE's sign", ase=("stress",)),
+        Quantity(
+            "eV/Å³",
+            "(1/V) ∂E/∂ε, ASE's sign; of slabs and wires with V of the whole cell",
+            ase=("stress",),
+        ),
+    ] = None
+    energies: Annotated[
+        Float[Tensor, "atoms"] | None,
+        Quantity(
+            "eV",
+            "what each atom adds to the total energy; only the sum is physical",
+            ase=("energies",),
+            filed=False,
+        ),
     ] = None
     force_uncertainty: Annotated[
         Float[Tensor, "atoms"] | None,
@@ -273,7 +288,7 @@ def check_finite(
 ) -> None:
     """Nobody is handed a number that is none: it would drop out of means without a word.
 
-    The stress of a structure that is not periodic in all directions is none by definition.
+    A structure without a volume has no stress by definition.
 
     Args:
         name: of a structure, by its place in the batch.
@@ -288,7 +303,7 @@ def check_finite(
             continue
         rows = (~value.isfinite()).reshape(len(value), -1).any(dim=1).cpu()
         if of.name == "stress":
-            rows &= graph.pbc.all(dim=1).cpu()
+            rows &= (torch.linalg.det(graph.cell) != 0).cpu()
         if rows.any():
             by_atom = of.level == "atom"
             bad[of.name] = graph.frame.cpu()[rows] if by_atom else rows.nonzero()[:, 0]

@@ -624,8 +624,8 @@ def test_deepmd(tmp_path: Path, periodic: bool) -> None:
 def test_deepmd_that_is_wrong(tmp_path: Path) -> None:
     folder = tmp_path / "system"
     write_deepmd(folder)
-    with pytest.raises(InputError, match="give the systems in it: system"):
-        read(tmp_path)
+    with pytest.raises(InputError, match=r"without type\.raw, so no system of DeePMD"):
+        read(folder / "set.000")
     np.save(folder / "set.001" / "energy.npy", np.zeros(7))
     with pytest.raises(InputError, match=r"set\.001/energy\.npy holds 7 frames, coord\.npy 2"):
         read(folder)

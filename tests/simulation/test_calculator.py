@@ -11,8 +11,10 @@ import pytest
 import torch
 from ase import Atoms, units
 from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.fd import calculate_numerical_stress
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
+from ase.filters import FrechetCellFilter
 from ase.io import read, write
 from ase.md.langevin import Langevin
 from ase.optimize import BFGS
@@ -22,6 +24,18 @@ from eip.simulation import BiasedCalculator, Calculator, UDDPotential
 from eip.uncertainty.evidential import EvidentialPotential
 
 from .toy import ToyPotential, cluster, crystal
+
+
+def water_network() -> EvidentialPotential:
+    torch.manual_seed(0)
+    return EvidentialPotential(
+        elements=(1, 8, 18, 29),
+        element_energies={1: -13.0, 8: -430.0, 18: 0.0, 29: -2.0},
+        force_scale=2.0,
+        channels=8,
+        cutoff=4.0,
+    ).double()
+
 
 UDD = {"A": 2.0, "B": 0.05, "C": 0.1, "D": 1.5}
 
@@ -80,8 +94,66 @@ def test_stress_is_computed_only_when_asked_for():
     molecule = cluster(4)
     molecule.calc = Calculator(toy, stress=True)
     molecule.get_forces()
-    with pytest.raises(PropertyNotImplementedError, match="periodic in all three directions"):
+    with pytest.raises(PropertyNotImplementedError, match="periodic in one direction or more"):
         molecule.get_stress()
+    sheet = crystal(1)
+    sheet.pbc, sheet.cell[2] = (True, True, False), 0.0
+    sheet.calc = Calculator(toy)
+    with pytest.raises(PropertyNotImplementedError, match="a cell of three vectors"):
+        sheet.get_stress()
+
+
+@pytest.mark.parametrize("pbc", [(True, True, False), (False, True, True), (False, False, True)])
+def test_stress_of_slabs_and_wires_agrees_with_differences(pbc: tuple[bool, bool, bool]) -> None:
+    atoms = crystal(1, spread=0.2)
+    atoms.set_cell(atoms.cell @ np.array([[1, 0.05, 0], [0, 1.02, 0], [0.03, 0, 0.97]]), True)
+    atoms.pbc = pbc
+    for axis in np.flatnonzero(~np.array(pbc)):
+        atoms.cell[axis] *= 3.0
+    for model in (ToyPotential(), water_network()):
+        atoms.calc = Calculator(model)
+        np.testing.assert_allclose(
+            atoms.get_stress(), calculate_numerical_stress(atoms, 1e-5), atol=1e-8
+        )
+        # The vacuum's height is a convention: what it multiplies is the stress of the slab.
+        taller = atoms.copy()
+        taller.cell[int(np.flatnonzero(~np.array(pbc))[0])] *= 2.0
+        taller.calc = Calculator(model, stress=True)
+        np.testing.assert_allclose(2 * taller.get_stress(), atoms.get_stress(), atol=1e-12)
+
+
+def test_a_sheet_relaxes_in_its_plane() -> None:
+    """As a 2-D material's user does it: the vacuum stays, the lattice goes to its minimum."""
+    sheet = crystal(1)
+    sheet.pbc = (True, True, False)
+    sheet.cell[2] *= 4.0
+    sheet.set_cell(sheet.cell * [1.06, 1.06, 1.0], scale_atoms=True)
+    height = float(sheet.cell[2, 2])
+    sheet.calc = Calculator(ToyPotential())
+    relaxed = FrechetCellFilter(sheet, mask=[1, 1, 0, 0, 0, 1])
+    assert BFGS(relaxed, logfile=None).run(fmax=0.005, steps=100)
+    assert abs(sheet.get_stress()[[0, 1, 5]]).max() < 1e-4
+    assert sheet.cell[2, 2] == pytest.approx(height)
+
+
+def test_energies_of_atoms_add_up() -> None:
+    for atoms in (cluster(6), crystal(1)):
+        atoms.calc = Calculator(water_network())
+        energies = atoms.get_potential_energies()
+        assert energies.shape == (len(atoms),)
+        assert energies.sum() == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
+    atoms.calc = Calculator(ToyPotential())
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_potential_energies()
+
+
+def test_sigma_is_found_by_what_others_call_it() -> None:
+    atoms = cluster(6)
+    atoms.calc = Calculator(ToyPotential())
+    by_component = atoms.calc.get_property("forces_uncertainty", atoms)
+    assert by_component.shape == (6, 3)
+    np.testing.assert_array_equal(by_component[:, 1], atoms.calc.results["force_uncertainty"])
+    assert "forces_uncertainty" in atoms.calc.implemented_properties
 
 
 def test_unknown_element_is_named():

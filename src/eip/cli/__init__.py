@@ -21,6 +21,7 @@ import eip.cli.data
 import eip.cli.simulation
 import eip.cli.learning
 import eip.cli.build
+import eip.cli.engines
 import eip.cli.paper  # noqa: F401
 # isort: on
 

@@ -77,7 +77,9 @@ def convert(
     sources: Annotated[
         list[Path], typer.Argument(help="Files of frames, or stores.", metavar="IN...")
     ],
-    out_: Annotated[Path, typer.Argument(help="Folder of the new store.", metavar="OUT")],
+    out_: Annotated[
+        Path, typer.Argument(help="Folder of the new store; or a file, if .xyz.", metavar="OUT")
+    ],
     where: Annotated[
         list[str] | None,
         typer.Option(
@@ -85,6 +87,13 @@ def convert(
             "without=Pb,U, labelled=forces. Several: all must hold."
         ),
     ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(help="store, extxyz or deepmd (folders of DeePMD and DP-GEN); else by OUT."),
+    ] = None,
+    keys: Annotated[
+        str, typer.Option(help="Of labels in extended xyz: ase, or mace (REF_energy, REF_forces).")
+    ] = "ase",
     *,
     labels: Options,
     progress: Progress = True,
@@ -92,18 +101,30 @@ def convert(
     """Convert frames to a store, which training maps into memory; goes on where it was stopped.
 
     Every training converts its own frames; that of large sets is worth doing once, and
-    data.train, validation and test take the store.
+    data.train, validation and test take the store. Other packages get extended xyz or DeePMD's
+    folders, written whole or not at all.
     """
     from eip.data.convert import PARTIAL
+    from eip.data.export import Exported, form_of
     from eip.data.frame import LABELS
     from eip.verbs import convert as verb
 
     kept = out_.with_name(out_.name + PARTIAL)
-    with (
-        resumable(f"what was converted is kept in {kept}, and the same command goes on"),
-        conversion_bar(progress) as tick,
-    ):
-        done = verb.convert(sources, out_, labels_from(labels), where or (), tick=tick)
+    left_behind = (
+        f"what was converted is kept in {kept}, and the same command goes on"
+        if form_of(out_, to) is None
+        else "nothing was written, and the same command begins anew"
+    )
+    with resumable(left_behind), conversion_bar(progress) as tick:
+        done = verb.convert(
+            sources, out_, labels_from(labels), where or (), to=to, keys=keys, tick=tick
+        )
+    if isinstance(done, Exported):
+        labelled = ", ".join(f"{n} of {count:,}" for n, count in done.labelled.items())
+        left = f" ({done.left_out:,} left out)" if done.left_out else ""
+        systems = f" in {len(done.systems):,} systems" if done.systems else ""
+        show(f"{out_}: {done.frames:,} frames{left}{systems}, {done.atoms:,} atoms; {labelled}")
+        return
     store = done.store
     if done.was_there:
         show(f"{out_} is there already, of the same files as they are now.")

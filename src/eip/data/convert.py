@@ -147,14 +147,7 @@ def convert(
             frame is left.
     """
     out, labels, where = Path(out), labels or Labels(), where or Where()
-    files = [Path(source) for source in sources]
-    if not files:
-        raise InputError("convert needs at least one file, got none")
-    for file in files:
-        if not file.exists():
-            raise InputError(f"{file} does not exist")
-        if out.resolve() == file.resolve():
-            raise InputError(f"{out} is both what is read and what is to be written")
+    files = check_sources(sources, out)
     asked = _asked(files, labels, where)
     there = _made_before(out, asked, files, labels)
     if there is None:
@@ -180,6 +173,19 @@ def convert(
         return there
     contents = json.loads((out / "store.json").read_text())
     return Converted(FrameStore(out), int(contents["left_out"]))
+
+
+def check_sources(sources: Sequence[str | Path], out: Path) -> list[Path]:
+    """The sources as paths; an InputError if there is none, one is missing or is the output."""
+    files = [Path(source) for source in sources]
+    if not files:
+        raise InputError("convert needs at least one file, got none")
+    for file in files:
+        if not file.exists():
+            raise InputError(f"{file} does not exist")
+        if out.resolve() == file.resolve():
+            raise InputError(f"{out} is both what is read and what is to be written")
+    return files
 
 
 def _asked(files: Sequence[Path], labels: Labels, where: Where) -> dict[str, Any]:
@@ -281,7 +287,7 @@ class _Conversion:
     def _convert(self, writer: StoreWriter, number: int, start: Position) -> None:
         file, position = self._files[number], start
         saved = told = time.monotonic()
-        for frames, position in _chunks(file, self._labels, start):
+        for frames, position in chunks(file, self._labels, start):
             chosen = [frame for frame in frames if frame.isolated or self._where(frame)]
             writer.append(chosen)
             self._left_out += len(frames) - len(chosen)
@@ -318,9 +324,8 @@ class _Conversion:
         write_whole(self._folder / _STATE, json_text(state))
 
 
-def _chunks(
-    source: Path, labels: Labels, start: Position
-) -> Iterator[tuple[list[Frame], Position]]:
+def chunks(source: Path, labels: Labels, start: Position) -> Iterator[tuple[list[Frame], Position]]:
+    """The frames of a file or a store, checked, in runs, each with the position after it."""
     if not is_store(source):
         yield from stream_chunks(source, labels, start)
         return

@@ -1,4 +1,7 @@
-"""DeePMD's npy directories: type.raw, type_map.raw, set.*/coord.npy and its labels."""
+"""DeePMD's npy directories: type.raw, type_map.raw, set.*/coord.npy and its labels.
+
+One, or, as DP-GEN leaves them, a folder of many.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,29 @@ def read_deepmd(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
                 group=labels.find_group({}, f"{path}#{row}"),
             )
         start += count
+
+
+def systems_in(path: Path) -> list[Path]:
+    """DeePMD systems of a folder: what DP-GEN labelled of its own folder, else all below it."""
+    if any(path.glob("iter.*")):
+        return sorted(s.parent for s in path.glob("iter.*/02.fp/data.*/type.raw"))
+    return sorted(system.parent for system in path.rglob("type.raw"))
+
+
+def read_systems(path: Path, labels: Labels, wanted: slice) -> Iterator[Frame]:
+    """The frames of all `systems_in` a folder, one system after the other."""
+    systems = systems_in(path)
+    counts = [
+        sum(len(_load(folder / "coord.npy")) for folder in system.glob("set.*"))
+        for system in systems
+    ]
+    rows = range(*wanted.indices(sum(counts)))
+    first = 0
+    for system, count in zip(systems, counts, strict=True):
+        mine = [row - first for row in rows if first <= row < first + count]
+        if mine:
+            yield from read_deepmd(system, labels, slice(mine[0], mine[-1] + 1, rows.step))
+        first += count
 
 
 def _deepmd_numbers(path: Path) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 Read are extended xyz, ASE databases (SchNetPack's with them) and whatever else ASE reads, npz
 files of two styles (MD17: one molecule, ``z R E F`` or ``nuclear_charges coords energies forces``;
-periodic: ``symbols positions cells energies forces``), MPtrj's JSON, DeePMD's npy directories, and
-what installed packages add (`eip.data.formats`).
+periodic: ``symbols positions cells energies forces``), MPtrj's JSON, DeePMD's npy directories (or
+a folder of many, as DP-GEN leaves them), and what installed packages add (`eip.data.formats`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from eip.data.ase_formats import read_ase, read_database, registered_format
 from eip.data.bulk_checks import doubtful
 from eip.data.checks import check_frame, check_labels
 from eip.data.convergence import output_of_cp2k
-from eip.data.deepmd import read_deepmd
+from eip.data.deepmd import read_deepmd, read_systems, systems_in
 from eip.data.extxyz import ExtxyzReader, Position, read_extxyz
 from eip.data.formats import format_of
 from eip.data.frame import LABELS, Frame
@@ -158,9 +158,9 @@ def reader_of(path: Path) -> Callable[[Path, Labels, slice], Iterator[Frame]]:
     if path.is_dir():
         if (path / "type.raw").exists():
             return read_deepmd
-        systems = sorted(p.parent.name for p in path.glob("*/type.raw"))
-        hint = f"; give the systems in it: {', '.join(systems)}" if systems else ""
-        raise InputError(f"{path} is a directory without type.raw, so not a DeePMD system{hint}")
+        if systems_in(path):
+            return read_systems
+        raise InputError(f"{path} is a directory without type.raw, so no system of DeePMD")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty")
     if path.suffix == ".npz":

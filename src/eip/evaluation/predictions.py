@@ -170,7 +170,7 @@ def evaluate(
             }
             described = quantities(type(prediction))
             for of, value in prediction.figures():
-                if not of.internal:
+                if of.filed and not of.internal:
                     found[_column(of)] = _float64(value)
             for name, array in found.items():
                 columns.setdefault(name, []).append(array)

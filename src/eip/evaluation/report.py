@@ -48,7 +48,7 @@ PREDICTION_KEYS: dict[str, str] = {
     **{
         _key(of): f"predicted: {of.about}, {of.unit}"
         for of in quantities(Prediction)
-        if not of.internal
+        if of.filed and not of.internal
     },
 }
 

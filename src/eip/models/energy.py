@@ -19,12 +19,13 @@ from eip.models.zbl import ZBL
 
 @dataclass(frozen=True)
 class EnergyOutput:
-    """Energy of each structure, eV, float64, with the features of its atoms.
+    """Energy of each structure, eV, float64, with those of its atoms and their features.
 
     ``approach``: pairs that are closer than any training frame has them; None: there is none.
     """
 
     energy: Float[Tensor, "frames"]
+    by_atom: Float[Tensor, "atoms"]
     features: AtomFeatures
     approach: Approach | None = None
 
@@ -151,7 +152,7 @@ class EnergyModel(nn.Module):
             atom_energy = atom_energy + self._offsets_on(atom_energy.device).index_select(
                 0, species
             )
-        return EnergyOutput(graph.sum_by_frame(atom_energy), features, approach)
+        return EnergyOutput(graph.sum_by_frame(atom_energy), atom_energy, features, approach)
 
     def _offsets_on(self, device: torch.device) -> Float[Tensor, "elements"]:
         """E0 by species, float64: not a buffer, because a module's casts take buffers along."""

@@ -95,10 +95,14 @@ class Results(dict[str, Any]):
 class Calculator(AseCalculator):
     """Energy, forces and stress with their uncertainties, for ASE.
 
-    ``results`` (see `Results`) holds ASE's ``energy``, ``free_energy`` (the same), ``forces`` and
-    ``stress`` (Voigt order), and under its own name whatever else the potential says
-    (``force_uncertainty``, ``uncertainty``, …; see `eip.prediction.Prediction`): a float of a
-    structure, an array of its atoms, in eV and Å.
+    ``results`` (see `Results`) holds ASE's ``energy``, ``free_energy`` (the same), ``energies`` (of
+    the atoms), ``forces`` and ``stress`` (Voigt order), and under its own name whatever else the
+    potential says (``force_uncertainty``, ``uncertainty``, …; see `eip.prediction.Prediction`): a
+    float of a structure, an array of its atoms, in eV and Å. `eip.simulation.annotation.annotate`
+    takes all of it into files.
+
+    The stress of a slab or a wire is (1/V) ∂E/∂ε like any other, with the volume V of the whole
+    cell: its in-plane components times the cell's height are the stress of the slab.
 
     ``energy``, ``forces`` and ``stress`` never hold the bias: what ASE writes to a file are labels.
     An integrator that is to feel the bias takes a `BiasedCalculator`.
@@ -106,8 +110,8 @@ class Calculator(AseCalculator):
     Args:
         model: path of a model.eip, or a potential (put into evaluation mode), of which a snapshot
             is taken: weights that change later change nothing here.
-        stress: True: always computed for a structure periodic in all directions (NPT asks for it
-            at every step); None: when asked for; False: never.
+        stress: True: always computed for a structure that has one (NPT asks for it at every step);
+            None: when asked for; False: never.
         skin: Å beyond the cutoff; the neighbor list is rebuilt when an atom has moved by half.
         device, dtype: where and in what precision to predict; None: as the model is.
         allow_non_finite: hand on what is NaN or infinite, for a caller that looks for it; else it
@@ -115,12 +119,16 @@ class Calculator(AseCalculator):
 
     Raises:
         InputError: at the first structure with an element that the potential was not made for.
-        PropertyNotImplementedError: for the stress of a structure that is not fully periodic.
+        PropertyNotImplementedError: for the stress of a structure that is not periodic at all, or
+            whose cell has no volume.
         NonFinitePrediction: where something predicted is NaN or infinite.
     """
 
     implemented_properties = [  # noqa: RUF012
-        name for of in quantities(Prediction) if not of.internal for name in of.names
+        name
+        for of in quantities(Prediction)
+        if not of.internal
+        for name in (*of.names, *of.aliases)
     ]
 
     def __init__(
@@ -194,23 +202,26 @@ class Calculator(AseCalculator):
         assert atoms is not None  # a copy of what was given, or of what came before
         if "numbers" in system_changes:
             check_elements(self.potential, atoms.numbers)
-        periodic = bool(atoms.pbc.all())
-        if "stress" in properties and (not periodic or self._stress is False):
+        has_stress = bool(atoms.pbc.any()) and atoms.cell.rank == 3
+        if "stress" in properties and (not has_stress or self._stress is False):
             raise PropertyNotImplementedError(
                 "stress was switched off for this calculator (stress=False)"
-                if periodic
-                else f"stress needs a structure periodic in all three directions, got pbc "
-                f"{atoms.pbc.tolist()}"
+                if has_stress
+                else "stress needs a structure that is periodic in one direction or more, with a "
+                f"cell of three vectors, got pbc {atoms.pbc.tolist()} and the cell "
+                f"{atoms.cell.tolist()}"
             )
         rebuilds = self._neighbors.rebuilds
         self._graph = self._neighbors(atoms)
         if self._neighbors.rebuilds != rebuilds:
             self._listed_at = atoms.positions.copy()
-        prediction = self.potential(
-            self._graph, stress=periodic and ("stress" in properties or bool(self._stress))
-        )
+        stress = has_stress and ("stress" in properties or bool(self._stress))
+        graph = self._graph
+        if stress and not atoms.pbc.all():
+            graph = graph.in_cell(graph.cell.new_tensor(atoms.cell.array[None]))
+        prediction = self.potential(graph, stress=stress)
         if not self._allow_non_finite:
-            check_finite(prediction, self._graph, lambda _: atoms.get_chemical_formula())
+            check_finite(prediction, graph, lambda _: atoms.get_chemical_formula())
         self.results = _results(prediction)
 
 

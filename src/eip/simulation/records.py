@@ -26,6 +26,7 @@ from eip.errors import InputError
 from eip.files import load_arrays, save_arrays, warn_unchecked
 from eip.prediction import Prediction, Quantity, quantities
 from eip.run_folder import RECORD
+from eip.simulation.annotation import add_predicted
 
 #: Columns of log.csv: eV, Å, eV/Å, fs, K, eV/Å³; empty where a run has no such thing.
 LOG_COLUMNS = (
@@ -138,8 +139,6 @@ def labelled(
 ) -> Atoms:
     """A frame to be written: unbiased labels, momenta, and what else was predicted.
 
-    Matrices of each atom are left out: they would make a trajectory twice as large.
-
     Args:
         constraints: of the run. Extended xyz holds those that fix atoms or components of their
             positions, as ``move_mask``: a run that begins from the frame keeps fixed what was.
@@ -148,12 +147,12 @@ def labelled(
     frame = bare(atoms)
     # Labels are written as they are: what ASE zeroes for atoms that are held, it zeroes when asked.
     frame.set_constraint(list(constraints))
-    labels = {name: results[name] for of in described for name in of.ase if name in results}
+    labels = {
+        name: results[name] for of in described if of.filed for name in of.ase if name in results
+    }
     frame.calc = SinglePointCalculator(frame, **labels)
     frame.info.update(info)
-    for of in described:
-        if of.name in results and not of.ase and of.rank < 2:
-            (frame.arrays if of.level == "atom" else frame.info)[of.name] = results[of.name]
+    add_predicted(frame, results, described)
     return frame
 
 

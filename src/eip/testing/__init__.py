@@ -6,6 +6,7 @@
     check_potential(MyPotential(), list_of_atoms)   # and on yours
     check_backbone(MyBackbone(), elements=(1, 8))
     check_uncertainty(MyPotential(), list_of_atoms)  # σ, at home and far from it
+    check_engine(evaluate, potential)               # an engine says what ASE says
 
 Each law is a function of its own, so that a test can demand one alone; ``POTENTIAL_LAWS`` and
 ``BACKBONE_LAWS`` list them. A law that is broken raises `ContractViolation`, which says by how
@@ -31,6 +32,7 @@ from eip.testing.contract import (
 )
 from eip.testing.derivatives import check_forces, check_stress, check_uncertainty_gradient
 from eip.testing.drift import EnergyDrift, energy_drift
+from eip.testing.engines import check_engine, engine_structures
 from eip.testing.ladders import (
     Ascent,
     Ladder,
@@ -66,6 +68,7 @@ __all__ = [
     "check_batching",
     "check_beyond_cutoff",
     "check_elements",
+    "check_engine",
     "check_forces",
     "check_isolated_atoms",
     "check_ladders",
@@ -84,6 +87,7 @@ __all__ = [
     "check_wrapping",
     "climb",
     "energy_drift",
+    "engine_structures",
     "example_structures",
     "ladders",
     "scan_bonds",

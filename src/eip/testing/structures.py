@@ -29,18 +29,18 @@ def example_structures(elements: Sequence[int], cutoff: float, *, seed: int = 0)
     many = [elements[i % len(elements)] for i in range(7)]
     few = many[: max(2, min(3, len(elements)))]
 
-    molecule = _pack(many, np.eye(3) * 5.2 * radius, [False] * 3, rng)
+    molecule = pack(many, np.eye(3) * 5.2 * radius, [False] * 3, rng)
     dummy = moved_copy(molecule, molecule.positions[::-1] * 1.02, np.eye(3) * 2.0)
-    crystal = _pack(few, small, [True] * 3, rng)
+    crystal = pack(few, small, [True] * 3, rng)
     crystal.positions += rng.integers(-2, 3, size=(len(crystal), 3)) @ small
-    left_handed = _pack(few, small[[1, 0, 2]] * 1.1, [True] * 3, rng)
-    slab = _pack(few, small, [True, False, True], rng)
+    left_handed = pack(few, small[[1, 0, 2]] * 1.1, [True] * 3, rng)
+    slab = pack(few, small, [True, False, True], rng)
     one_in_cell = Atoms([elements[0]], cell=0.8 * small, pbc=True, positions=[[0.1, 0.2, 0.3]])
     alone = Atoms([elements[-1]], positions=[[1.0, 2.0, 3.0]])
     return [molecule, dummy, crystal, left_handed, slab, one_in_cell, alone]
 
 
-def _pack(
+def pack(
     numbers: Sequence[int], cell: np.ndarray, pbc: Sequence[bool], rng: np.random.Generator
 ) -> Atoms:
     """Random atoms no closer than a short bond; the demand is lowered until they fit."""

@@ -77,7 +77,8 @@ class EnsemblePotential(LikeAnother):
         prediction = Prediction(
             energy=energy.mean(dim=0),
             forces=force.mean(dim=0) if forces else None,
-            stress=torch.stack([p.stress for p in said]).mean(dim=0) if stress else None,
+            stress=mean_of([p.stress for p in said]) if stress else None,
+            energies=mean_of([p.energies for p in said]),
             features=said[0].features,
             # They learned from the same frames.
             repulsion_covariance=said[0].repulsion_covariance,
@@ -95,6 +96,12 @@ class EnsemblePotential(LikeAnother):
     def from_settings(cls, settings: dict[str, Any]) -> EnsemblePotential:
         """Built again, with fresh weights inside."""
         return cls([build_potential(**member) for member in settings["potentials"]])
+
+
+def mean_of(values: Sequence[Tensor | None]) -> Tensor | None:
+    """Over the members; None where one has no such thing."""
+    given = [value for value in values if value is not None]
+    return torch.stack(given).mean(dim=0) if len(given) == len(values) else None
 
 
 def sample_covariance(

@@ -205,6 +205,7 @@ class EvidentialPotential(NetworkPotential):
             energy=energy,
             forces=force,
             stress=virial,
+            energies=run.output.by_atom,
             features=invariants,
             evidence=evidence,
             **repulsion,

@@ -126,6 +126,7 @@ class ReadoutEnsemblePotential(NetworkPotential):
             energy=energy,
             forces=force if forces else None,
             stress=virial,
+            energies=run.output.by_atom,
             features=features,
             # Masks are not trained: the spread is no likelihood.
             evidence=evidence if self.origin == "shallow_ensemble" else NoEvidence(evidence.scale),
