@@ -1,22 +1,24 @@
 """Which methods of uncertainty keep its contract (`eip.testing.check_uncertainty`), which do not.
 
-    python experiments/uq/ladders.py FRAMES tensor=MODEL gmm=MODEL …      # → ladders.md
+    python experiments/uq/ladders.py FRAMES tensor=MODEL gmm=MODEL …      # → ladders.json, .md
 
 Each model is climbed with what `eip train` gives it, and again without its guard and without the
 repulsion of nuclei, as σ was before there were any. FRAMES are like those that the models were
 trained on, but not of them: the first 50 say what σ is at home, the ladders are those of the first.
+Rows of other calls stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ase import Atoms
-from ase.io import read
 
+from eip.data import read_structures
 from eip.model_file import load_model
 from eip.potential import Potential
 from eip.testing import Ascent, climb
@@ -56,7 +58,18 @@ def main() -> None:
     parser.add_argument("frames", type=Path)
     parser.add_argument("models", nargs="+", help="LABEL=model.eip")
     arguments = parser.parse_args()
-    home = [_plain(atoms) for atoms in read(arguments.frames, ":50")]
+    home = [_plain(atoms) for _, atoms in read_structures(arguments.frames, index=":50")]
+    kept = HERE / "ladders.json"
+    rows = json.loads(kept.read_text()) if kept.exists() else {}
+    for given in arguments.models:
+        label, path = given.split("=", 1)
+        potential = load_model(path, device="cpu")
+        rows[label] = [
+            cell(climb(bare(potential, guard=guard, repulsion=repulsion), home))
+            for guard, repulsion in ((True, True), (True, False), (False, True), (False, False))
+        ]
+        print(f"| {label} | {' | '.join(rows[label])} |", flush=True)
+    kept.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     lines = [
         "# Ladders of deformations\n\n",
         "Written by `ladders.py`. How many ladders are kept: σ never below half of what it is at "
@@ -65,15 +78,7 @@ def main() -> None:
         "| | guard and repulsion | guard alone | repulsion alone | neither |\n",
         "|---|---|---|---|---|\n",
     ]
-    for given in arguments.models:
-        label, path = given.split("=", 1)
-        potential = load_model(path, device="cpu")
-        cells = [
-            cell(climb(bare(potential, guard=guard, repulsion=repulsion), home))
-            for guard, repulsion in ((True, True), (True, False), (False, True), (False, False))
-        ]
-        lines.append(f"| {label} | {' | '.join(cells)} |\n")
-        print(lines[-1], end="", flush=True)
+    lines += [f"| {label} | {' | '.join(cells)} |\n" for label, cells in rows.items()]
     (HERE / "ladders.md").write_text("".join(lines))
 
 
