@@ -3,7 +3,9 @@
     python experiments/accuracy/paths.py RUNS/acac/*/seed*/model.eip
 
 Of each model and path: error of the energies relative to the path's mean, and the barrier beside
-the reference's, meV; into paths.json beside this file.
+the reference's, meV; where the model's energies have an error bar, how much of the differences to
+the first frame lies within 80 %, and how large the error is over the error bar. Into paths.json
+beside this file.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from eip.evaluation import evaluate
 from eip.potential import Potential
 
 HERE = Path(__file__).parent
+WIDTH = 1.2816  # of 80 % of a Gaussian
 PATHS = {"dihedral": "test_dihedral.xyz", "hydrogen transfer": "test_H_transfer.xyz"}
 
 
@@ -30,11 +33,18 @@ def measure(potential: Potential, store: FrameStore) -> dict[str, float]:
     found = evaluate(potential, loader, progress=False)
     ours, reference = 1e3 * found.energy_pred, 1e3 * found.energy_true
     error = (ours - ours.mean()) - (reference - reference.mean())
-    return {
+    said = {
         "rmse": float(np.sqrt((error**2).mean())),
         "barrier": float(np.ptp(ours)),
         "reference": float(np.ptp(reference)),
     }
+    structures = [frame.to_atoms() for frame in store]
+    if potential.predict(structures[0], forces=False).energy_deviations is not None:
+        sigma = 1e3 * np.asarray(potential.energy_difference(structures).uncertainty)
+        off = (ours - reference)[1:] - (ours - reference)[0]
+        said["within_80"] = float(np.mean(np.abs(off) <= WIDTH * sigma))
+        said["error_over_sigma"] = float(np.sqrt((off**2).mean() / (sigma**2).mean()))
+    return said
 
 
 def main() -> None:
@@ -51,7 +61,7 @@ def main() -> None:
         for path, file in PATHS.items():
             store = open_frames(arguments.data / "acac" / file, cache_dir=arguments.cache)
             results.setdefault(name, {})[path] = measure(potential, store)
-            said = ", ".join(f"{key} {value:.1f}" for key, value in results[name][path].items())
+            said = ", ".join(f"{key} {value:.3g}" for key, value in results[name][path].items())
             print(f"{name}: {path}: {said} meV")
     kept.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
 
