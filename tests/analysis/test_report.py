@@ -169,6 +169,9 @@ def test_averages_have_their_error(tmp_path, run):
     of = json.loads((out / "analysis.json").read_text())["runs"]["run"]
     averages = of["averages"]
     energy = averages["quantities"]["energy"]
+    neighbors = averages["quantities"]["coordination C-H"]
+    assert neighbors["mean"] == pytest.approx(of["coordination"]["C-H"]["mean"])
+    assert neighbors["error"] > 0
     assert energy["mean"] == pytest.approx(of["mean_energy"])
     assert 0 < energy["potential_error"] < 1.0
     assert 1 < averages["effective_frames"] <= 24 and "too short" in averages["doubt"]

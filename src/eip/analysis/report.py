@@ -154,6 +154,8 @@ def _averages(
     if of.first is not None and of.second is not None:
         for name, values in zip(_names(measure), (of.first, of.second), strict=True):
             quantities[name] = found(values.mean(axis=1))
+    for pair, values in of.coordination_of_frames.items():
+        quantities[f"coordination {pair}"] = found(values)
     everything = [*quantities.values(), *said.values()]
     return {
         "quantities": {name: _errors(one) for name, one in quantities.items()},

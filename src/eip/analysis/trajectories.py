@@ -64,6 +64,7 @@ class Trajectory:
         torsions: counts of 10° each from −180°, by torsion.
         coordination: mean number of neighbors and its spread over atoms and frames, by pair of
             elements, "Li-O" being the O of a Li.
+        coordination_of_frames: the mean of each frame, by pair.
         distribution: of pairs; None without a cell periodic in three directions.
         displacements: of atoms; lags count frames.
     """
@@ -76,6 +77,7 @@ class Trajectory:
     second: Float[np.ndarray, "frames samples"] | None
     torsions: dict[str, Float[np.ndarray, "bins"]]
     coordination: dict[str, tuple[float, float]]
+    coordination_of_frames: dict[str, Float[np.ndarray, "frames"]]
     distribution: PairDistribution | None
     displacements: Displacements
 
@@ -187,6 +189,7 @@ def analyze_trajectory(
         np.array(second) if second else None,
         turned,
         coordination.by_pair(),
+        coordination.of_frames(),
         pairs,
         displacements,
     )
@@ -202,6 +205,7 @@ class _Coordination:
 
     def __init__(self) -> None:
         self._sums: dict[tuple[int, int], np.ndarray] | None = None
+        self._means: dict[tuple[int, int], list[float]] = {}
 
     def add(self, atoms: Atoms) -> None:
         known = self._sums
@@ -214,6 +218,7 @@ class _Coordination:
             limits = _FULL * _reach(a, b), _NONE * _reach(a, b)
             found = coordination_numbers(atoms, a, b, *limits, pairs)
             sums += [len(found), found.sum(), (found**2).sum()]
+            self._means.setdefault((a, b), []).append(float(found.mean()))
         self._sums = {pair: of for pair, of in known.items() if of[1] > 0.0}
 
     def by_pair(self) -> dict[str, tuple[float, float]]:
@@ -221,8 +226,15 @@ class _Coordination:
         for (a, b), (count, whole, squares) in (self._sums or {}).items():
             mean = whole / count
             spread = float(np.sqrt(max(0.0, squares / count - mean**2)))
-            out[f"{chemical_symbols[a]}-{chemical_symbols[b]}"] = (float(mean), spread)
+            out[_name(a, b)] = (float(mean), spread)
         return out
+
+    def of_frames(self) -> dict[str, np.ndarray]:
+        return {_name(*pair): np.array(self._means[pair]) for pair in self._sums or {}}
+
+
+def _name(a: int, b: int) -> str:
+    return f"{chemical_symbols[a]}-{chemical_symbols[b]}"
 
 
 def _reach(a: int, b: int) -> float:
