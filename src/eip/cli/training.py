@@ -1,4 +1,4 @@
-"""`eip init`, `train`, `evaluate`, `calibrate`, `compare`."""
+"""`eip init`, `train`, `attach`, `evaluate`, `calibrate`, `compare`."""
 
 from __future__ import annotations
 
@@ -94,6 +94,40 @@ def train(
             "ones."
         )
     show(f"Model: {run.model}    report: {run.run_dir / 'report.html'}")
+
+
+@app.command()
+@label_options
+def attach(
+    backbone: Annotated[
+        str, typer.Argument(help="chgnet or sevenn, or what a package adds.", metavar="NETWORK")
+    ],
+    files: Frames,
+    out: Annotated[Path, typer.Option(help="Where to write the model.")],
+    weights: Annotated[
+        str | None, typer.Option(help="Which of its package, as 7net-l3i5; by default the usual.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    *,
+    labels: Options,
+    device: Device = None,
+    progress: Progress = True,
+) -> None:
+    """Give a network that others trained an error bar, from 50 to 1,000 labelled frames."""
+    from eip.verbs import attach as verb
+
+    named = {"name": backbone} | ({} if weights is None else {"weights": weights})
+    target = verb.attach(
+        named,
+        files,
+        out,
+        labels=labels_from(labels),
+        seed=seed,
+        device=device,
+        progress=progress,
+        log=show,
+    )
+    show(f"Wrote {target}")
 
 
 @app.command()
