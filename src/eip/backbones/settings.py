@@ -49,18 +49,14 @@ class SevenNetSettings(BackboneSettings):
     weights_sha256: str | None = Field(None, description=_SHA256)
 
     def build(self, n_elements: int) -> Any:
-        found = SEVENN.found(
-            _SEVENN_FILES[self.weights], self.package_version, self.weights_sha256
-        )
+        found = SEVENN.found(_SEVENN_FILES[self.weights], self.package_version, self.weights_sha256)
         from eip.backbones.sevenn import SevenNetBackbone
 
         return SevenNetBackbone(found.weights)
 
     def informed(self, frames: TrainingSet) -> SevenNetSettings:
         """With the version and the weights that are installed."""
-        found = SEVENN.found(
-            _SEVENN_FILES[self.weights], self.package_version, self.weights_sha256
-        )
+        found = SEVENN.found(_SEVENN_FILES[self.weights], self.package_version, self.weights_sha256)
         return self.replace(package_version=found.version, weights_sha256=found.sha256)
 
 

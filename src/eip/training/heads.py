@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -26,7 +25,7 @@ class Known:
 
 
 #: Atoms of one step, and passes over all of them, at most and without a better likelihood.
-_STEP, _EPOCHS, _PATIENCE = 1024, 600, 80
+_STEP, _EPOCHS, _PATIENCE = 1024, 300, 50
 #: λ of the loss.
 _REGULARIZATION = 0.01
 
@@ -53,7 +52,7 @@ def train_head(
         head.standardize(training.invariants)
         head.train().requires_grad_(True)
         optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3, weight_decay=1e-2)
-        best, best_loss, best_epoch = copy.deepcopy(head.state_dict()), float("inf"), 0
+        best, best_loss, best_epoch = _weights(head), float("inf"), 0
         for epoch in _counted(progress):
             order = torch.randperm(len(training.errors))
             for part in order.split(_STEP):
@@ -64,7 +63,7 @@ def train_head(
             with torch.no_grad():
                 loss = float(_loss(head, held_out))
             if loss < best_loss:
-                best, best_loss, best_epoch = copy.deepcopy(head.state_dict()), loss, epoch
+                best, best_loss, best_epoch = _weights(head), loss, epoch
             if epoch - best_epoch > _PATIENCE:
                 break
     head.load_state_dict(best)
@@ -76,6 +75,10 @@ def _loss(head: ForceHead, known: Known, part: Tensor | slice = slice(None)) -> 
     evidence = head(known.invariants[part], known.forces[part])
     errors = Errors(known.errors.new_zeros(0), known.errors[part], None, _REGULARIZATION)
     return evidence.loss(errors)
+
+
+def _weights(head: ForceHead) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in head.state_dict().items()}
 
 
 def _counted(progress: bool) -> Iterable[int]:
