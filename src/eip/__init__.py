@@ -5,7 +5,8 @@
     prediction = potential.predict(list_of_atoms)
 
 What the command line does, as functions: `init`, `fetch`, `convert`, `info`, `train`, `attach`,
-`evaluate`, `calibrate`, `compare`, `md`, `analyze`, `label`, `learn`, with `load_config` and `schema`.
+`evaluate`, `calibrate`, `compare`, `md`, `analyze`, `label`, `learn`, with `load_config` and
+`schema`.
 
 Names are imported on first use, so that ``import eip`` costs nothing.
 """

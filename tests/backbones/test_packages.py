@@ -37,16 +37,16 @@ def test_what_is_there(installed: Path) -> None:
 
 
 def test_what_is_not(installed: Path) -> None:
-    with pytest.raises(InputError, match="stands on strangers_net 1.1, and 1.2 is installed: pip"):
+    with pytest.raises(InputError, match=r"stands on strangers_net 1.1, and 1.2 is installed: pip"):
         NET.found("*.pth", "1.1", None)
-    with pytest.raises(InputError, match="weights are not those that the model stands on"):
+    with pytest.raises(InputError, match=r"weights are not those that the model stands on"):
         NET.found("*.pth", "1.2", "0" * 64)
-    with pytest.raises(InputError, match="expected one file of weights b.* found 0"):
+    with pytest.raises(InputError, match=r"expected one file of weights b.* found 0"):
         NET.found("b.pth", None, None)
 
 
 def test_a_package_that_is_missing() -> None:
     with pytest.raises(InputError, match=r'not installed: pip install "eip\[strangers_net\]"'):
         NET.found("*.pth", None, None)
-    with pytest.raises(InputError, match="strangers_net==1.2"):
+    with pytest.raises(InputError, match=r"strangers_net==1.2"):
         NET.found("*.pth", "1.2", None)

@@ -106,7 +106,7 @@ class CHGNetBackbone(FrozenBackbone):
 def bonds(
     centers: Int[Tensor, "edges"], neighbors: Int[Tensor, "edges"], shifts: Int[Tensor, "edges 3"]
 ) -> tuple[Int[Tensor, "edges"], Int[Tensor, "bonds"]]:
-    """The bond of each directed edge, the same for an edge and its reverse; an edge of each bond."""
+    """The bond of each edge, the same for an edge and its reverse; and an edge of each bond."""
     both = torch.cat([centers[:, None], neighbors[:, None], shifts], dim=1)
     back = torch.cat([neighbors[:, None], centers[:, None], -shifts], dim=1)
     # The lexicographically smaller of an edge and its reverse names the bond.
