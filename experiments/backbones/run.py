@@ -20,7 +20,7 @@ import numpy as np
 import eip
 
 HERE = Path(__file__).parent
-KEPT = ("force_spearman", "force_auc", "force_coverage_80", "structure_auc", "force_mae")
+KEPT = ("spearman_atom", "roc_auc_atom", "roc_auc_structure", "coverage_80", "force_mae")
 
 
 def parts(data: Path, most_atoms: int, frames: int, seed: int) -> dict[str, list]:

@@ -121,7 +121,7 @@ def test_the_verbs_take_it(
     attached: Path, frames: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:
     metrics = eip.evaluate(attached, frames, tmp_path / "evaluation", progress=False)
-    assert np.isfinite(metrics["force_mae"]) and not np.isfinite(metrics["energy_mae"])
+    assert np.isfinite(metrics["force_mae"]) and not np.isfinite(metrics["energy_mae_per_atom"])
     atoms = ase.io.read(frames, index=0)
     atoms.calc = eip.Calculator(attached)
     assert np.isfinite(atoms.get_forces()).all() and np.isfinite(atoms.calc.results["uncertainty"])

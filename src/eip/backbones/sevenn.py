@@ -58,6 +58,10 @@ class SevenNetBackbone(FrozenBackbone):
         scalars: list[Tensor] = []
         for name, module in network._modules.items():
             data = module(data)
+            # Its species are float32 whatever the network computes in.
+            for what in (key.NODE_FEATURE, key.NODE_ATTR):
+                if what in data and data[what].is_floating_point():
+                    data[what] = data[what].to(edge_vectors.dtype)
             if name == self._before:
                 scalars += [_length(data[key.NODE_FEATURE], *place) for place in self._lengths]
             elif name == self._last:
