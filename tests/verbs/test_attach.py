@@ -50,7 +50,7 @@ class StrangersNetwork(FrozenBackbone):
 
     def forward(self, graph: AtomGraph, species: Tensor, edge_vectors: Tensor) -> AtomFeatures:
         square = edge_vectors.square().sum(dim=1)[:, None] / self.cutoff**2
-        if bool((square < 1e-4).any()):
+        if bool((square < 5e-3).any()):
             raise InputError("two atoms are too close for it")
         strength = self.network.strength[graph.numbers]
         said = (1.0 - square).clamp(min=0.0) ** 4 * strength[graph.neighbors]
@@ -163,7 +163,7 @@ def test_a_structure_that_the_network_refuses_is_named(frames: Path, tmp_path: P
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
 
-    pair = Atoms("H2", [[0, 0, 0], [0, 0, 0.03]])
+    pair = Atoms("H2", [[0, 0, 0], [0, 0, 0.25]])
     pair.calc = SinglePointCalculator(pair, energy=0.0, forces=np.zeros((2, 3)))
     some = tmp_path / "some.xyz"
     ase.io.write(some, [*ase.io.read(frames, index=":"), pair])
