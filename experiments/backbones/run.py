@@ -1,88 +1,111 @@
 """What is an error bar worth that `eip attach` gives a potential others trained, on MPtrj?
 
-    python experiments/backbones/run.py chgnet --data DIR --frames 200 --seeds 0 1 2
+    python experiments/backbones/run.py chgnet --data DIR --frames 50 200 400 --seeds 0 1 2
 
-Frames of the sample are split by material, by seed: a tenth is kept for the test, of the others so
-many are attached to. The largest structures are left out (--atoms). A combination that is in
-results.json is not done again.
+The network is asked once of each frame of the sample and of two sets away from it (--work keeps
+what it says); heads are trained on that. By seed a fifth of the materials is kept for the test, and
+of the other frames so many are attached to, a quarter of which `eip attach` holds out. Structures
+of more than --atoms are left out. A combination that is in results.json is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 
-import ase.io
 import numpy as np
+from frozen import SETS, ask, empty, read
 
-import eip
+from eip.data import split_indices
+from eip.data.dataset import Batch
+from eip.evaluation import compute_metrics, evaluate
+from eip.verbs.attach import with_error_bar
+from eip.verbs.evaluate import without_energies
 
 HERE = Path(__file__).parent
-KEPT = ("spearman_atom", "roc_auc_atom", "roc_auc_structure", "coverage_80", "force_mae")
+#: What the table shows, of home and, with "_ood", away.
+KEPT = ("spearman_atom", "roc_auc_atom", "spearman_structure", "roc_auc_structure", "coverage_80")
+ALSO = ("force_mae", "mean_uncertainty", "extrapolating", "n_frames", "n_atoms")
 
 
-def parts(data: Path, most_atoms: int, frames: int, seed: int) -> dict[str, list]:
-    """Frames to attach to, and to measure on at home and away."""
-    read = {
-        name: [a for a in ase.io.read(data / f"{name}.xyz", index=":") if len(a) <= most_atoms]
-        for name in ("mptrj-random-1k", "mpf-TP", "random-TP")
-    }
-    home = read.pop("mptrj-random-1k")
-    materials = np.array([a.info["mptrj_traj_id"] for a in home])
+def measured(network: str, found: dict, frames: int, seed: int, hot: int = 0) -> dict:
+    """By set the measures of a potential that was attached to so many frames.
+
+    Args:
+        hot: of the frames attached to, those that are of mpf-TP; they are not measured on.
+    """
+    batches, said, materials = found[SETS[0]]
     rng = np.random.default_rng(seed)
     order = rng.permutation(np.unique(materials))
-    test = set(order[: len(order) // 10])
-    others = [a for a, of in zip(home, materials, strict=True) if of not in test]
-    chosen = rng.permutation(len(others))[:frames]
-    known = {z for i in chosen for z in others[i].numbers}
-    away = {name: [a for a in found if set(a.numbers) <= known] for name, found in read.items()}
-    away = {
-        name: [found[i] for i in rng.permutation(len(found))[:100]] for name, found in away.items()
-    }
-    at_home = [a for a, of in zip(home, materials, strict=True) if of in test]
-    at_home = [a for a in at_home if set(a.numbers) <= known]
-    return {"attached": [others[i] for i in chosen], "mptrj": at_home, **away}
+    is_test = np.isin(materials, order[: len(order) // 5])
+    chosen = rng.permutation(np.flatnonzero(~is_test))[: frames - hot]
+    attached = [batches[i] for i in chosen]
+    groups = materials[chosen]
+    tests = {SETS[0]: [b for b, of in zip(batches, is_test, strict=True) if of]}
+    for name in SETS[1:]:
+        own = [found[name][0][i] for i in rng.permutation(len(found[name][0]))]
+        taken = hot if name == "mpf-TP" else 0
+        attached += own[:taken]
+        groups = np.concatenate([groups, groups.max(initial=0) + 1 + np.arange(taken)])
+        tests[name] = own[taken:]
+    training, held_out = split_indices(len(attached), 0.25, seed, "by_group", groups)
+    elements = sorted({int(z) for b in attached for z in b.graph.numbers})
+    forces = np.concatenate([attached[i].forces.numpy() for i in training])
+    potential = empty(network, elements, float(np.sqrt(np.square(forces).mean())))
+    known = [(b.graph, s) for b, s in ((b, s) for v in found.values() for b, s in zip(*v[:2]))]
+    with potential.remembering(known):
+        made = with_error_bar(
+            potential,
+            [attached[i] for i in training],
+            [attached[i] for i in held_out],
+            seed=seed,
+        )
+        home, *away = (
+            without_energies(evaluate(made.potential, _known_to(test, elements), progress=False))
+            for test in tests.values()
+        )
+    result = {SETS[0]: _some(compute_metrics(home), "")}
+    for name, there in zip(SETS[1:], away, strict=True):
+        metrics = compute_metrics(home, there)
+        result[name] = _some(metrics, "_ood") | {
+            k: round(metrics[k], 4) for k in ("ood_ratio", "ood_auc")
+        }
+    return result | {"best_epoch": made.epoch}
+
+
+def _known_to(batches: list[Batch], elements: list[int]) -> list[Batch]:
+    return [b for b in batches if set(b.graph.numbers.tolist()) <= set(elements)]
+
+
+def _some(metrics: dict[str, float], suffix: str) -> dict[str, float]:
+    return {k: round(metrics[k + suffix], 4) for k in (*KEPT, *ALSO)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network")
     parser.add_argument("--data", type=Path, required=True, help="folder with the files of MPtrj")
-    parser.add_argument("--frames", type=int, default=200)
+    parser.add_argument("--frames", type=int, nargs="+", default=[200])
+    parser.add_argument("--hot", type=int, default=0, help="of them, frames of mpf-TP")
     parser.add_argument("--atoms", type=int, default=40)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--away", type=int, default=100, help="frames of each set away")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/backbones"))
     given = parser.parse_args()
+    ask(given.network, given.data, given.work, given.atoms, given.away)
+    cutoff = empty(given.network, [1]).cutoff
+    found = read(given.network, given.data, given.work, cutoff)
     results = HERE / "results.json"
-    done = json.loads(results.read_text()) if results.exists() else {}
-    for seed in given.seeds:
-        name = f"{given.network}, frames={given.frames}, atoms≤{given.atoms}, seed={seed}"
-        if name in done:
-            continue
-        folder = given.work / name.replace(", ", "_")
-        folder.mkdir(parents=True, exist_ok=True)
-        sets = parts(given.data, given.atoms, given.frames, seed)
-        for part, frames in sets.items():
-            ase.io.write(folder / f"{part}.xyz", frames)
-        began = time.monotonic()
-        model = eip.attach(
-            given.network,
-            folder / "attached.xyz",
-            folder / "my.eip",
-            labels={"group": "mptrj_traj_id"},
-            seed=seed,
-            log=print,
-        )
-        done[name] = {"attach_seconds": round(time.monotonic() - began)}
-        for part in list(sets)[1:]:
-            metrics = eip.evaluate(
-                model, folder / f"{part}.xyz", folder / part, force=True, log=print
-            )
-            done[name][part] = {"frames": len(sets[part]), **metrics}
-            print(name, part, {k: v for k, v in metrics.items() if k in KEPT})
-        results.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n")
+    for frames in given.frames:
+        for seed in given.seeds:
+            name = f"{given.network}, frames={frames}, seed={seed}"
+            name += f", hot={given.hot}" if given.hot else ""
+            done = json.loads(results.read_text()) if results.exists() else {}
+            if name not in done:
+                done[name] = measured(given.network, found, frames, seed, given.hot)
+                results.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n")
+            print(name, json.dumps(done[name], ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ The network's weights are not among those of the potential: `eip.backbones`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -115,7 +115,7 @@ class AttachedPotential(NetworkPotential):
             )
         vectors = 0 if backbone.vector_channels == 0 else backbone.channels
         self.head = ForceHead(backbone.channels + vectors, self.energy_model.force_scale)
-        # By graph, what the frozen network said of it; the graph is held so that its id is its own.
+        # By its positions, what the network said of a graph, held so that their id is their own.
         self._kept: dict[int, tuple[AtomGraph, Prediction]] | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -142,8 +142,8 @@ class AttachedPotential(NetworkPotential):
     ) -> Prediction:
         later = differentiable != "nothing"
         keep = self._kept is not None and not later and not stress
-        if self._kept is not None and keep and id(graph) in self._kept:
-            found = self._kept[id(graph)][1]
+        if self._kept is not None and keep and id(graph.positions) in self._kept:
+            found = self._kept[id(graph.positions)][1]
         else:
             # σ is read from the force: to differentiate it, the energy is differentiated twice.
             with self.run(graph, forces=True, stress=stress, differentiable=differentiable) as run:
@@ -159,7 +159,7 @@ class AttachedPotential(NetworkPotential):
             if not later:
                 found = found.detach()
             if self._kept is not None and keep:
-                self._kept[id(graph)] = graph, found
+                self._kept[id(graph.positions)] = graph, found
         assert found.features is not None and found.forces is not None
         with torch.set_grad_enabled(later):
             evidence = self.head(found.features, found.forces)
@@ -169,9 +169,13 @@ class AttachedPotential(NetworkPotential):
         return said if later else said.detach()
 
     @contextmanager
-    def remembering(self) -> Iterator[None]:
-        """Inside, the network is asked once of each graph, and only the head again."""
-        self._kept = {}
+    def remembering(self, known: Iterable[tuple[AtomGraph, Prediction]] = ()) -> Iterator[None]:
+        """Inside, the network is asked once of each graph, and only the head again.
+
+        Args:
+            known: graphs that it need not be asked of: its energies, forces and features of them.
+        """
+        self._kept = {id(graph.positions): (graph, said) for graph, said in known}
         try:
             yield
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,17 @@ from torch import Tensor
 
 from eip import evaluation
 from eip.data import FrameStore, GraphDataset, Labels, force_scale, split_indices, summarize
+from eip.data.dataset import Batch
 from eip.errors import InputError
-from eip.graph import AtomGraph
 from eip.model_file import save_model
 from eip.models.settings import BackboneSettings, backbone_settings
 from eip.training.heads import Known, train_head
 from eip.uncertainty.attached import AttachedPotential
+from eip.uncertainty.calibrated import CalibratedPotential
 from eip.uncertainty.latent_distance import fit_latent_distance
 from eip.verbs.arguments import as_paths
 from eip.verbs.evaluate import without_energies
-from eip.verbs.frames import dataset_for, loader, open_labelled
+from eip.verbs.frames import dataset_for, open_labelled
 from eip.verbs.messages import Log, calibration_text, latent_distance_text, silent
 
 #: Labelled frames that it takes; of more, so many are drawn.
@@ -93,25 +95,12 @@ def attach(
     ).to(device)
     potential.eval().requires_grad_(False)
     with potential.remembering():
-        sets = [
+        known, unseen = (
             _asked(potential, dataset_for(store, potential, which), what, progress)
             for which, what in ((training, "Training frames"), (held_out, "Held-out frames"))
-        ]
-        known = [_known(potential, graphs) for graphs in sets]
-        error = float(known[1].errors.square().mean().sqrt())
-        log(
-            f"The forces of {settings.name} err by {error:.3g} eV/Å (RMSE) on {len(held_out)} "
-            "held-out frames."
         )
-        epoch = train_head(potential.head, known[0], known[1], seed=seed, progress=progress)
-        graphs = [graph for graph, _ in sets[0]]
-        fitted = fit_latent_distance(potential, graphs, sets[1], exponents=_POWERS)
-    log(latent_distance_text(fitted))
-    frames = loader(dataset_for(store, fitted, held_out))
-    measured = without_energies(evaluation.evaluate(fitted, frames, progress=progress))
-    calibrated = evaluation.calibrate(fitted, measured)
-    log(calibration_text(calibrated))
-    metrics = evaluation.compute_metrics(measured)
+        made = with_error_bar(potential, known, unseen, seed=seed, progress=progress, log=log)
+    metrics = evaluation.compute_metrics(made.measured)
     info = {
         # That energies are of other labels, `eip evaluate` reads here.
         "config": {"data": {"labels": labels.given()}, "training": {"energy_weight": 0.0}},
@@ -119,15 +108,55 @@ def attach(
         "training": {
             "frames": len(training),
             "validation_frames": len(held_out),
-            "best_epoch": epoch,
+            "best_epoch": made.epoch,
             "seconds": time.monotonic() - began,
         },
         "metrics": {k: v for k, v in metrics.items() if np.isfinite(v)},
         "measured_on": "validation",
         "versions": {name: version(name) for name in ("torch", "numpy", "ase")},
     }
-    save_model(calibrated, out, info)
+    save_model(made.potential, out, info)
     return Path(out)
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A potential with its error bar, before calibration measured on frames that were held out."""
+
+    potential: CalibratedPotential
+    measured: evaluation.Evaluation
+    epoch: int
+
+
+def with_error_bar(
+    potential: AttachedPotential,
+    training: Sequence[Batch],
+    held_out: Sequence[Batch],
+    *,
+    seed: int = 0,
+    progress: bool = False,
+    log: Log = silent,
+) -> Attached:
+    """Trains the head, and fits distance, guard and calibration; `attach` without its files.
+
+    Args:
+        potential: asked already (`AttachedPotential.remembering`), or every step asks it again.
+        training, held_out: with forces; those held out choose epoch, guard and calibration.
+    """
+    known, unseen = (_known(potential, batches) for batches in (training, held_out))
+    error = float(unseen.errors.square().mean().sqrt())
+    name = potential.backbone_settings.name
+    log(f"The forces of {name} err by {error:.3g} eV/Å (RMSE) on {len(held_out)} held-out frames.")
+    epoch = train_head(potential.head, known, unseen, seed=seed, progress=progress)
+    labelled = [(batch.graph, batch.forces) for batch in held_out if batch.forces is not None]
+    fitted = fit_latent_distance(
+        potential, [batch.graph for batch in training], labelled, exponents=_POWERS
+    )
+    log(latent_distance_text(fitted))
+    measured = without_energies(evaluation.evaluate(fitted, held_out, progress=False))
+    calibrated = evaluation.calibrate(fitted, measured)
+    log(calibration_text(calibrated))
+    return Attached(calibrated, measured, epoch)
 
 
 def _chosen(
@@ -147,8 +176,8 @@ def _chosen(
 
 def _asked(
     potential: AttachedPotential, dataset: GraphDataset, what: str, progress: bool
-) -> list[tuple[AtomGraph, Tensor]]:
-    """Graphs and true forces, once the network has been asked of them, one by one."""
+) -> list[Batch]:
+    """Frames, once the network has been asked of them, one by one."""
     indices: Any = range(len(dataset))
     if progress:
         from rich.console import Console
@@ -158,23 +187,23 @@ def _asked(
     found = []
     for index in indices:
         batch = dataset[index].to(potential.device, potential.dtype)
-        assert batch.forces is not None
         try:
             said = potential(batch.graph)
         except InputError as error:
             raise InputError(f"{batch.sources[0]}: {error}") from error
         if not bool(said.forces.isfinite().all()):
             raise InputError(f"{batch.sources[0]}: the network's forces are not finite")
-        found.append((batch.graph, batch.forces))
+        found.append(batch)
     return found
 
 
-def _known(potential: AttachedPotential, graphs: Sequence[tuple[AtomGraph, Tensor]]) -> Known:
+def _known(potential: AttachedPotential, batches: Sequence[Batch]) -> Known:
     """Of all atoms with a label."""
     columns: list[list[Tensor]] = [[], [], []]
-    for graph, forces in graphs:
-        said = potential(graph)
-        errors = forces - said.forces
+    for batch in batches:
+        assert batch.forces is not None
+        said = potential(batch.graph)
+        errors = batch.forces - said.forces
         labelled = errors.isfinite().all(dim=1)
         for column, values in zip(columns, (said.features, said.forces, errors), strict=True):
             column.append(values[labelled])
