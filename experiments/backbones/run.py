@@ -29,13 +29,15 @@ KEPT = ("spearman_atom", "roc_auc_atom", "spearman_structure", "roc_auc_structur
 ALSO = ("force_mae", "mean_uncertainty", "extrapolating", "n_frames", "n_atoms")
 
 
-def measured(network: str, found: dict, frames: int, seed: int, hot: int = 0) -> dict:
-    """By set the measures of a potential that was attached to so many frames.
+def sets_of(
+    found: dict, frames: int, seed: int, hot: int
+) -> tuple[list[Batch], list[Batch], dict[str, list[Batch]]]:
+    """Training and held-out frames, and those to measure on, by set.
 
     Args:
         hot: of the frames attached to, those that are of mpf-TP; they are not measured on.
     """
-    batches, said, materials = found[SETS[0]]
+    batches, _, materials = found[SETS[0]]
     rng = np.random.default_rng(seed)
     order = rng.permutation(np.unique(materials))
     is_test = np.isin(materials, order[: len(order) // 5])
@@ -50,19 +52,29 @@ def measured(network: str, found: dict, frames: int, seed: int, hot: int = 0) ->
         groups = np.concatenate([groups, groups.max(initial=0) + 1 + np.arange(taken)])
         tests[name] = own[taken:]
     training, held_out = split_indices(len(attached), 0.25, seed, "by_group", groups)
-    elements = sorted({int(z) for b in attached for z in b.graph.numbers})
-    forces = np.concatenate([attached[i].forces.numpy() for i in training])
+    known = {int(z) for b in attached for z in b.graph.numbers}
+    tests = {
+        name: [b for b in frames_of if set(b.graph.numbers.tolist()) <= known]
+        for name, frames_of in tests.items()
+    }
+    return [attached[i] for i in training], [attached[i] for i in held_out], tests
+
+
+def measured(network: str, found: dict, frames: int, seed: int, hot: int) -> dict:
+    """By set the measures of a potential that was attached to so many frames."""
+    training, held_out, tests = sets_of(found, frames, seed, hot)
+    elements = sorted({int(z) for b in (*training, *held_out) for z in b.graph.numbers})
+    forces = np.concatenate([b.forces.numpy() for b in training])
     potential = empty(network, elements, float(np.sqrt(np.square(forces).mean())))
-    known = [(b.graph, s) for b, s in ((b, s) for v in found.values() for b, s in zip(*v[:2]))]
+    known = [
+        (batch.graph, said)
+        for frames_of, of_them, _ in found.values()
+        for batch, said in zip(frames_of, of_them, strict=True)
+    ]
     with potential.remembering(known):
-        made = with_error_bar(
-            potential,
-            [attached[i] for i in training],
-            [attached[i] for i in held_out],
-            seed=seed,
-        )
+        made = with_error_bar(potential, training, held_out, seed=seed)
         home, *away = (
-            without_energies(evaluate(made.potential, _known_to(test, elements), progress=False))
+            without_energies(evaluate(made.potential, test, progress=False))
             for test in tests.values()
         )
     result = {SETS[0]: _some(compute_metrics(home), "")}
@@ -72,10 +84,6 @@ def measured(network: str, found: dict, frames: int, seed: int, hot: int = 0) ->
             k: round(metrics[k], 4) for k in ("ood_ratio", "ood_auc")
         }
     return result | {"best_epoch": made.epoch}
-
-
-def _known_to(batches: list[Batch], elements: list[int]) -> list[Batch]:
-    return [b for b in batches if set(b.graph.numbers.tolist()) <= set(elements)]
 
 
 def _some(metrics: dict[str, float], suffix: str) -> dict[str, float]:
