@@ -122,6 +122,12 @@ def head_sigma(inputs, parts, scale: float, seed: int, heads: int, hidden: int) 
     return [torch.stack(logs).mean(dim=0).exp() for logs in zip(*found, strict=True)]
 
 
+def _row(there: dict[str, float], home: dict[str, float]) -> str:
+    growth = (there["sigma"] / home["sigma"]) / (there["error"] / home["error"])
+    ranks = f"{there['spearman']:.3f} {there['auc']:.3f} {there['auc_structures']:.3f}"
+    return f"{ranks} {there['coverage']:.2f} {growth:.2f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network")
@@ -173,15 +179,7 @@ def main() -> None:
             k: round(float(np.mean([v[k] for v in values])), 3) for k in values[0]
         }
     for name, tests in table.items():
-        home = tests[SETS[0]]
-        print(
-            f"{name:60s}",
-            " | ".join(
-                f"{t['spearman']:.3f} {t['auc']:.3f} {t['auc_structures']:.3f} {t['coverage']:.2f} {(t['sigma'] / home['sigma']) / (t['error'] / home['error']):.2f}"
-                for t in tests.values()
-            ),
-            flush=True,
-        )
+        print(f"{name:60s}", " | ".join(_row(t, tests[SETS[0]]) for t in tests.values()))
     (given.work / given.network / f"ways-{given.frames}-{given.hot}.json").write_text(
         json.dumps(table, indent=1, ensure_ascii=False)
     )
