@@ -11,7 +11,7 @@ import pytest
 from eip.backbones.packages import Package
 from eip.errors import InputError
 
-NET = Package("strangers_net", "pretrained", "eip[strangers_net]")
+NET = Package("strangers_net", "eip[strangers_net]", "pretrained")
 
 
 @pytest.fixture

@@ -11,12 +11,10 @@ from jaxtyping import Float
 from sevenn.checkpoint import SevenNetCheckpoint
 from torch import Tensor
 
+from eip.backbones import irreps
 from eip.backbones.frozen import FrozenBackbone
 from eip.graph import AtomGraph
 from eip.models.backbone import AtomFeatures
-
-#: What lengths are no smaller than: a root has no gradient at zero.
-_SMALLEST = 1e-6
 
 
 class SevenNetBackbone(FrozenBackbone):
@@ -34,13 +32,9 @@ class SevenNetBackbone(FrozenBackbone):
         self.elements = tuple(sorted(network.type_map))
         *_, before, last = (name for name in network._modules if name.endswith("equivariant_gate"))
         self._last, self._before = last, before
-        self._lengths = [
-            (irreps.mul, irreps.ir.dim, place.start)
-            for irreps, place in _placed(network._modules[before].gate.irreps_out)
-            if irreps.ir.l > 0
-        ]
-        scalars = network._modules[last].gate.irreps_out.dim
-        self.channels = scalars + sum(count for count, _, _ in self._lengths)
+        self._irreps = network._modules[before].gate.irreps_out
+        turning = irreps.count(self._irreps) - self._irreps.count("0e")
+        self.channels = network._modules[last].gate.irreps_out.dim + turning
 
     def forward(
         self, graph: AtomGraph, species: Tensor, edge_vectors: Float[Tensor, "edges 3"]
@@ -63,22 +57,9 @@ class SevenNetBackbone(FrozenBackbone):
                 if what in data and data[what].is_floating_point():
                     data[what] = data[what].to(edge_vectors.dtype)
             if name == self._before:
-                scalars += [_length(data[key.NODE_FEATURE], *place) for place in self._lengths]
+                scalars += irreps.lengths(data[key.NODE_FEATURE], self._irreps)
             elif name == self._last:
                 scalars.append(data[key.NODE_FEATURE])
             if key.ATOMIC_ENERGY in data:  # what follows sums and differentiates
                 break
         return AtomFeatures(torch.cat(scalars, dim=1), None, data[key.ATOMIC_ENERGY][:, 0])
-
-
-def _placed(irreps: Any) -> Any:
-    return zip(irreps, irreps.slices(), strict=True)
-
-
-def _length(
-    features: Float[Tensor, "atoms width"], count: int, components: int, start: int
-) -> Float[Tensor, "atoms count"]:
-    """Of each vector or tensor, whose components follow each other."""
-    part = features[:, start : start + count * components]
-    each = part.reshape(len(features), count, components)
-    return (each.square().sum(dim=2) + _SMALLEST**2).sqrt()

@@ -100,13 +100,18 @@ def train(
 @label_options
 def attach(
     backbone: Annotated[
-        str, typer.Argument(help="chgnet or sevenn, or what a package adds.", metavar="NETWORK")
+        str,
+        typer.Argument(help="chgnet, sevenn or mace, or what a package adds.", metavar="NETWORK"),
     ],
     files: Frames,
     out: Annotated[Path, typer.Option(help="Where to write the model.")],
     weights: Annotated[
-        str | None, typer.Option(help="Which of its package, as 7net-l3i5; by default the usual.")
+        str | None,
+        typer.Option(help="Which of its package, as 7net-l3i5; for mace the file of a network."),
     ] = None,
+    trust_weights: Annotated[
+        bool, typer.Option("--trust-weights", help="Open the file, which runs what is in it.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
     *,
     labels: Options,
@@ -116,7 +121,11 @@ def attach(
     """Give a network that others trained an error bar, from 50 to 1,000 labelled frames."""
     from eip.verbs import attach as verb
 
-    named = {"name": backbone} | ({} if weights is None else {"weights": weights})
+    named: dict[str, object] = {"name": backbone}
+    if weights is not None:
+        named["weights"] = weights
+    if trust_weights:
+        named["trust_weights"] = True
     target = verb.attach(
         named,
         files,

@@ -30,6 +30,7 @@ BACKBONES = Registry(
         "painn": "eip.models.settings:PaiNNSettings",
         "chgnet": "eip.backbones.settings:CHGNetSettings",
         "sevenn": "eip.backbones.settings:SevenNetSettings",
+        "mace": "eip.backbones.settings:MACESettings",
     },
 )
 
