@@ -4,9 +4,9 @@
     potential = eip.load("model.eip")
     prediction = potential.predict(list_of_atoms)
 
-What the command line does, as functions: `init`, `fetch`, `convert`, `info`, `train`, `evaluate`,
-`calibrate`, `compare`, `md`, `analyze`, `label`, `learn`, `serve`, with `load_config` and
-`schema`.
+What the command line does, as functions: `init`, `fetch`, `convert`, `info`, `train`, `attach`,
+`evaluate`, `calibrate`, `compare`, `md`, `analyze`, `label`, `learn`, `serve`, with `load_config`
+and `schema`.
 
 Names are imported on first use, so that ``import eip`` costs nothing.
 """
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from eip.simulation.bias import UDDPotential as UDDPotential
     from eip.simulation.calculator import Calculator as Calculator
     from eip.verbs.analyze import analyze as analyze
+    from eip.verbs.attach import attach as attach
     from eip.verbs.calibrate import calibrate as calibrate
     from eip.verbs.compare import compare as compare
     from eip.verbs.convert import convert as convert
@@ -63,6 +64,7 @@ __getattr__, __all__ = importer(
         "eip.simulation.bias": "UDDPotential",
         "eip.simulation.calculator": "Calculator",
         "eip.verbs.analyze": "analyze",
+        "eip.verbs.attach": "attach",
         "eip.verbs.calibrate": "calibrate",
         "eip.verbs.compare": "compare",
         "eip.verbs.convert": "convert",

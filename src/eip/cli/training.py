@@ -1,4 +1,4 @@
-"""`eip init`, `train`, `evaluate`, `calibrate`, `compare`."""
+"""`eip init`, `train`, `attach`, `evaluate`, `calibrate`, `compare`."""
 
 from __future__ import annotations
 
@@ -100,6 +100,49 @@ def train(
             "ones."
         )
     show(f"Model: {run.model}    report: {run.run_dir / 'report.html'}")
+
+
+@app.command()
+@label_options
+def attach(
+    backbone: Annotated[
+        str,
+        typer.Argument(help="chgnet, sevenn or mace, or what a package adds.", metavar="NETWORK"),
+    ],
+    files: Frames,
+    out: Annotated[Path, typer.Option(help="Where to write the model.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Which of its package, as 7net-l3i5; for mace the file of a network."),
+    ] = None,
+    trust_weights: Annotated[
+        bool, typer.Option("--trust-weights", help="Open the file, which runs what is in it.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    *,
+    labels: Options,
+    device: Device = None,
+    progress: Progress = True,
+) -> None:
+    """Give a network that others trained an error bar, from 50 to 1,000 labelled frames."""
+    from eip.verbs import attach as verb
+
+    named: dict[str, object] = {"name": backbone}
+    if weights is not None:
+        named["weights"] = weights
+    if trust_weights:
+        named["trust_weights"] = True
+    target = verb.attach(
+        named,
+        files,
+        out,
+        labels=labels_from(labels),
+        seed=seed,
+        device=device,
+        progress=progress,
+        log=show,
+    )
+    show(f"Wrote {target}")
 
 
 @app.command()

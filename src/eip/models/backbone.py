@@ -46,6 +46,7 @@ class Backbone(nn.Module, ABC):
         cutoff: Å.
         own_energy: whether it gives energies of atoms itself; else they are read from scalars.
         trainable: whether its weights are trained; else they stay what they are.
+        elements: atomic numbers that it knows; None: whatever it is trained on.
     """
 
     channels: int
@@ -53,6 +54,7 @@ class Backbone(nn.Module, ABC):
     cutoff: float
     own_energy: bool = False
     trainable: bool = True
+    elements: tuple[int, ...] | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -84,6 +86,15 @@ class Backbone(nn.Module, ABC):
         A backbone may take shortcuts here that training cannot.
         """
         return self(graph, species, edge_vectors)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type that it computes in."""
+        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode and self.trainable)

@@ -70,6 +70,9 @@ class EnergyModel(nn.Module):
             raise ValueError(f"element_energies lacks {[chemical_symbols[z] for z in missing]}")
         if not force_scale > 0:
             raise ValueError(f"force_scale must be positive, in eV/Å, got {force_scale}")
+        if backbone.elements is not None and not set(elements) <= set(backbone.elements):
+            strange = set(elements) - set(backbone.elements)
+            raise unknown_elements(strange, backbone.elements, "what the potential is to be for")
         self.backbone = backbone
         self.elements = tuple(elements)
         self.force_scale = float(force_scale)
@@ -131,7 +134,7 @@ class EnergyModel(nn.Module):
         """``fixed``: the caller will differentiate in positions alone, not in weights."""
         species = self.species(graph)
         # In the network's precision; the graph's geometry is float64.
-        vectors = true = graph.edge_vectors(next(self.parameters()).dtype)
+        vectors = true = graph.edge_vectors(self.backbone.dtype)
         approach = None
         if self.short_range is not None:
             vectors, approach = self.short_range(graph, species, true)

@@ -28,6 +28,9 @@ BACKBONES = Registry(
     {
         "cartesian_ace": "eip.models.settings:CartesianACESettings",
         "painn": "eip.models.settings:PaiNNSettings",
+        "chgnet": "eip.backbones.settings:CHGNetSettings",
+        "sevenn": "eip.backbones.settings:SevenNetSettings",
+        "mace": "eip.backbones.settings:MACESettings",
     },
 )
 

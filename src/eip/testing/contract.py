@@ -131,7 +131,7 @@ def subject_of_backbone(backbone: Backbone, elements: tuple[int, ...]) -> Subjec
     backbone = copy.deepcopy(backbone).to(torch.float64).eval()
     index = torch.full((119,), -1)
     index[list(elements)] = torch.arange(len(elements))
-    device = next(backbone.parameters()).device
+    device = backbone.device
 
     def observe(graph: AtomGraph) -> Observables:
         graph = graph.to(device)

@@ -210,7 +210,7 @@ def fit_latent_distance(
     training: Sequence[AtomGraph],
     held_out: Sequence[tuple[AtomGraph, Float[Tensor, "atoms 3"]]],
     *,
-    exponents: bool = True,
+    exponents: bool | tuple[float, float, float] = True,
 ) -> LatentDistancePotential:
     """Wraps a trained potential; about the cost of one epoch's predictions.
 
@@ -218,7 +218,8 @@ def fit_latent_distance(
         potential: trained, uncalibrated.
         training: the graphs that it was trained on; labels are not needed.
         held_out: graphs that it was not trained on, with their forces, eV/Å.
-        exponents: fits a, p and q; else σ is taken as it is, and only guarded.
+        exponents: fits a, p and q, or takes those given; else σ is taken as it is, and only
+            guarded.
 
     Raises:
         InputError: if the potential gives no features or no ``force_uncertainty``, or a set is
@@ -240,7 +241,9 @@ def fit_latent_distance(
     numbers = np.concatenate([graph.numbers.cpu().numpy() for graph in training])
     _fit_covariances(wrapped, features, numbers)
     unseen = _seen(wrapped, held_out)
-    if exponents:
+    if isinstance(exponents, tuple):
+        wrapped.sigma_exponent, wrapped.distance_exponent, wrapped.neighborhood_exponent = exponents
+    elif exponents:
         _fit_powers(wrapped, unseen)
     return _with_guard(wrapped, unseen)
 

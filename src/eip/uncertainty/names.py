@@ -36,6 +36,7 @@ POTENTIALS = Registry(
     "kind of potential",
     {
         "evidential": "eip.uncertainty.evidential:EvidentialPotential",
+        "attached": "eip.uncertainty.attached:AttachedPotential",
         "readout_ensemble": "eip.uncertainty.readout_ensemble:ReadoutEnsemblePotential",
         "ensemble": "eip.uncertainty.ensemble:EnsemblePotential",
         "mixture": "eip.uncertainty.mixture:MixturePotential",

@@ -116,8 +116,8 @@ def _open(paths: Sequence[str | Path], labels: Labels) -> FrameStore:
 
 #: Why there are no errors of energies.
 NO_ENERGIES = (
-    "The model was trained on forces alone (training.energy_weight: 0): its energies mean "
-    "differences only, so their errors are left out."
+    "The model has learned forces alone (training.energy_weight: 0, or eip attach): its energies "
+    "mean differences only, so their errors are left out."
 )
 
 

@@ -120,7 +120,9 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         "element energies (eV)": {chemical_symbols[int(z)]: e for z, e in energies.items()},
         "note": sentence(groups) if groups else _UNDETERMINED if _undetermined(energies) else "",
         "units": "eV, Å, eV/Å, eV/Å³",
-        "repulsion below": _NO_REPULSION
+        "repulsion below": ""
+        if potential["kind"] == "attached"
+        else _NO_REPULSION
         if short_range is None
         else str(ShortRangeSettings.from_dict(short_range)),
         "network": {**settings, "dtype": header["dtype"]},

@@ -1,0 +1,182 @@
+"""Evidence for a network that was trained elsewhere and is left as it is.
+
+    symbol    meaning
+    x_i       invariants of atom i, each in units of its spread over the training atoms and bounded
+    f_i       the force that the network itself predicts, eV/Å
+    l_i       log (|f_i|² + ε²)^½ / s, s the RMS of the training forces, ε a hundredth of it
+    c_i       −3 … 3: gated MLP of x_i and l_i
+    B_i       exp(a + b l_i + c_i) · (1 + w_i u_i u_iᵀ), u_i = f_i / (|f_i|² + ε²)^½
+
+Where a network errs most its forces are large, and more along them than across: f_i says more of
+the error than all features that the energy is read from, which alone are of little use. An MLP is
+not to be trusted far from what it was trained on: what it says is bounded, so that there σ follows
+the force, and the latent distance (`eip.uncertainty.latent_distance`), which is put round this.
+
+The network's weights are not among those of the potential: `eip.backbones`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eip.errors import InputError
+from eip.graph import AtomGraph
+from eip.kernels.features import positive
+from eip.potential import Differentiable
+from eip.prediction import Prediction
+from eip.uncertainty.evidence import TensorEvidence
+from eip.uncertainty.network import NetworkPotential
+
+#: ε, of the RMS force.
+SMALLEST = 0.01
+#: By how much the MLP can change log B, and how many spreads from the mean it is told of.
+BOUND = 3.0
+
+
+class ForceHead(nn.Module):
+    """Invariants and the predicted force → evidence; see the module.
+
+    Args:
+        channels: width of the invariants.
+        scale: s, eV/Å.
+        hidden: width of the gated MLP.
+    """
+
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self, channels: int, scale: float, hidden: int = 64) -> None:
+        super().__init__()
+        self.scale = scale
+        self.register_buffer("center", torch.zeros(channels))
+        self.register_buffer("spread", torch.ones(channels))
+        self.gate = nn.Linear(channels + 1, hidden)
+        self.value = nn.Linear(channels + 1, hidden)
+        self.out = nn.Linear(hidden, 4)
+        self.of_force = nn.Parameter(torch.tensor([-2.0, 1.0]))
+
+    @torch.no_grad()
+    def standardize(self, invariants: Float[Tensor, "atoms channels"]) -> None:
+        """Takes mean and spread of each invariant from those of training atoms."""
+        self.center.copy_(invariants.double().mean(dim=0))
+        self.spread.copy_(invariants.double().std(dim=0).clamp(min=1e-6))
+
+    def forward(
+        self, invariants: Float[Tensor, "atoms channels"], forces: Float[Tensor, "atoms 3"]
+    ) -> TensorEvidence:
+        small = SMALLEST * self.scale
+        size = (forces.square().sum(dim=1) + small**2).sqrt()
+        of_size = (size / self.scale).log()
+        told = bounded((invariants - self.center) / self.spread)
+        read = torch.cat([told, bounded(of_size)[:, None]], dim=1)
+        hidden = torch.sigmoid(self.gate(read)) * nn.functional.silu(self.value(read))
+        change, along, nu, excess = bounded(self.out(hidden)).unbind(dim=1)
+        level = (self.of_force[0] + self.of_force[1] * of_size + change).exp()
+        directions = (forces / size[:, None]).double()
+        identity = torch.eye(3, dtype=torch.float64, device=forces.device)
+        lengthwise = directions[:, :, None] * directions[:, None, :]
+        shape = identity + positive(along).double()[:, None, None] * lengthwise
+        beta = level.double()[:, None, None] * shape
+        return TensorEvidence(self.scale, positive(nu), 1.0 + positive(excess), beta)
+
+
+def bounded(value: Tensor) -> Tensor:
+    """The same near 0, never beyond ± `BOUND`, smooth."""
+    return BOUND * torch.tanh(value / BOUND)
+
+
+class AttachedPotential(NetworkPotential):
+    """A network that was trained elsewhere, with energies of its own, and a `ForceHead`.
+
+    Args:
+        network: elements and their energies, which nothing is added of; force scale, backbone: see
+            `NetworkPotential`.
+
+    Raises:
+        InputError: if the backbone has no energies of its own, or is one that eIP trains.
+    """
+
+    kind: ClassVar[str] = "attached"
+
+    def __init__(self, **network: Any) -> None:
+        super().__init__(**network)
+        backbone = self.energy_model.backbone
+        if backbone.trainable or not backbone.own_energy:
+            raise InputError(
+                f"the backbone {self.backbone_settings.name} is one that eIP trains; attach is for "
+                "networks that were trained elsewhere and have energies of their own"
+            )
+        vectors = 0 if backbone.vector_channels == 0 else backbone.channels
+        self.head = ForceHead(backbone.channels + vectors, self.energy_model.force_scale)
+        # By its positions, what the network said of a graph, held so that their id is their own.
+        self._kept: dict[int, tuple[AtomGraph, Prediction]] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Everything but the weights, JSON-able; of the network's, where they are to be found."""
+        described = super().settings()
+        return {key: described[key] for key in ("elements", "force_scale", "backbone")}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> AttachedPotential:
+        """Built again, with a head of fresh weights.
+
+        Raises:
+            InputError: if the network's package is not installed, or another, or its weights are.
+        """
+        return cls(**settings, element_energies=dict.fromkeys(settings["elements"], 0.0))
+
+    def forward(
+        self,
+        graph: AtomGraph,
+        *,
+        forces: bool = True,
+        stress: bool = False,
+        differentiable: Differentiable = "nothing",
+    ) -> Prediction:
+        later = differentiable != "nothing"
+        keep = self._kept is not None and not later and not stress
+        if self._kept is not None and keep and id(graph.positions) in self._kept:
+            found = self._kept[id(graph.positions)][1]
+        else:
+            # σ is read from the force: to differentiate it, the energy is differentiated twice.
+            with self.run(graph, forces=True, stress=stress, differentiable=differentiable) as run:
+                force, virial = run.forces_and_stress(
+                    run.output.energy, retain_graph=later, create_graph=later
+                )
+                found = Prediction(
+                    energy=run.output.energy,
+                    forces=force,
+                    stress=virial,
+                    features=run.output.features.invariants(),
+                )
+            if not later:
+                found = found.detach()
+            if self._kept is not None and keep:
+                self._kept[id(graph.positions)] = graph, found
+        assert found.features is not None and found.forces is not None
+        with torch.set_grad_enabled(later):
+            evidence = self.head(found.features, found.forces)
+            moments = evidence.moments()
+        said = replace(found, evidence=evidence, forces=found.forces if forces else None)
+        said = said.with_uncertainty(graph, **vars(moments))
+        return said if later else said.detach()
+
+    @contextmanager
+    def remembering(self, known: Iterable[tuple[AtomGraph, Prediction]] = ()) -> Iterator[None]:
+        """Inside, the network is asked once of each graph, and only the head again.
+
+        Args:
+            known: graphs that it need not be asked of: its energies, forces and features of them.
+        """
+        self._kept = {id(graph.positions): (graph, said) for graph, said in known}
+        try:
+            yield
+        finally:
+            self._kept = None

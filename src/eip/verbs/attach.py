@@ -1,0 +1,210 @@
+"""`eip attach`: an error bar for a network that was trained elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from eip import evaluation
+from eip.data import FrameStore, GraphDataset, Labels, force_scale, split_indices, summarize
+from eip.data.dataset import Batch
+from eip.errors import InputError
+from eip.model_file import save_model
+from eip.models.settings import BackboneSettings, backbone_settings
+from eip.training.heads import Known, train_head
+from eip.uncertainty.attached import AttachedPotential
+from eip.uncertainty.calibrated import CalibratedPotential
+from eip.uncertainty.latent_distance import fit_latent_distance
+from eip.verbs.arguments import as_paths
+from eip.verbs.evaluate import without_energies
+from eip.verbs.frames import dataset_for, open_labelled
+from eip.verbs.messages import Log, calibration_text, latent_distance_text, silent
+
+#: Labelled frames that it takes; of more, so many are drawn.
+FEWEST, MOST = 50, 1000
+#: Of the frames, those that are held out.
+_HELD_OUT = 0.25
+#: σ goes with the evidence and with the distance from the training atoms. Fitted on frames like
+#: the training frames, the second power is anything from −0.1 to 0.5, and σ far away too small.
+_POWERS = (1.0, 1.0, 0.0)
+
+
+def attach(
+    backbone: str | Mapping[str, Any] | BackboneSettings,
+    files: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    labels: Labels | Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+    log: Log = silent,
+) -> Path:
+    """Gives a network that was trained elsewhere an error bar, from labelled frames.
+
+    The network is left as it is and asked once of each frame. A head is trained on what it knows
+    of the atoms and on the errors of its forces; σ grows with the distance from these atoms, is
+    guarded, and calibrated on a quarter of the frames, which the head is not trained on. Energies
+    and forces stay what they were. The model file names package, version and weights of the
+    network, and holds no copy of them.
+
+    Args:
+        backbone: of a network that was trained elsewhere, by its name (chgnet, sevenn), or with
+            keys: see `eip.backbones.settings`.
+        files: labelled frames, of the method that errors are to be measured by: 50 or more, of
+            which 1,000 are drawn where there are more.
+        out: where the model is written.
+        labels: keys and units of the files.
+        seed: of what is drawn.
+        device: cpu or cuda; by default a GPU if there is one.
+        progress: shows progress bars.
+
+    Raises:
+        InputError: if the network's package is missing, or the network does not know an element or
+            refuses a structure; if there are fewer than 50 labelled frames, or they cannot be read.
+    """
+    began = time.monotonic()
+    settings = backbone_settings(backbone)
+    labels = Labels() if labels is None else Labels.of(labels, "labels")
+    paths = as_paths(files)
+    store = open_labelled(paths, labels, ("forces",))
+    log(summarize(store).table())
+    if len(store) < FEWEST:
+        raise InputError(
+            f"{', '.join(map(str, paths))}: {len(store)} labelled frames are too few for an error "
+            f"bar, expected {FEWEST} or more"
+        )
+    training, held_out = _chosen(store, seed, log)
+    settings = settings.informed(GraphDataset(store, training, cutoff=settings.cutoff))
+    elements = [int(z) for z in np.unique(store.numbers_of(np.sort([*training, *held_out]))[0])]
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    potential = AttachedPotential(
+        elements=elements,
+        element_energies=dict.fromkeys(elements, 0.0),
+        force_scale=force_scale(store, training),
+        backbone=settings,
+    ).to(device)
+    potential.eval().requires_grad_(False)
+    with potential.remembering():
+        known, unseen = (
+            _asked(potential, dataset_for(store, potential, which), what, progress)
+            for which, what in ((training, "Training frames"), (held_out, "Held-out frames"))
+        )
+        made = with_error_bar(potential, known, unseen, seed=seed, progress=progress, log=log)
+    metrics = evaluation.compute_metrics(made.measured)
+    info = {
+        # That energies are of other labels, `eip evaluate` reads here.
+        "config": {"data": {"labels": labels.given()}, "training": {"energy_weight": 0.0}},
+        "data": summarize(store, training).to_dict(),
+        "training": {
+            "frames": len(training),
+            "validation_frames": len(held_out),
+            "best_epoch": made.epoch,
+            "seconds": time.monotonic() - began,
+        },
+        "metrics": {k: v for k, v in metrics.items() if np.isfinite(v)},
+        "measured_on": "validation",
+        "versions": {name: version(name) for name in ("torch", "numpy", "ase")},
+    }
+    save_model(made.potential, out, info)
+    return Path(out)
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A potential with its error bar, before calibration measured on frames that were held out."""
+
+    potential: CalibratedPotential
+    measured: evaluation.Evaluation
+    epoch: int
+
+
+def with_error_bar(
+    potential: AttachedPotential,
+    training: Sequence[Batch],
+    held_out: Sequence[Batch],
+    *,
+    seed: int = 0,
+    progress: bool = False,
+    log: Log = silent,
+) -> Attached:
+    """Trains the head, and fits distance, guard and calibration; `attach` without its files.
+
+    Args:
+        potential: asked already (`AttachedPotential.remembering`), or every step asks it again.
+        training, held_out: with forces; those held out choose epoch, guard and calibration.
+    """
+    known, unseen = (_known(potential, batches) for batches in (training, held_out))
+    error = float(unseen.errors.square().mean().sqrt())
+    name = potential.backbone_settings.name
+    log(f"The forces of {name} err by {error:.3g} eV/Å (RMSE) on {len(held_out)} held-out frames.")
+    epoch = train_head(potential.head, known, unseen, seed=seed, progress=progress)
+    labelled = [(batch.graph, batch.forces) for batch in held_out if batch.forces is not None]
+    fitted = fit_latent_distance(
+        potential, [batch.graph for batch in training], labelled, exponents=_POWERS
+    )
+    log(latent_distance_text(fitted))
+    measured = without_energies(evaluation.evaluate(fitted, held_out, progress=False))
+    calibrated = evaluation.calibrate(fitted, measured)
+    log(calibration_text(calibrated))
+    return Attached(calibrated, measured, epoch)
+
+
+def _chosen(
+    store: FrameStore, seed: int, log: Log
+) -> tuple[Int[np.ndarray, "training"], Int[np.ndarray, "held_out"]]:
+    """Frames to train on and others, of other materials where the frames say which they are of."""
+    chosen = np.arange(len(store))
+    if len(store) > MOST:
+        chosen = np.sort(np.random.default_rng(seed).choice(chosen, MOST, replace=False))
+        log(f"Of {len(store):,} frames {MOST:,} are drawn.")
+    groups = None if store.groups is None else store.groups[chosen]
+    several = groups is not None and (groups >= 0).all() and len(np.unique(groups)) > 1
+    mode = "by_group" if several else "random"
+    training, held_out = split_indices(len(chosen), _HELD_OUT, seed, mode, groups)
+    return chosen[training], chosen[held_out]
+
+
+def _asked(
+    potential: AttachedPotential, dataset: GraphDataset, what: str, progress: bool
+) -> list[Batch]:
+    """Frames, once the network has been asked of them, one by one."""
+    indices: Any = range(len(dataset))
+    if progress:
+        from rich.console import Console
+        from rich.progress import track
+
+        indices = track(indices, what, console=Console(stderr=True), transient=True)
+    found = []
+    for index in indices:
+        batch = dataset[index].to(potential.device, potential.dtype)
+        try:
+            said = potential(batch.graph)
+        except InputError as error:
+            raise InputError(f"{batch.sources[0]}: {error}") from error
+        if not bool(said.forces.isfinite().all()):
+            raise InputError(f"{batch.sources[0]}: the network's forces are not finite")
+        found.append(batch)
+    return found
+
+
+def _known(potential: AttachedPotential, batches: Sequence[Batch]) -> Known:
+    """Of all atoms with a label."""
+    columns: list[list[Tensor]] = [[], [], []]
+    for batch in batches:
+        assert batch.forces is not None
+        said = potential(batch.graph)
+        errors = batch.forces - said.forces
+        labelled = errors.isfinite().all(dim=1)
+        for column, values in zip(columns, (said.features, said.forces, errors), strict=True):
+            column.append(values[labelled])
+    return Known(*(torch.cat(column) for column in columns))

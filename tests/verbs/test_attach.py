@@ -1,0 +1,171 @@
+"""An error bar for a network of others: a toy one, its weights as a package would have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from pydantic import Field
+from safetensors import safe_open
+from torch import Tensor, nn
+
+import eip
+from eip.backbones.frozen import FrozenBackbone
+from eip.errors import InputError
+from eip.graph import AtomGraph
+from eip.models.backbone import AtomFeatures
+from eip.models.settings import BACKBONES, BackboneSettings
+from eip.potential import layers
+from eip.testing import check_potential
+from eip.uncertainty.attached import AttachedPotential
+from eip.uncertainty.calibrated import CalibratedPotential
+from eip.uncertainty.latent_distance import LatentDistancePotential
+
+
+class Stranger(BackboneSettings):
+    """Pairs that repel, trained by nobody."""
+
+    name: str = "stranger"
+    cutoff: float = Field(4.0, gt=0)
+    weights: str = "usual"
+
+    def build(self, n_elements: int) -> StrangersNetwork:
+        return StrangersNetwork(self.cutoff)
+
+
+class StrangersNetwork(FrozenBackbone):
+    channels = 16
+    elements = (1, 6, 8)
+
+    def __init__(self, cutoff: float) -> None:
+        network = nn.Module()
+        known = torch.Generator().manual_seed(0)
+        network.strength = nn.Parameter(torch.rand(9, 16, generator=known))
+        super().__init__(network)
+        self.cutoff = cutoff
+
+    def forward(self, graph: AtomGraph, species: Tensor, edge_vectors: Tensor) -> AtomFeatures:
+        square = edge_vectors.square().sum(dim=1)[:, None] / self.cutoff**2
+        if bool((square < 5e-3).any()):
+            raise InputError("two atoms are too close for it")
+        strength = self.network.strength[graph.numbers]
+        said = (1.0 - square).clamp(min=0.0) ** 4 * strength[graph.neighbors]
+        scalars = strength.index_add(0, graph.centers, said)
+        return AtomFeatures(scalars, None, scalars.square().sum(dim=1))
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BACKBONES, "_added", {"stranger": Stranger})
+
+
+@pytest.fixture(scope="module")
+def frames(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("frames") / "frames.xyz"
+    ase.io.write(path, ase.io.read(demo_data / "ethanol_300K.xyz", index=":60"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def attached(frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("attached") / "my.eip"
+    return eip.attach(Stranger(), frames, out, progress=False)
+
+
+def test_what_is_written_predicts_as_the_network_does(attached: Path, frames: Path) -> None:
+    potential = eip.load(attached)
+    kinds = [type(layer) for layer in layers(potential)]
+    assert kinds == [CalibratedPotential, LatentDistancePotential, AttachedPotential]
+    atoms = ase.io.read(frames, index=":3")
+    said = potential.predict(atoms)
+    network = StrangersNetwork(4.0)
+    graph = eip.build_graph(atoms, 4.0)
+    positions = graph.positions.requires_grad_()
+    energy = network(graph, graph.numbers, graph.edge_vectors(torch.float32)).energy
+    forces = -torch.autograd.grad(energy.sum(), positions)[0]
+    assert torch.allclose(said.forces, forces.float(), rtol=1e-4, atol=1e-5)
+    assert bool((said.force_uncertainty > 0).all()) and said.extrapolation_grade is not None
+
+
+def test_the_networks_weights_are_not_in_the_file(attached: Path) -> None:
+    with safe_open(attached, framework="pt") as file:
+        names = list(file.keys())
+    assert names and all(
+        "head." in name or name in ("means", "whitening")
+        for name in (name.removeprefix("potential.") for name in names)
+    )
+    about = eip.info(attached)
+    assert about["network"]["backbone"]["name"] == "stranger"
+    assert about["training"]["frames"] == 45
+
+
+def test_the_contract_of_potentials(attached: Path) -> None:
+    check_potential(eip.load(attached, device="cpu"))
+
+
+def test_it_knows_where_it_was_not(attached: Path, frames: Path) -> None:
+    potential = eip.load(attached)
+    atoms = ase.io.read(frames, index=0)
+    far = atoms.copy()
+    far.positions[0] = far.positions[1] + 0.45 * (far.positions[0] - far.positions[1])
+    near, beyond = (potential.predict(a) for a in (atoms, far))
+    assert beyond.uncertainty > near.uncertainty
+    assert beyond.extrapolation_grade.max() > near.extrapolation_grade.max()
+
+
+def test_the_verbs_take_it(
+    attached: Path, frames: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    metrics = eip.evaluate(attached, frames, tmp_path / "evaluation", progress=False)
+    assert np.isfinite(metrics["force_mae"]) and not np.isfinite(metrics["energy_mae_per_atom"])
+    atoms = ase.io.read(frames, index=0)
+    atoms.calc = eip.Calculator(attached)
+    assert np.isfinite(atoms.get_forces()).all() and np.isfinite(atoms.calc.results["uncertainty"])
+    code, _, errors = run(
+        "md", attached, frames, "--steps", 3, "--udd", "--out", tmp_path / "md", "--no-progress"
+    )
+    assert code == 0, errors
+
+
+def test_the_command(
+    frames: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    out = tmp_path / "by_command.eip"
+    code, printed, errors = run("attach", "stranger", frames, "--out", out, "--no-progress")
+    assert code == 0, errors
+    assert f"Wrote {out}" in printed and "Calibrated on 15 frames" in printed
+    code, _, errors = run("attach", "chgnett", frames, "--out", out)
+    assert code == 2 and "did you mean 'chgnet'?" in errors
+
+
+def test_what_cannot_be_done_is_said(frames: Path, tmp_path: Path) -> None:
+    out, some = tmp_path / "my.eip", tmp_path / "some.xyz"
+    found = ase.io.read(frames, index=":")
+    ase.io.write(some, found[:49])
+    with pytest.raises(InputError, match=r"49 labelled frames are too few .* expected 50 or more"):
+        eip.attach("stranger", some, out, progress=False)
+    with pytest.raises(InputError, match="painn is one that eIP trains"):
+        eip.attach("painn", frames, out, progress=False)
+    strange = found[0].copy()
+    strange.calc = found[0].calc
+    strange.numbers[2] = 7
+    ase.io.write(some, [*found, strange])
+    with pytest.raises(InputError, match="holds N, which the potential was not made for"):
+        eip.attach("stranger", some, out, progress=False)
+    assert not out.exists()
+
+
+def test_a_structure_that_the_network_refuses_is_named(frames: Path, tmp_path: Path) -> None:
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    pair = Atoms("H2", [[0, 0, 0], [0, 0, 0.25]])
+    pair.calc = SinglePointCalculator(pair, energy=0.0, forces=np.zeros((2, 3)))
+    some = tmp_path / "some.xyz"
+    ase.io.write(some, [*ase.io.read(frames, index=":"), pair])
+    with pytest.raises(InputError, match=r"some\.xyz#60: two atoms are too close for it"):
+        eip.attach("stranger", some, tmp_path / "my.eip", progress=False)
