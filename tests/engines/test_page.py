@@ -44,10 +44,10 @@ def finished(command: list[str], folder: Path) -> None:
 
 @pytest.mark.engines
 def test_python_of_the_page(folder: Path) -> None:
-    for package in ("torch_sim", "openmm", "openmmml"):
+    for package in ("torch_sim", "openmm", "openmmml", "metatomic"):
         pytest.importorskip(package, reason=f"{package} is missing: pip install 'eip[engines]'")
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     blocks.insert(0, _ENTRY_POINT)
     code = "\n".join(blocks).replace("steps=200", "steps=1")  # of a network that is not trained
     finished([sys.executable, "-c", code], folder)

@@ -81,7 +81,7 @@ def network(
         inverse_square: see `eip.kernels.products.bounded`.
     """
     elements, layers = networks.split(weights, Layer)
-    graph = len(species), centers, neighbors
+    graph = species.shape[0], centers, neighbors
     couple = _couplings(*(edge_vectors, elements, graph, cutoff, radial_functions, mean_neighbors))
     scalars = embedding(species, elements)
     vectors, matrices = scalars.new_zeros(3, *scalars.shape), scalars.new_zeros(5, *scalars.shape)

@@ -178,7 +178,7 @@ def _squared_distance(
 def _plain_squared_distance(
     features: Tensor, species: Tensor, means: Tensor, whitening: Tensor, pack: Tensor | None
 ) -> Tensor:
-    squared = features.new_zeros(len(features))
+    squared = features.new_zeros(features.shape[0])
     # Element by element: a matrix for each atom would not fit into memory.
     for k in range(len(means)):
         of_element = (species == k).nonzero()[:, 0]

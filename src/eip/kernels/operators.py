@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from eip.kernels.build import Library, kernels_for, within_reference_path
@@ -26,6 +27,8 @@ _LIBRARY = torch.library.Library("eip", "DEF")
 
 Function = Callable[..., Any]
 
+#: Of each operator the same in PyTorch.
+_PLAIN: dict[Any, Function] = {}
 #: Kernels by operator and device, but for those of the CPU.
 _OTHER_DEVICES: dict[tuple[str, str], Function] = {}
 
@@ -101,11 +104,25 @@ def operator(
             return below_autograd(*arguments)
         return plain(*arguments) if backward is None else Recorded.apply(*arguments)
 
+    _PLAIN[chosen] = plain
     _LIBRARY.impl(name, on_cpu, "CPU")
     _LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
     _LIBRARY.impl(name, recorded, "Autograd")
     torch.library.register_fake(f"eip::{name}", fake, lib=_LIBRARY)
     return chosen
+
+
+class Decomposed(TorchFunctionMode):
+    """Inside, operators are what they are in plain PyTorch: a trace holds nothing of eIP's own."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        plain = _PLAIN.get(func)
+        if plain is None:
+            return func(*args, **(kwargs or {}))
+        with self:  # which PyTorch leaves while it is here
+            return plain(*args, **(kwargs or {}))
 
 
 def implement(name: str, device: str, kernel: Function) -> None:

@@ -68,10 +68,10 @@ def network(
         cutoff: Å.
     """
     elements, layers = networks.split(weights, Layer)
-    graph = len(species), centers, neighbors
+    graph = species.shape[0], centers, neighbors
     message = _messages(edge_vectors, elements, graph, cutoff, radial_functions)
     scalars = embedding(species, elements)
-    vectors = scalars.new_zeros(len(scalars), 3, scalars.shape[1])
+    vectors = scalars.new_zeros(scalars.shape[0], 3, scalars.shape[1])
     for layer in layers:
         scalars, vectors = message(layer, scalars, vectors)
         scalars, vectors = _update(layer, scalars, vectors)

@@ -167,7 +167,7 @@ class Approach:
     def covariance(self) -> Float[Tensor, "atoms 3 3"]:
         """Σ m² r̂ r̂ᵀ of each atom, (eV/Å)²: what its force is not known by."""
         along = self.missing[:, None] * self.directions
-        zeros = self.energy.new_zeros(len(self.energy), 3, 3)
+        zeros = self.energy.new_zeros(self.energy.shape[0], 3, 3)
         return zeros.index_add(0, self.centers, along[:, :, None] * along[:, None, :])
 
     def grade(self) -> Float[Tensor, "atoms"]:

@@ -121,7 +121,8 @@ def check_engine(
             of those what your engine refuses.
         gives: what must be in each mapping, where the potential has it.
         energy_tolerance: eV/atom.
-        tolerance: of all else, relative to its largest component in the structure.
+        tolerance: of all else, relative to its largest component in the structure; of a virial at
+            least to the largest force times the cutoff.
 
     Raises:
         ContractViolation: at the first structure of which the engine says something else, naming
@@ -148,7 +149,8 @@ def check_engine(
         for quantity, want in expected.items():
             if quantity not in found:
                 continue
-            floor = force if quantity == "virial" else 0.0  # of what cancels, times 1 Å
+            # A virial is a sum of forces times distances, of which most cancel.
+            floor = force * potential.cutoff if quantity == "virial" else 0.0
             peak = max(float(np.abs(want).max()), floor, FLOORS.get(quantity, 1e-12))
             allowed = tolerance * peak
             if quantity in ("energy", "free_energy"):
