@@ -5,8 +5,8 @@
     prediction = potential.predict(list_of_atoms)
 
 What the command line does, as functions: `init`, `fetch`, `convert`, `info`, `train`, `attach`,
-`evaluate`, `calibrate`, `compare`, `md`, `analyze`, `label`, `learn`, `serve`, with `load_config`
-and `schema`.
+`evaluate`, `calibrate`, `compare`, `md`, `analyze`, `label`, `learn`, `serve`, `export`, with
+`load_config` and `schema`.
 
 Names are imported on first use, so that ``import eip`` costs nothing.
 """
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from eip.verbs.compare import compare as compare
     from eip.verbs.convert import convert as convert
     from eip.verbs.evaluate import evaluate as evaluate
+    from eip.verbs.export import export as export
     from eip.verbs.fetch import fetch as fetch
     from eip.verbs.info import info as info
     from eip.verbs.init import init as init
@@ -69,6 +70,7 @@ __getattr__, __all__ = importer(
         "eip.verbs.compare": "compare",
         "eip.verbs.convert": "convert",
         "eip.verbs.evaluate": "evaluate",
+        "eip.verbs.export": "export",
         "eip.verbs.fetch": "fetch",
         "eip.verbs.info": "info",
         "eip.verbs.init": "init",

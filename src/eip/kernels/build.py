@@ -31,7 +31,8 @@ from torch import Tensor
 from eip.errors import InputError
 from eip.kernels import cache
 
-_FLAGS = (
+#: Of a library of kernels, whoever loads it.
+FLAGS = (
     *("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-shared"),
     # Neither sets errno nor traps; NaN and infinity keep their meaning, unlike under -ffast-math.
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
@@ -149,7 +150,7 @@ def variant() -> str:
         raise InputError(f"EIP_KERNELS is '{chosen}'; expected one of {', '.join(VARIANTS)}")
     needed = VARIANTS[chosen][1]
     if needed:
-        has = set(_processor().split())
+        has = set(processor().split())
         missing = [feature for feature in needed if feature not in has]
         if missing:
             raise InputError(
@@ -161,7 +162,7 @@ def variant() -> str:
 
 def runnable() -> tuple[str, ...]:
     """The variants that this processor can run."""
-    has = set(_processor().split())
+    has = set(processor().split())
     return tuple(name for name, (_, needed) in VARIANTS.items() if has.issuperset(needed))
 
 
@@ -177,7 +178,7 @@ def library() -> Library | None:
         return None
     try:
         return _load(march)
-    except _CannotCompile as error:
+    except CannotCompile as error:
         warnings.warn(
             f"eIP runs without its compiled kernels, many times slower: {error}",
             KernelWarning,
@@ -190,8 +191,8 @@ class KernelWarning(RuntimeWarning):
     """The kernels are missing, or not where they should be."""
 
 
-class _CannotCompile(Exception):
-    pass
+class CannotCompile(Exception):
+    """What the compiler said, or that there is none."""
 
 
 def _as_c(value: Any) -> Any:
@@ -207,11 +208,11 @@ def _as_c(value: Any) -> Any:
 def _load(march: str) -> Library:
     """The library of the first folder that has it whole; compiled anew where none has."""
     source = Path(__file__).parent
-    compiler, flags = _compiler(), (march, *_FLAGS)
+    compiler, flags = _compiler(), (march, *FLAGS)
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     digest = hashlib.sha256()
     sources = sorted(source.glob("*.h")) + sorted(source.glob("*.cpp"))
-    for part in (version, " ".join(flags), _processor(), *(s.read_text() for s in sources)):
+    for part in (version, " ".join(flags), processor(), *(s.read_text() for s in sources)):
         digest.update(part.encode())
     key = f"eip-{digest.hexdigest()[:16]}"
     trouble: list[str] = []
@@ -224,7 +225,7 @@ def _load(march: str) -> Library:
                 return found
         except (cache.NotTrusted, OSError) as error:
             trouble.append(str(error))
-    content = _compile([compiler, *flags, *(str(s) for s in source.glob("*.cpp"))], trouble)
+    content = compile_library([compiler, *flags, *(str(s) for s in source.glob("*.cpp"))], trouble)
     for folder in cache.folders():
         try:
             made = Library(cache.keep(folder, key, content))
@@ -238,7 +239,7 @@ def _load(march: str) -> Library:
             path.write_bytes(content)
             made = Library(path)  # mapped into memory: the file is not needed any more
     except OSError as error:
-        raise _CannotCompile("; ".join(dict.fromkeys([*trouble, str(error)]))) from error
+        raise CannotCompile("; ".join(dict.fromkeys([*trouble, str(error)]))) from error
     _say("eIP compiled its kernels for this process alone", trouble)
     return made
 
@@ -248,8 +249,16 @@ def _say(what: str, trouble: list[str]) -> None:
         warnings.warn(f"{what}: {'; '.join(dict.fromkeys(trouble))}", KernelWarning, stacklevel=4)
 
 
-def _compile(command: list[str], trouble: list[str]) -> bytes:
-    """What the compiler makes; tried a second time, elsewhere, where it fails or is killed."""
+def compile_library(command: list[str], trouble: list[str]) -> bytes:
+    """What the compiler makes; tried a second time, elsewhere, where it fails or is killed.
+
+    Args:
+        command: but for where to put it.
+        trouble: is added to where the first time failed.
+
+    Raises:
+        CannotCompile: if it failed twice.
+    """
     failure = ""
     for place in (None, *cache.folders()):
         try:
@@ -273,7 +282,7 @@ def _compile(command: list[str], trouble: list[str]) -> bytes:
         if failure:
             break
         failure = f"{' '.join(command)}\nended with {done.returncode}\n{done.stderr[-2000:]}"
-    raise _CannotCompile(failure)
+    raise CannotCompile(failure)
 
 
 def _compiler() -> str:
@@ -282,12 +291,12 @@ def _compiler() -> str:
         found = shutil.which(name)
         if found:
             return found
-    raise _CannotCompile(
+    raise CannotCompile(
         f"no C++ compiler was found ({f'CXX is {chosen}' if chosen else 'looked for g++, clang++'})"
     )
 
 
-def _processor() -> str:
+def processor() -> str:
     """What -march=native depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

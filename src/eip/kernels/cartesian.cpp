@@ -1,390 +1,32 @@
-// CartesianACE (`eip.models.cartesian_ace`) with weights that stay as they are: features and the gradient
-// in the edges' vectors.
-//
-// Atoms go by blocks, whose intermediate results lie in cache; the sums over neighbors (coupling.h) read
-// what other blocks have written, so a layer ends with a barrier. Arrays of atoms are components first:
-// scalars [atoms, F], vectors [3, atoms, F], matrices [5, atoms, F]. ´ marks what a gradient is in.
+// CartesianACE (cartesian.h) of one process: all layers forward, and back.
 #include <omp.h>
 
-#include <algorithm>
-
-#include "coupling.h"
-#include "packed.h"
-#include "products.h"
+#include "cartesian.h"
 
 namespace {
 
-constexpr int S = 1, V = 3, M = 5, ALL = 9, NODE = 11;
-
-// Matrices are panels (`matmul`), once as they are and once transposed for the gradient. The first layer
-// has no context, since what its atoms say depends on the element alone; the last has no matrices to give.
-#define LAYER(X)                                                                                    \
-    X(context_one) X(context_one_bias) X(context_one_back)                                          \
-    X(context_two) X(context_two_bias) X(context_two_back) X(table)                                 \
-    X(mix_s) X(mix_s_back) X(mix_v) X(mix_v_back) X(mix_m) X(mix_m_back) X(products)                \
-    X(gate_of_s) X(gate_of_s_back) X(gate_of_x) X(gate_of_x_back) X(gate_bias)                      \
-    X(gate_two) X(gate_two_bias) X(gate_two_back)                                                   \
-    X(to_s) X(to_s_back) X(to_v) X(to_v_back) X(to_m) X(to_m_back)
-template <class T>
-struct Weights {
-    LAYER(CONST_ARRAY)
-};
-
-// By element: the embedding [elements, F], and what atoms say in the first layer [3, elements, F].
-#define ELEMENTS(X) X(embedding) X(said)
-template <class T>
-struct Elements {
-    ELEMENTS(CONST_ARRAY)
-};
-
-// What the gradient needs of a layer. Of the first, the first five are null: it has no vectors yet.
-//
-//     hidden  of what an atom says, before SiLU [1]
-//     loud    how loud vectors and matrices are said [2]
-//     node    what is said: three scalars, vector, matrix [11]
-//     v, m    vectors and matrices before the layer [3], [5]
-//     mixed   before products [9]
-//     pre     of the gate, before SiLU [1]
-//     gates   of vectors and matrices [2]
-#define SAVED(X) X(hidden) X(loud) X(node) X(v) X(m) X(mixed) X(pre) X(gates)
-template <class T>
-struct Saved {
-    SAVED(ARRAY)
-};
-
-template <class T>
-struct Network {
-    Graph<T> graph;
-    int layers, F;
-    const int64_t* species;
-    int64_t elements;
-    const T *embedding, *said;
-    const Weights<T>* weights;
-    const Saved<T>* saved;
-    int threads;
-    T inverse_square;  // of the limit of what is multiplied
-
-    int64_t size() const { return graph.atoms * F; }
-    int64_t knots() const { return graph.intervals + 3; }
-};
-
-// One block of atoms: what a thread needs for it.
-template <class T>
-struct Work {
-    Block<T> block;
-    Room<T> room;
-    std::vector<T> edges;
-};
-
-template <class T>
-void silu_of(int64_t count, const T* from, T* to) {
-    for (int64_t k = 0; k < count; k += Simd<T>::LANES) store<T>(to + k, silu<T>(load(from + k)));
-}
-template <class T>
-void times_silu_slope(int64_t count, const T* pre, T* g) {
-    for (int64_t k = 0; k < count; k += Simd<T>::LANES)
-        store<T>(g + k, load(g + k) * silu_slope<T>(load(pre + k)));
-}
-
-// The components of a block, each [rows, F], mixed over channels.
-template <class T>
-void mix(int components, int rows, int F, const T* from, int64_t from_stride, const T* panels, T* to,
-         int64_t to_stride, Start start = Start::zero) {
-    for (int k = 0; k < components; k++)
-        matmul<T>(rows, F, F, from + k * from_stride, F, panels, to + k * to_stride, F, nullptr, start);
-}
-
-// What a block of atoms will say in a layer, from its scalars, vectors and matrices.
-template <class T>
-void say(const Network<T>& net, int layer, int64_t start, int rows, const T* s, Work<T>& work) {
-    constexpr int L = Simd<T>::LANES;
-    const int F = net.F;
-    const int64_t size = net.size(), at = start * F, count = static_cast<int64_t>(rows) * F;
-    const Weights<T>& w = net.weights[layer];
-    const Saved<T>& to = net.saved[layer];
-    T* hidden = work.room.take(6 * count);
-    T* context = hidden + count;
-    matmul<T>(rows, F, F, s, F, w.context_one, to.hidden + at, F, w.context_one_bias, Start::bias);
-    silu_of<T>(count, to.hidden + at, hidden);
-    matmul<T>(rows, 5 * F, F, hidden, F, w.context_two, context, 5 * F, w.context_two_bias,
-              Start::bias);
-    for (int i = 0; i < rows; i++)
-        for (int c = 0; c < F; c += L) {
-            const T* from = context + static_cast<int64_t>(i) * 5 * F + c;
-            const int64_t own = at + static_cast<int64_t>(i) * F + c;
-            for (int k = 0; k < 3; k++) store<T>(to.node + k * size + own, load(from + k * F));
-            const vec<T> of_v = load(from + 3 * F), of_m = load(from + 4 * F);
-            store<T>(to.loud + own, of_v);
-            store<T>(to.loud + size + own, of_m);
-            for (int k = 0; k < V; k++)
-                store<T>(to.node + (3 + k) * size + own, of_v * load(to.v + k * size + own));
-            for (int k = 0; k < M; k++)
-                store<T>(to.node + (6 + k) * size + own, of_m * load(to.m + k * size + own));
-        }
-}
-
-template <class T>
-coupling::NodeArrays<const T> node_of(const Network<T>& net, int layer) {
-    if (layer == 0) return {net.said, nullptr, nullptr};
-    const T* node = net.saved[layer].node;
-    return {node, node + 3 * net.size(), node + 6 * net.size()};
-}
-
-// The sums of a block, and what was there before them, [9, rows, F].
-template <class T, bool FIRST>
-void hear(const Network<T>& net, int layer, int64_t start, int rows, const T* s, const Block<T>& block,
-          T* out) {
-    constexpr int L = Simd<T>::LANES, P = FIRST ? coupling::FIRST_PATHS : coupling::PATHS;
-    const int F = net.F;
-    const int64_t count = static_cast<int64_t>(rows) * F, size = net.size();
-    const Saved<T>& saved = net.saved[layer];
-    for (int c = 0; c < F / L; c++) {
-        const T* table = net.weights[layer].table + c * net.knots() * P * L;
-        for (int i = 0; i < rows; i++) {
-            auto sum = coupling::sums_of<T, FIRST>(
-                block.edges.data() + block.begin[i], block.begin[i + 1] - block.begin[i], table,
-                node_of(net, layer), FIRST ? net.species : nullptr, FIRST ? net.elements * F : size,
-                F, c);
-            const int64_t own = static_cast<int64_t>(i) * F + c * L, at = start * F + own;
-            sum.s += load(s + own);
-            if (!FIRST) {
-                for (int k = 0; k < V; k++) sum.v[k] += load(saved.v + k * size + at);
-                for (int k = 0; k < M; k++) sum.t[k] += load(saved.m + k * size + at);
-            }
-            coupling::write<T>({out, out + count, out + 4 * count}, count, own, sum);
-        }
-    }
-}
-
-// Products of a block's mixed components [9, rows, F].
-template <class T>
-void multiply(const Network<T>& net, int layer, int64_t start, int rows, T* out) {
-    constexpr int L = Simd<T>::LANES;
-    const int F = net.F;
-    const int64_t count = static_cast<int64_t>(rows) * F, size = net.size();
-    const T* mixed = net.saved[layer].mixed;
-    const products::Arrays<const T> from{mixed, mixed + size, mixed + 4 * size};
-    for (int i = 0; i < rows; i++) {
-        const T* w = net.weights[layer].products + net.species[start + i] * products::PRODUCTS * F;
-        for (int c = 0; c < F; c += L) {
-            const int64_t own = static_cast<int64_t>(i) * F + c;
-            vec<T> weight[products::PRODUCTS];
-            for (int k = 0; k < products::PRODUCTS; k++) weight[k] = load(w + k * F + c);
-            products::Triple<vec<T>> one;
-            products::read<T>(from, from, size, start * F + own, one);
-            products::write<T>({out, out + count, out + 4 * count}, count, own,
-                               products::bounded_values<T>(one, weight, net.inverse_square));
-        }
-    }
-}
+using namespace cartesian;
 
 template <class T>
 void forward(const Network<T>& net, T* scalars, T* vectors) {
-    constexpr int L = Simd<T>::LANES;
-    const int F = net.F;
-    const int64_t atoms = net.graph.atoms, size = net.size(), blocks = (atoms + BLOCK - 1) / BLOCK;
+    const int64_t atoms = net.graph.atoms, blocks = (atoms + BLOCK - 1) / BLOCK;
 #pragma omp parallel num_threads(net.threads)
     {
         static thread_local Work<T> work;
-        static thread_local Room<T> room;
         for (int layer = 0; layer < net.layers; layer++) {
-            const Weights<T>& w = net.weights[layer];
-            const Saved<T>& saved = net.saved[layer];
-            const bool last = layer == net.layers - 1;
 #pragma omp for schedule(dynamic, 1)
-            for (int64_t b = 0; b < blocks; b++) {
-                const int64_t start = b * BLOCK, stop = std::min(atoms, start + BLOCK), at = start * F;
-                const int rows = static_cast<int>(stop - start);
-                const int64_t count = static_cast<int64_t>(rows) * F;
-                T* before = room.take((2 * ALL + 5) * count);
-                T *made = before + ALL * count, *hidden = made + ALL * count, *gates = hidden + count;
-                T* s = scalars + at;
-                if (layer == 0)
-                    for (int i = 0; i < rows; i++)
-                        std::copy_n(net.embedding + net.species[start + i] * F, F, s + i * F);
-                work.block.read(net.graph, start, stop);
-                if (layer == 0)
-                    hear<T, true>(net, layer, start, rows, s, work.block, before);
-                else
-                    hear<T, false>(net, layer, start, rows, s, work.block, before);
-                T* mixed = saved.mixed + at;
-                mix<T>(S, rows, F, before, count, w.mix_s, mixed, size);
-                mix<T>(V, rows, F, before + count, count, w.mix_v, mixed + size, size);
-                mix<T>(M, rows, F, before + 4 * count, count, w.mix_m, mixed + 4 * size, size);
-                multiply<T>(net, layer, start, rows, made);
-                T* pre = saved.pre + at;
-                matmul<T>(rows, F, F, before, F, w.gate_of_s, pre, F, w.gate_bias, Start::bias);
-                matmul<T>(rows, F, F, made, F, w.gate_of_x, pre, F, nullptr, Start::add);
-                silu_of<T>(count, pre, hidden);
-                matmul<T>(rows, 3 * F, F, hidden, F, w.gate_two, gates, 3 * F, w.gate_two_bias,
-                          Start::bias);
-                for (int i = 0; i < rows; i++)
-                    for (int c = 0; c < F; c += L) {
-                        const T* gate = gates + static_cast<int64_t>(i) * 3 * F + c;
-                        const int64_t own = static_cast<int64_t>(i) * F + c;
-                        const vec<T> of_v = load(gate + F), of_m = load(gate + 2 * F);
-                        store<T>(s + own, load(before + own) + load(gate));
-                        store<T>(saved.gates + at + own, of_v);
-                        store<T>(saved.gates + size + at + own, of_m);
-                        for (int k = 1; k < 1 + V; k++)
-                            store<T>(made + k * count + own, of_v * load(made + k * count + own));
-                        for (int k = 4; k < ALL; k++)
-                            store<T>(made + k * count + own, of_m * load(made + k * count + own));
-                    }
-                matmul<T>(rows, F, F, made, F, w.to_s, s, F, nullptr, Start::add);
-                mix<T>(V, rows, F, made + count, count, w.to_v, before + count, count, Start::add);
-                if (last) {
-                    for (int i = 0; i < rows; i++)
-                        for (int k = 0; k < V; k++)
-                            std::copy_n(before + (1 + k) * count + i * F, F,
-                                        vectors + ((start + i) * V + k) * F);
-                    continue;
-                }
-                mix<T>(M, rows, F, made + 4 * count, count, w.to_m, before + 4 * count, count,
-                       Start::add);
-                const Saved<T>& next = net.saved[layer + 1];
-                for (int k = 0; k < V; k++)
-                    std::copy_n(before + (1 + k) * count, count, next.v + k * size + at);
-                for (int k = 0; k < M; k++)
-                    std::copy_n(before + (4 + k) * count, count, next.m + k * size + at);
-                say<T>(net, layer + 1, start, rows, s, work);
-            }
+            for (int64_t b = 0; b < blocks; b++)
+                forward_block<T>(net, layer, b * BLOCK, std::min(atoms, (b + 1) * BLOCK), scalars,
+                                 vectors, work);
         }
     }
-}
-
-// From the gradient in what a layer gives, g [9, atoms, F], that in what it has after the sums, G. In
-// what a last layer gives there are no matrices.
-template <class T>
-void update_back(const Network<T>& net, int layer, int64_t start, int rows, const T* g, T* G,
-                 Room<T>& room) {
-    constexpr int L = Simd<T>::LANES;
-    const int F = net.F;
-    const int64_t count = static_cast<int64_t>(rows) * F, size = net.size(), at = start * F;
-    const Weights<T>& w = net.weights[layer];
-    const Saved<T>& saved = net.saved[layer];
-    T* made = room.take((3 * ALL + 4) * count);
-    T *to_made = made + ALL * count, *to_mixed = to_made + ALL * count;
-    T *to_gates = to_mixed + ALL * count, *to_pre = to_gates + 3 * count;
-    multiply<T>(net, layer, start, rows, made);
-    mix<T>(V, rows, F, g + size + at, size, w.to_v_back, to_made + count, count);
-    if (w.to_m)
-        mix<T>(M, rows, F, g + 4 * size + at, size, w.to_m_back, to_made + 4 * count, count);
-    else
-        std::fill_n(to_made + 4 * count, M * count, T(0));
-    for (int i = 0; i < rows; i++)
-        for (int c = 0; c < F; c += L) {
-            const int64_t own = static_cast<int64_t>(i) * F + c;
-            T* gate = to_gates + static_cast<int64_t>(i) * 3 * F + c;
-            const vec<T> of_v = load(saved.gates + at + own), of_m = load(saved.gates + size + at + own);
-            vec<T> to_v{}, to_m{};
-            for (int k = 1; k < 1 + V; k++) {
-                const vec<T> one = load(to_made + k * count + own);
-                to_v += one * load(made + k * count + own);
-                store<T>(to_made + k * count + own, of_v * one);
-            }
-            for (int k = 4; k < ALL; k++) {
-                const vec<T> one = load(to_made + k * count + own);
-                to_m += one * load(made + k * count + own);
-                store<T>(to_made + k * count + own, of_m * one);
-            }
-            store<T>(gate, load(g + at + own));
-            store<T>(gate + F, to_v);
-            store<T>(gate + 2 * F, to_m);
-        }
-    matmul<T>(rows, F, 3 * F, to_gates, 3 * F, w.gate_two_back, to_pre, F, nullptr, Start::zero);
-    times_silu_slope<T>(count, saved.pre + at, to_pre);
-    for (int k = 0; k < ALL; k++)
-        if (k < 4 || w.to_m)
-            std::copy_n(g + k * size + at, count, G + k * size + at);
-        else
-            std::fill_n(G + k * size + at, count, T(0));
-    matmul<T>(rows, F, F, to_pre, F, w.gate_of_s_back, G + at, F, nullptr, Start::add);
-    matmul<T>(rows, F, F, to_pre, F, w.gate_of_x_back, to_made, F, nullptr, Start::zero);
-    matmul<T>(rows, F, F, g + at, F, w.to_s_back, to_made, F, nullptr, Start::add);
-    const products::Arrays<const T> mixed{saved.mixed, saved.mixed + size, saved.mixed + 4 * size};
-    const products::Arrays<const T> gradient{to_made, to_made + count, to_made + 4 * count};
-    for (int i = 0; i < rows; i++) {
-        const T* weights = w.products + net.species[start + i] * products::PRODUCTS * F;
-        for (int c = 0; c < F; c += L) {
-            const int64_t own = static_cast<int64_t>(i) * F + c;
-            vec<T> weight[products::PRODUCTS], to_weight[products::PRODUCTS];
-            for (int k = 0; k < products::PRODUCTS; k++) weight[k] = load(weights + k * F + c);
-            products::Triple<vec<T>> one, from;
-            products::read<T>(mixed, mixed, size, at + own, one);
-            products::read<T>(gradient, gradient, count, own, from);
-            products::write<T>({to_mixed, to_mixed + count, to_mixed + 4 * count}, count, own,
-                               products::bounded_gradient<T>(one, weight, from, net.inverse_square, to_weight));
-        }
-    }
-    mix<T>(S, rows, F, to_mixed, count, w.mix_s_back, G + at, size, Start::add);
-    mix<T>(V, rows, F, to_mixed + count, count, w.mix_v_back, G + size + at, size, Start::add);
-    mix<T>(M, rows, F, to_mixed + 4 * count, count, w.mix_m_back, G + 4 * size + at, size, Start::add);
-}
-
-// From G, of all atoms, the gradient in the edges' vectors of a block and, but in the first layer, that
-// in what the layer before gave.
-template <class T, bool FIRST>
-void message_back(const Network<T>& net, int layer, int64_t start, int rows, const T* G, T* g,
-                  T* to_vectors, Work<T>& work) {
-    constexpr int L = Simd<T>::LANES, P = FIRST ? coupling::FIRST_PATHS : coupling::PATHS;
-    const int F = net.F;
-    const int64_t count = static_cast<int64_t>(rows) * F, size = net.size(), at = start * F;
-    const Weights<T>& w = net.weights[layer];
-    const Saved<T>& saved = net.saved[layer];
-    work.block.read(net.graph, start, start + rows);
-    const Block<T>& block = work.block;
-    work.edges.assign(4 * block.begin[rows], T(0));
-    auto* g_edges = reinterpret_cast<T(*)[4]>(work.edges.data());
-    T* to_context = FIRST ? nullptr : work.room.take(6 * count);
-    const coupling::SumArrays<const T> sums{G, G + size, G + 4 * size};
-    for (int c = 0; c < F / L; c++) {
-        const T* table = w.table + c * net.knots() * P * L;
-        for (int i = 0; i < rows; i++) {
-            const int64_t own = at + static_cast<int64_t>(i) * F + c * L;
-            coupling::Node<vec<T>> node;
-            if (FIRST)
-                coupling::read<T, FIRST>(node_of(net, layer), net.elements * F,
-                                         net.species[start + i] * F + c * L, node);
-            else
-                coupling::read<T, FIRST>(node_of(net, layer), size, own, node);
-            const auto to = coupling::gradients_of<T, FIRST>(
-                block.edges.data() + block.begin[i], block.begin[i + 1] - block.begin[i], table, sums,
-                node, size, F, c, g_edges + block.begin[i]);
-            if (FIRST) continue;
-            const vec<T> of_v = load(saved.loud + own), of_m = load(saved.loud + size + own);
-            T* context = to_context + static_cast<int64_t>(i) * 5 * F + c * L;
-            vec<T> to_v{}, to_m{};
-            for (int k = 0; k < V; k++) {
-                to_v += to.v[k] * load(saved.v + k * size + own);
-                store<T>(g + (1 + k) * size + own, load(G + (1 + k) * size + own) + of_v * to.v[k]);
-            }
-            for (int k = 0; k < M; k++) {
-                to_m += to.t[k] * load(saved.m + k * size + own);
-                store<T>(g + (4 + k) * size + own, load(G + (4 + k) * size + own) + of_m * to.t[k]);
-            }
-            for (int k = 0; k < 3; k++) store<T>(context + k * F, to.said[k]);
-            store<T>(context + 3 * F, to_v);
-            store<T>(context + 4 * F, to_m);
-        }
-    }
-    for (int64_t e = 0; e < block.begin[rows]; e++)
-        add_to_vector(block.edges[e], g_edges[e], to_vectors + 3 * block.edges[e].slot);
-    if (FIRST) return;
-    T* to_hidden = to_context + 5 * count;
-    matmul<T>(rows, F, 5 * F, to_context, 5 * F, w.context_two_back, to_hidden, F, nullptr,
-              Start::zero);
-    times_silu_slope<T>(count, saved.hidden + at, to_hidden);
-    std::copy_n(G + at, count, g + at);
-    matmul<T>(rows, F, F, to_hidden, F, w.context_one_back, g + at, F, nullptr, Start::add);
 }
 
 // g and G: room for [9, atoms, F] each. g_vectors may be null.
 template <class T>
 void backward(const Network<T>& net, const T* g_scalars, const T* g_vectors, T* g, T* G,
               T* to_vectors) {
-    const int F = net.F;
-    const int64_t atoms = net.graph.atoms, size = net.size(), blocks = (atoms + BLOCK - 1) / BLOCK;
+    const int64_t atoms = net.graph.atoms, blocks = (atoms + BLOCK - 1) / BLOCK;
 #pragma omp parallel num_threads(net.threads)
     {
         static thread_local Work<T> work;
@@ -393,17 +35,8 @@ void backward(const Network<T>& net, const T* g_scalars, const T* g_vectors, T* 
 #pragma omp for schedule(dynamic, 1)
             for (int64_t b = 0; b < blocks; b++) {
                 const int64_t start = b * BLOCK, stop = std::min(atoms, start + BLOCK);
-                if (layer == net.layers - 1) {
-                    std::copy_n(g_scalars + start * F, (stop - start) * F, g + start * F);
-                    for (int64_t i = start; i < stop; i++)
-                        for (int k = 0; k < V; k++) {
-                            T* to = g + (1 + k) * size + i * F;
-                            if (g_vectors)
-                                std::copy_n(g_vectors + (i * V + k) * F, F, to);
-                            else
-                                std::fill_n(to, F, T(0));
-                        }
-                }
+                if (layer == net.layers - 1)
+                    begin_back<T>(net, start, stop, g_scalars, g_vectors, g);
                 update_back<T>(net, layer, start, static_cast<int>(stop - start), g, G, room);
             }
 #pragma omp for schedule(dynamic, 1)
@@ -421,9 +54,9 @@ void backward(const Network<T>& net, const T* g_scalars, const T* g_vectors, T* 
 
 }  // namespace
 
-EXPORT_FIELDS(cartesian_ace_elements, ELEMENTS)
-EXPORT_FIELDS(cartesian_ace_layer, LAYER)
-EXPORT_FIELDS(cartesian_ace_saved, SAVED)
+EXPORT_FIELDS(cartesian_ace_elements, CARTESIAN_ELEMENTS)
+EXPORT_FIELDS(cartesian_ace_layer, CARTESIAN_LAYER)
+EXPORT_FIELDS(cartesian_ace_saved, CARTESIAN_SAVED)
 
 // `packed` holds Elements and the layers' Weights (packed.h); an array of pointers stands for Saved.
 #define HEAD(T)                                                                                     \
@@ -445,7 +78,8 @@ EXPORT_FIELDS(cartesian_ace_saved, SAVED)
         reinterpret_cast<const Weights<T>*>(own + 1),                                               \
         static_cast<const Saved<T>*>(saved),                                                        \
         static_cast<int>(threads),                                                                  \
-        static_cast<T>(inverse_square)};
+        static_cast<T>(inverse_square),                                                              \
+        atoms};
 #define EXPORT(T, SUFFIX)                                                                           \
     extern "C" void eip_cartesian_ace_##SUFFIX(HEAD(T), T* scalars, T* features) {                  \
         NETWORK(T)                                                                                  \

@@ -209,6 +209,44 @@ def _table(
 # By one kernel ----------------------------------------------------------------------------------
 
 
+def named(
+    weights: Sequence[Tensor], cutoff: float, radial_functions: int, mean_neighbors: float
+) -> networks.Named:
+    """What a kernel reads of the weights, whoever's it is."""
+    elements, layers = networks.split(weights, Layer)
+    maps: list[dict[str, Tensor | None]] = []
+    arrays: list[dict[str, Tensor | None]] = []
+    for number, layer in enumerate(layers):
+        first = number == 0
+        of_s, of_x = layer.gate1.chunk(2, dim=1)
+        maps.append(
+            {
+                "context_one": None if first else layer.context1,
+                "context_two": None if first else layer.context2,
+                **{"mix_s": layer.mix_scalars, "mix_v": layer.mix_vectors},
+                **{"mix_m": layer.mix_matrices, "gate_of_s": of_s, "gate_of_x": of_x},
+                **{"gate_two": layer.gate2, "to_s": layer.to_scalars, "to_v": layer.to_vectors},
+                "to_m": layer.to_matrices,
+            }
+        )
+        arrays.append(
+            {
+                "context_one_bias": None if first else layer.context1_bias,
+                "context_two_bias": None if first else layer.context2_bias,
+                "products": layer.products,
+                "gate_bias": layer.gate1_bias,
+                "gate_two_bias": layer.gate2_bias,
+            }
+        )
+    constants = cutoff, radial_functions, mean_neighbors
+    tables = [
+        (_coefficients(layer, *constants) @ _filters(layer).T).unflatten(1, (_paths(layer), -1))
+        for layer in layers
+    ]
+    said, _, _ = _said(layers[0], elements, elements, elements, first=True)
+    return networks.Named({"embedding": elements, "said": said}, maps, arrays, tables)
+
+
 def pack(
     weights: Sequence[Tensor],
     cutoff: float,
@@ -217,37 +255,19 @@ def pack(
     inverse_square: float,
 ) -> Tensor | None:
     """What `features` reads of the weights; None where no kernel would."""
-    elements, layers = networks.split(weights, Layer)
-    lib = kernels_for(elements)
-    if lib is None or not lib.takes(elements.shape[1], elements.dtype):
+    channels, dtype = weights[0].shape[1], weights[0].dtype
+    lib = kernels_for(weights[0])
+    if lib is None or not lib.takes(channels, dtype):
         return None
-    lanes = lib.lanes(elements.dtype)
+    found = named(weights, cutoff, radial_functions, mean_neighbors)
     packed = []
-    for number, layer in enumerate(layers):
-        first = number == 0
-        of_s, of_x = layer.gate1.chunk(2, dim=1)
-        maps = {
-            "context_one": None if first else layer.context1,
-            "context_two": None if first else layer.context2,
-            **{"mix_s": layer.mix_scalars, "mix_v": layer.mix_vectors},
-            **{"mix_m": layer.mix_matrices, "gate_of_s": of_s, "gate_of_x": of_x},
-            **{"gate_two": layer.gate2, "to_s": layer.to_scalars, "to_v": layer.to_vectors},
-            "to_m": layer.to_matrices,
-        }
-        arrays: dict[str, Tensor | None] = {
-            "context_one_bias": None if first else layer.context1_bias,
-            "context_two_bias": None if first else layer.context2_bias,
-            "table": _table(layer, lanes, cutoff, radial_functions, mean_neighbors),
-            "products": layer.products,
-            "gate_bias": layer.gate1_bias,
-            "gate_two_bias": layer.gate2_bias,
-        }
+    for maps, arrays, table in zip(found.maps, found.arrays, found.tables, strict=True):
+        rows = edge_list.by_chunks(table.flatten(1), table.shape[1], lib.lanes(dtype))
+        layer = {**arrays, "table": rows}
         for name, weight in maps.items():
-            arrays |= both_ways(name, weight, "_back")
-        packed.append(arrays)
-    said, _, _ = _said(layers[0], elements, elements, elements, first=True)
-    by_element = {"embedding": elements, "said": said}
-    return networks.pack_network(lib, "cartesian_ace", by_element, packed)
+            layer |= both_ways(name, weight)
+        packed.append(layer)
+    return networks.pack_network(lib, "cartesian_ace", found.elements, packed)
 
 
 def _widths(layers: int, channel_bytes: Any) -> networks.Widths:

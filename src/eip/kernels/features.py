@@ -23,7 +23,7 @@ NORM_EPSILON = 1e-8
 FLOOR = 1e-6
 
 #: Under the root of d²: a gradient at the very middle of the training atoms.
-_EPSILON = 1e-6
+DISTANCE_EPSILON = 1e-6
 
 
 def norm(vectors: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def _squared_distance(
     sizes = *features.shape, len(means)
     lib.call(
         *("squared_distance", features.dtype, *sizes, *arrays),
-        *(_EPSILON, out, torch.get_num_threads()),
+        *(DISTANCE_EPSILON, out, torch.get_num_threads()),
     )
     return out
 
@@ -184,7 +184,7 @@ def _plain_squared_distance(
         of_element = (species == k).nonzero()[:, 0]
         white = (features[of_element] - means[k]) @ whitening[k]
         squared = squared.index_add(0, of_element, white.square().mean(dim=1))
-    return squared + _EPSILON
+    return squared + DISTANCE_EPSILON
 
 
 #: d² of each atom: mean square of (x − mean) · whitening of its species, dimensionless.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -229,6 +229,22 @@ def split(weights: Sequence[Tensor], layer: type[Any]) -> tuple[Tensor, list[Any
     """The embedding, and the weights of each layer by name."""
     size = len(layer._fields)
     return weights[0], [layer(*weights[k : k + size]) for k in range(1, len(weights), size)]
+
+
+class Named(NamedTuple):
+    """Weights by their names in the C++ sources, in the order of no processor.
+
+    Attributes:
+        elements: arrays by element.
+        maps: of each layer, linear maps, ``[out, in]``; None: there is none.
+        arrays: of each layer, what is taken as it is.
+        tables: of each layer, filters as B-splines, ``[knots, paths, channels]``.
+    """
+
+    elements: dict[str, Tensor]
+    maps: list[dict[str, Tensor | None]]
+    arrays: list[dict[str, Tensor | None]]
+    tables: list[Tensor]
 
 
 def pack_network(

@@ -36,13 +36,11 @@ panels = operator(
 )
 
 
-def both_ways(
-    name: str, weight: Float[Tensor, "out in"] | None, transposed: str = "_t"
-) -> dict[str, Tensor | None]:
+def both_ways(name: str, weight: Float[Tensor, "out in"] | None) -> dict[str, Tensor | None]:
     """A linear map as panels, and its transpose for the gradient."""
     if weight is None:
-        return {name: None, name + transposed: None}
-    return {name: panels(weight.T), name + transposed: panels(weight)}
+        return {name: None, f"{name}_back": None}
+    return {name: panels(weight.T), f"{name}_back": panels(weight)}
 
 
 def in_order(lib: Library, struct: str, arrays: Mapping[str, T]) -> list[T]:

@@ -143,39 +143,55 @@ def _update(layer: Layer, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Ten
 # By one kernel ----------------------------------------------------------------------------------
 
 
+def named(weights: Sequence[Tensor], cutoff: float, radial_functions: int) -> networks.Named:
+    """What a kernel reads of the weights, whoever's it is; φ is ``[3, channels]``."""
+    elements, layers = networks.split(weights, Layer)
+    coefficients = messages.spline_coefficients(cutoff, radial_functions)
+    maps: list[dict[str, Tensor | None]] = []
+    arrays: list[dict[str, Tensor | None]] = []
+    tables = []
+    for layer in layers:
+        left, right = layer.mix.chunk(2)
+        maps.append(
+            {
+                **{"context1": layer.context1, "context2": layer.context2},
+                **{"left": left, "right": right},
+                **{"update1": layer.update1, "update2": layer.update2},
+            }
+        )
+        arrays.append(
+            {
+                **{"context1_bias": layer.context1_bias, "context2_bias": layer.context2_bias},
+                **{"update1_bias": layer.update1_bias, "update2_bias": layer.update2_bias},
+            }
+        )
+        table = (coefficients @ layer.filters().double().T).to(elements.dtype)
+        tables.append(table.unflatten(1, (3, -1)))
+    by_element = {"embedding": elements, "phi0": layers[0].context(elements)}
+    return networks.Named(by_element, maps, arrays, tables)
+
+
 def pack(weights: Sequence[Tensor], cutoff: float, radial_functions: int) -> Tensor | None:
     """What `features` reads of the weights; None where no kernel would."""
-    elements, layers = networks.split(weights, Layer)
-    channels, dtype = elements.shape[1], elements.dtype
-    lib = kernels_for(elements)
+    channels, dtype = weights[0].shape[1], weights[0].dtype
+    lib = kernels_for(weights[0])
     if lib is None or not lib.takes(channels, dtype):
         return None
     chunk = lib.chunk(channels, dtype)
     order = messages.chunk_order(channels, chunk)
-    coefficients = messages.spline_coefficients(cutoff, radial_functions)
-    said = layers[0].context(elements)
+    found = named(weights, cutoff, radial_functions)
     packed = []
-    for layer in layers:
-        context2 = layer.context2[order]
-        left, right = layer.mix.chunk(2)
-        table = (coefficients @ layer.filters().double().T).to(dtype)
-        packed.append(
-            {
-                **both_ways("context1", layer.context1),
-                "context1_bias": layer.context1_bias,
-                **both_ways("context2", context2),
-                "context2_bias": layer.context2_bias[order],
-                "table": edge_list.by_chunks(table, 3, chunk),
-                **both_ways("left", left),
-                **both_ways("right", right),
-                **both_ways("update1", layer.update1),
-                "update1_bias": layer.update1_bias,
-                **both_ways("update2", layer.update2),
-                "update2_bias": layer.update2_bias,
-            }
-        )
-    by_element = {"embedding": elements, "phi0": said[:, order]}
-    return networks.pack_network(lib, "painn", by_element, packed)
+    for maps, arrays, table in zip(found.maps, found.arrays, found.tables, strict=True):
+        maps = {n: w[order] if n == "context2" and w is not None else w for n, w in maps.items()}
+        bias = arrays["context2_bias"]
+        assert bias is not None
+        layer = {**arrays, "context2_bias": bias[order]}
+        layer["table"] = edge_list.by_chunks(table.flatten(1), 3, chunk)
+        for name, weight in maps.items():
+            layer |= both_ways(name, weight)
+        packed.append(layer)
+    elements = {**found.elements, "phi0": found.elements["phi0"][:, order]}
+    return networks.pack_network(lib, "painn", elements, packed)
 
 
 def _widths(layers: int, channel_bytes: Any) -> networks.Widths:

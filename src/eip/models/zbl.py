@@ -10,21 +10,20 @@ from torch import Tensor, nn
 from eip.graph import AtomGraph
 from eip.units import COULOMB, LENGTH_IN_ANGSTROM
 
-_COEFFICIENTS = (0.18175, 0.50986, 0.28022, 0.02817)
-_EXPONENTS = (3.19980, 0.94229, 0.40290, 0.20162)
+#: Of the screening, a sum of exponentials of the reduced distance.
+COEFFICIENTS = (0.18175, 0.50986, 0.28022, 0.02817)
+EXPONENTS = (3.19980, 0.94229, 0.40290, 0.20162)
 #: Screening length in Å is this times the Bohr radius over (Z_i^0.23 + Z_j^0.23).
-_SCREENING = 0.88534 * LENGTH_IN_ANGSTROM["Bohr"]
+SCREENING = 0.88534 * LENGTH_IN_ANGSTROM["Bohr"]
 
 
 def screened_repulsion(
     z_i: Float[Tensor, "pairs"], z_j: Float[Tensor, "pairs"], distance: Float[Tensor, "pairs"]
 ) -> tuple[Float[Tensor, "pairs"], Float[Tensor, "pairs"]]:
     """The universal potential of two nuclei, eV, and minus its slope, eV/Å; both positive."""
-    inverse_length = (z_i**0.23 + z_j**0.23) / _SCREENING
+    inverse_length = (z_i**0.23 + z_j**0.23) / SCREENING
     reduced = distance * inverse_length
-    terms = [
-        (c * torch.exp(-e * reduced), e) for c, e in zip(_COEFFICIENTS, _EXPONENTS, strict=True)
-    ]
+    terms = [(c * torch.exp(-e * reduced), e) for c, e in zip(COEFFICIENTS, EXPONENTS, strict=True)]
     screening = torch.stack([term for term, _ in terms]).sum(dim=0)
     falling = torch.stack([e * term for term, e in terms]).sum(dim=0) * inverse_length
     coulomb = COULOMB * z_i * z_j / distance

@@ -52,7 +52,7 @@ ENOUGH_ATOMS = 100
 FEWEST_ATOMS = 30
 
 #: w²: how sharply the law sets in.
-_ONSET = 0.01
+ONSET = 0.01
 
 
 @dataclass(frozen=True)
@@ -166,4 +166,4 @@ def excess(x: Tensor) -> Tensor:
     """k: 0 up to 1, then rising towards x − 1, twice continuously differentiable."""
     beyond = (x - 1.0).clamp(min=0.0)
     # Not u³ / (u² + w²), whose powers overflow in float32 where γ does not.
-    return beyond * (1.0 - _ONSET / (beyond.square() + _ONSET))
+    return beyond * (1.0 - ONSET / (beyond.square() + ONSET))

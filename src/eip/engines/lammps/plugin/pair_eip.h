@@ -1,0 +1,72 @@
+// pair_style eip: energies, forces, virial, and σ and extrapolation grade of each atom's force.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "pair.h"
+#include "potential.h"
+
+namespace LAMMPS_NS {
+
+class PairEIP : public Pair, private eip::Exchange {
+public:
+    explicit PairEIP(class LAMMPS* lmp);
+    ~PairEIP() override;
+
+    void compute(int eflag, int vflag) override;
+    void settings(int narg, char** arg) override;
+    void coeff(int narg, char** arg) override;
+    void init_style() override;
+    double init_one(int i, int j) override;
+    void setup() override;
+    int pack_forward_comm(int n, int* list, double* buffer, int, int*) override;
+    void unpack_forward_comm(int n, int first, double* buffer) override;
+    void* extract(const char* name, int& dim) override;
+    void* extract_peratom(const char* name, int& columns) override;
+    double memory_usage() override;
+
+    bool has_sigma() const { return potential_ && potential_->has_sigma(); }
+    // Asks for the gradient of Σ σ_i at each step of the next run, for whoever reads it after the forces.
+    void want_gradient_of_sigma() { gradient_wanted_ = true; }
+    double mean_sigma() const { return mean_sigma_; }
+    // ∂(Σ σ_i)/∂R of own atoms and ghosts, [nlocal + nghost, 3]; ghosts' are for their owners.
+    const std::vector<double>& gradient_of_sigma() const { return gradient_of_sigma_; }
+
+private:
+    std::unique_ptr<eip::Potential> potential_;
+    std::vector<int64_t> kind_of_type_;
+    std::vector<int64_t> species_, first_, neighbors_;
+    std::vector<double> vectors_, sigma_, grade_, gradient_of_sigma_;
+    eip::Answer answer_;
+    double mean_sigma_ = 0;
+    bool gradient_wanted_ = false, compute_pair_ = false;
+    // A field of fix pair is worked out where its trigger says so, or always where it has none.
+    int sigma_trigger_ = 0, grade_trigger_ = 0;
+    bool asked_ = false, triggered_ = false;
+
+    struct Neighbor {
+        tagint tag;
+        int j;
+        double d[3];
+
+        bool operator<(const Neighbor& other) const;
+    };
+    std::vector<Neighbor> within_;
+
+    struct Rows {
+        char* data;
+        int components;
+        int64_t stride, row;
+    } rows_{};
+
+    void allocate();
+    void list_edges(double** x);
+    void add_forces(double** f);
+    void tally(int eflag);
+    void summarize();
+    void check_finite();
+    void rows(char* data, int components, int64_t stride, int64_t row) override;
+};
+
+}  // namespace LAMMPS_NS
