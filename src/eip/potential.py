@@ -42,6 +42,13 @@ def _name(structures: Sequence[Atoms], start: int, index: int) -> str:
     return f"structure {start + index} ({structures[start + index].get_chemical_formula()})"
 
 
+def _cells(structures: Sequence[Atoms]) -> Tensor:
+    """Lattice vectors that a stress is divided by the volume of; zero where there is none."""
+    has_stress = [atoms.pbc.any() and atoms.cell.rank == 3 for atoms in structures]
+    cells = np.stack([atoms.cell.array for atoms in structures])
+    return torch.from_numpy(np.where(np.array(has_stress)[:, None, None], cells, 0.0))
+
+
 class OpenEnergyWarning(UserWarning):
     """An energy that holds what the training frames left open."""
 
@@ -104,7 +111,8 @@ class Potential(nn.Module, ABC):
         `Calculator`, or as `prepared` makes it.
 
         Atoms of all structures follow each other in ``forces`` and the other per-atom fields, in
-        the order given. The result is detached and on the CPU.
+        the order given. The stress of a structure that is periodic in no direction, or whose cell
+        has no volume, is NaN. The result is detached and on the CPU.
 
         Raises:
             ValueError: if there is no structure, or one is empty or not finite.
@@ -122,6 +130,8 @@ class Potential(nn.Module, ABC):
         parts = []
         for start, stop in batches:
             graph = build_graph(structures[start:stop], self.cutoff, device=self.device)
+            if stress:
+                graph = graph.in_cell(_cells(structures[start:stop]).to(self.device))
             part = potential(graph, forces=forces, stress=stress).detach()
             check_finite(part, graph, partial(_name, structures, start))
             parts.append(part.to("cpu"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -78,15 +79,17 @@ def test_a_batch_is_its_structures(model: Potential, tmp_path: Path) -> None:
         )
 
 
-def test_over_a_socket(model_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("unix", [True, False])
+def test_over_a_socket(unix: bool, model_file: Path, tmp_path: Path) -> None:
     """`eip serve`, with ASE's server in i-PI's place."""
     atoms = engine_structures((1, 8, 14), 4.0)["liquid water"]
     write(tmp_path / "start.xyz", atoms)
-    name = f"eip_{uuid.uuid4().hex[:12]}"
+    where: dict[str, Any] = {"unix": f"eip_{uuid.uuid4().hex[:12]}"} if unix else {"port": _port()}
+    listening = {"unixsocket": where["unix"]} if unix else where
     answered: list[int] = []
-    with SocketServer(unixsocket=name) as server:
+    with SocketServer(**listening) as server:
         served = threading.Thread(
-            target=lambda: answered.append(eip.serve(model_file, tmp_path / "start.xyz", unix=name))
+            target=lambda: answered.append(eip.serve(model_file, tmp_path / "start.xyz", **where))
         )
         served.start()
         expected = atoms.copy()
@@ -243,6 +246,13 @@ def test_path_integrals_of_water(how: str, model_file: Path, tmp_path: Path) -> 
         first[: len(atoms)], atoms.calc.results["force_uncertainty"], rtol=1e-4
     )
     assert np.ptp(table[:, 2]) < 1e-3  # what is conserved, Hartree
+
+
+def _port() -> int:
+    """One that nobody listens at."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return int(found.getsockname()[1])
 
 
 def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:

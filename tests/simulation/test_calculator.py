@@ -18,6 +18,7 @@ from ase.filters import FrechetCellFilter
 from ase.io import read, write
 from ase.md.langevin import Langevin
 from ase.optimize import BFGS
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from eip.errors import InputError, NonFinitePrediction
 from eip.simulation import BiasedCalculator, Calculator, UDDPotential
@@ -114,6 +115,12 @@ def test_stress_of_slabs_and_wires_agrees_with_differences(pbc: tuple[bool, bool
         atoms.calc = Calculator(model)
         np.testing.assert_allclose(
             atoms.get_stress(), calculate_numerical_stress(atoms, 1e-5), atol=1e-8
+        )
+        batch = model.predict([atoms, cluster(3), atoms], stress=True).stress
+        assert batch is not None
+        assert batch[1].isnan().all() or isinstance(model, ToyPotential)
+        np.testing.assert_allclose(
+            full_3x3_to_voigt_6_stress(batch[2].double().numpy()), atoms.get_stress(), atol=1e-7
         )
         # The vacuum's height is a convention: what it multiplies is the stress of the slab.
         taller = atoms.copy()
