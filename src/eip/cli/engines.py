@@ -38,9 +38,11 @@ def serve(
 @app.command()
 def export(
     model: Model,
-    for_: Annotated[str, typer.Option("--for", metavar="PROGRAM", help="lammps.")] = "lammps",
+    for_: Annotated[
+        str, typer.Option("--for", metavar="PROGRAM", help="lammps or metatomic.")
+    ] = "lammps",
     out: Annotated[
-        Path | None, typer.Option(help="By default beside MODEL, as model.lmp.eip.")
+        Path | None, typer.Option(help="By default beside MODEL: model.lmp.eip, model.pt.")
     ] = None,
 ) -> None:
     """Write a model as another program takes it."""

@@ -9,7 +9,7 @@ from eip.model_file import load_model
 from eip.verbs.info import model_in
 
 #: What a model can be written for, and the ending that the file gets.
-TARGETS = {"lammps": ".lmp.eip"}
+TARGETS = {"lammps": ".lmp.eip", "metatomic": ".pt"}
 
 
 def export(model: str | Path, for_: str = "lammps", out: str | Path | None = None) -> Path:
@@ -17,22 +17,29 @@ def export(model: str | Path, for_: str = "lammps", out: str | Path | None = Non
 
     Args:
         model: a model.eip, or a run folder with one.
-        for_: "lammps", whose plugin `eip lammps build` compiles.
-        out: by default beside the model, as model.lmp.eip.
+        for_: "lammps", whose plugin `eip lammps build` compiles, or "metatomic".
+        out: by default beside the model, as model.lmp.eip or model.pt.
 
     Raises:
-        InputError: if there is no such program, the model cannot be read, or it has what the
-            program cannot run.
+        InputError: if there is no such program, it is needed and not installed, the model cannot be
+            read, or it has what the program cannot run.
     """
     if for_ not in TARGETS:
         raise InputError(f"--for {for_}: no such program; {did_you_mean(for_, TARGETS)}")
     path = model_in(model)
     target = path.with_suffix(TARGETS[for_]) if out is None else Path(out)
     potential = load_model(path, device="cpu")
-    from eip.engines import lammps
-
     try:
-        lammps.export(potential, target)
+        if for_ == "lammps":
+            from eip.engines import lammps
+
+            lammps.export(potential, target)
+        else:
+            from eip.engines import metatomic
+
+            metatomic.export(potential, target)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    except ImportError as error:
+        raise InputError(f"--for {for_}: {error}") from error
     return target

