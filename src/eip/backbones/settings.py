@@ -68,7 +68,7 @@ class MACESettings(BackboneSettings):
     name: Literal["mace"] = Field("mace", description="MACE, of the package mace-torch")
     cutoff: float | None = Field(None, gt=0, description="Å; that of its weights, found by itself")  # type: ignore[assignment]
     weights: str = Field("", description="file with a network, as MACE saves it whole")
-    head: str | None = Field(
+    energy_head: str | None = Field(
         None, description="of a network with several: whose energies it is to give"
     )
     # Not in a model file: it would trust for whoever opens it.
@@ -87,7 +87,7 @@ class MACESettings(BackboneSettings):
         weights = self._weights()
         from eip.backbones.mace import MACEBackbone
 
-        return MACEBackbone(weights, self.head)
+        return MACEBackbone(weights, self.energy_head)
 
     def informed(self, frames: TrainingSet) -> MACESettings:
         """With version, weights and cutoff."""

@@ -1,16 +1,19 @@
 """Evidence for a network that was trained elsewhere and is left as it is.
 
     symbol    meaning
-    x_i       invariants of atom i, each in units of its spread over the training atoms and bounded
+    x_i       invariants of atom i: their first principal components over the training atoms, in
+              units of their spread, bounded
     f_i       the force that the network itself predicts, eV/Å
     l_i       log (|f_i|² + ε²)^½ / s, s the RMS of the training forces, ε a hundredth of it
     c_i       −3 … 3: gated MLP of x_i and l_i
     B_i       exp(a + b l_i + c_i) · (1 + w_i u_i u_iᵀ), u_i = f_i / (|f_i|² + ε²)^½
 
 Where a network errs most its forces are large, and more along them than across: f_i says more of
-the error than all features that the energy is read from, which alone are of little use. An MLP is
-not to be trusted far from what it was trained on: what it says is bounded, so that there σ follows
-the force, and the latent distance (`eip.uncertainty.latent_distance`), which is put round this.
+the error than all features that the energy is read from. Of these alone little follows, and an MLP
+that reads them all learns the training materials by heart: it ranks others worse than the force
+does (`experiments/backbones`). No MLP is to be trusted far from what it was trained on: what it
+says is bounded, so that there σ follows the force, and the latent distance
+(`eip.uncertainty.latent_distance`), which is put round this.
 
 The network's weights are not among those of the potential: `eip.backbones`.
 """
@@ -38,6 +41,8 @@ from eip.uncertainty.network import NetworkPotential
 SMALLEST = 0.01
 #: By how much the MLP can change log B, and how many spreads from the mean it is told of.
 BOUND = 3.0
+#: Principal components that it is told of.
+COMPONENTS = 8
 
 
 class ForceHead(nn.Module):
@@ -47,26 +52,37 @@ class ForceHead(nn.Module):
         channels: width of the invariants.
         scale: s, eV/Å.
         hidden: width of the gated MLP.
+        components: of the invariants that it reads, at most.
     """
 
     center: Tensor
-    spread: Tensor
+    projection: Tensor
 
-    def __init__(self, channels: int, scale: float, hidden: int = 64) -> None:
+    def __init__(
+        self, channels: int, scale: float, hidden: int = 16, components: int = COMPONENTS
+    ) -> None:
         super().__init__()
         self.scale = scale
+        components = min(components, channels)
         self.register_buffer("center", torch.zeros(channels))
-        self.register_buffer("spread", torch.ones(channels))
-        self.gate = nn.Linear(channels + 1, hidden)
-        self.value = nn.Linear(channels + 1, hidden)
+        self.register_buffer("projection", torch.eye(channels, components))
+        self.gate = nn.Linear(components + 1, hidden)
+        self.value = nn.Linear(components + 1, hidden)
         self.out = nn.Linear(hidden, 4)
         self.of_force = nn.Parameter(torch.tensor([-2.0, 1.0]))
 
     @torch.no_grad()
     def standardize(self, invariants: Float[Tensor, "atoms channels"]) -> None:
-        """Takes mean and spread of each invariant from those of training atoms."""
-        self.center.copy_(invariants.double().mean(dim=0))
-        self.spread.copy_(invariants.double().std(dim=0).clamp(min=1e-6))
+        """Takes the principal components from training atoms, each invariant by its spread."""
+        values = invariants.double()
+        center, spread = values.mean(dim=0), values.std(dim=0).clamp(min=1e-6)
+        scaled = (values - center) / spread
+        sizes, directions = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
+        count = self.projection.shape[1]
+        # The largest last; of what hardly varies the spread is left as it is.
+        directions, sizes = directions[:, -count:], sizes[-count:].clamp(min=1e-6)
+        self.center.copy_(center)
+        self.projection.copy_(directions / sizes.sqrt() / spread[:, None])
 
     def forward(
         self, invariants: Float[Tensor, "atoms channels"], forces: Float[Tensor, "atoms 3"]
@@ -74,7 +90,7 @@ class ForceHead(nn.Module):
         small = SMALLEST * self.scale
         size = (forces.square().sum(dim=1) + small**2).sqrt()
         of_size = (size / self.scale).log()
-        told = bounded((invariants - self.center) / self.spread)
+        told = bounded((invariants - self.center) @ self.projection)
         read = torch.cat([told, bounded(of_size)[:, None]], dim=1)
         hidden = torch.sigmoid(self.gate(read)) * nn.functional.silu(self.value(read))
         change, along, nu, excess = bounded(self.out(hidden)).unbind(dim=1)
