@@ -66,7 +66,7 @@ class MACESettings(BackboneSettings):
     """A MACE whose file the user has; a model file keeps its name and sha256, not where it lies."""
 
     name: Literal["mace"] = Field("mace", description="MACE, of the package mace-torch")
-    cutoff: float | None = Field(None, gt=0, description="Å; that of its weights, found by itself")  # type: ignore[assignment]
+    cutoff: float = Field(6.0, gt=0, description="Å; that of its weights is taken")
     weights: str = Field("", description="file with a network, as MACE saves it whole")
     energy_head: str | None = Field(
         None, description="of a network with several: whose energies it is to give"
@@ -92,7 +92,8 @@ class MACESettings(BackboneSettings):
     def informed(self, frames: TrainingSet) -> MACESettings:
         """With version, weights and cutoff."""
         version, _ = MACE.installed(self.package_version)
-        return self.replace(package_version=version, weights_sha256=sha256_of(self._weights()))
+        digest, cutoff = sha256_of(self._weights()), self.build(1).cutoff
+        return self.replace(package_version=version, weights_sha256=digest, cutoff=cutoff)
 
     def _weights(self) -> Path:
         if not (self.weights or self.weights_sha256):
