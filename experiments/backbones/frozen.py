@@ -59,7 +59,7 @@ def ask(network: str, data: Path, work: Path, most_atoms: int, most: int) -> Non
                 continue
             batch = dataset[count]
             try:
-                said = potential(batch.graph)
+                said = potential.asked(batch.graph)
                 known[index] = {k: getattr(said, k) for k in ("energy", "forces", "features")}
             except InputError as error:
                 print(f"{batch.sources[0]}: {error}")

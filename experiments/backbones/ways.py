@@ -2,8 +2,10 @@
 
     python experiments/backbones/ways.py chgnet --data DIR --frames 200 --seeds 0 1 2
 
-On what `run.py` has asked the network (--work). A way is the columns that the head reads and the
-law by which σ goes with the distances; each is calibrated on the held-out frames. No guard.
+On what `run.py` has asked the network (--work). A way is how many principal components of what the
+network knows the head reads, and the law by which σ goes with the distances of an atom (d) and of
+its surroundings (D); each is scaled on the held-out frames. There is no guard. Of a way and a set:
+Spearman and AUC over atoms, AUC over structures, coverage, growth of σ over growth of the error.
 """
 
 from __future__ import annotations
@@ -21,42 +23,35 @@ from run import sets_of
 from eip.evaluation.metrics import coverage, roc, spearman
 from eip.training.heads import Known, train_head
 from eip.uncertainty.attached import ForceHead
-from eip.uncertainty.calibration import fit_calibration
 from eip.uncertainty.latent_distance import RIDGE, neighborhood_mean
 
 HERE = Path(__file__).parent
 
 
-def columns(batches, told, cutoff: float) -> dict[str, torch.Tensor]:
+def columns(batches, told) -> dict[str, torch.Tensor]:
     """Of all atoms of frames, one after the other."""
     found = defaultdict(list)
     for number, batch in enumerate(batches):
         said, graph = told[id(batch)], batch.graph
-        square = said.forces.square().sum(dim=1)
         values = {
             "x": said.features,
             "forces": said.forces,
             "errors": batch.forces - said.forces,
             "numbers": graph.numbers,
             "frame": torch.full_like(graph.numbers, number),
-            "around": neighborhood_mean(square, graph, cutoff).clamp(min=1e-8).log()[:, None] / 2,
-            "all": square.mean().clamp(min=1e-8).log().expand(len(square), 1) / 2,
         }
         for name, value in values.items():
             found[name].append(value)
     return {name: torch.cat(values) for name, values in found.items()}
 
 
-def distance(train, *, pooled: bool, shrink: float):
-    """d² of features; of an element, whose mean is drawn to that of all as by so many atoms."""
+def distance(train, *, pooled: bool):
+    """d² of features: from the training atoms of the element, or from all."""
     x, numbers = train["x"].double(), train["numbers"]
     overall, width = x.mean(dim=0), x.shape[1]
-    means = {}
-    for z in numbers.unique().tolist():
-        own = x[numbers == z]
-        means[z] = (own.sum(dim=0) + shrink * overall) / (len(own) + shrink)
-        if pooled:
-            means[z] = overall
+    means = {
+        z: overall if pooled else x[numbers == z].mean(dim=0) for z in numbers.unique().tolist()
+    }
     away = x - torch.stack([means[z] for z in numbers.tolist()])
     covariance = away.T @ away / len(away)
     matrices = {}
@@ -92,34 +87,34 @@ def scores(of, sigma: np.ndarray) -> dict[str, float]:
     }
 
 
-INPUTS = {
-    "nothing": (),
-    "features": ("x",),
-    "features, force around": ("x", "around"),
-    "force around": ("around",),
-    "features, force around and of all": ("x", "around", "all"),
-}
+def around(batches, squares: torch.Tensor, cutoff: float) -> torch.Tensor:
+    """D² of d²."""
+    graphs = [batch.graph for batch in batches]
+    parts = squares.float().split([graph.n_atoms for graph in graphs])
+    found = [neighborhood_mean(d, g, cutoff) for d, g in zip(parts, graphs, strict=True)]
+    return torch.cat(found).double()
 
 
-def head_sigma(inputs, parts, scale: float, seed: int, heads: int, hidden: int) -> list:
-    """σ of each part; of several heads the mean of its logarithm."""
-    shown = [
-        torch.cat([p[i] for i in inputs], dim=1).float() if inputs else torch.zeros(len(p["x"]), 1)
-        for p in parts
-    ]
-    known = [Known(s, p["forces"], p["errors"]) for s, p in zip(shown, parts, strict=True)]
-    found = []
-    for number in range(heads):
-        head = ForceHead(shown[0].shape[1], scale, hidden)
-        train_head(head, known[0], known[1], seed=100 * seed + number)
-        with torch.no_grad():
-            found.append(
-                [
-                    head(s, p["forces"]).moments().force_uncertainty.double().log()
-                    for s, p in zip(shown, parts, strict=True)
-                ]
-            )
-    return [torch.stack(logs).mean(dim=0).exp() for logs in zip(*found, strict=True)]
+#: Components that the head reads, and its width.
+HEADS = ((0, 16), (4, 16), (8, 16), (16, 16), (64, 16), (64, 64))
+#: Powers of d and D, and whether the training atoms of all elements are taken together.
+LAWS = (
+    *((p, q, False) for p, q in ((0, 0), (0.5, 0), (1, 0), (0, 0.5), (0, 0.7), (0, 1), (1, 1))),
+    *((p, q, True) for p, q in ((0.5, 0), (1, 0), (0, 0.5), (0, 1))),
+)
+
+
+def head_sigma(parts, scale: float, seed: int, told: int, hidden: int) -> list[np.ndarray]:
+    """σ of each part, of a head trained on the first and chosen on the second."""
+    known = [Known(p["x"], p["forces"], p["errors"]) for p in parts]
+    head = ForceHead(parts[0]["x"].shape[1], scale, hidden, told)
+    train_head(head, known[0], known[1], seed=seed)
+    with torch.no_grad():
+        return [_sigma(head, of.invariants, of.forces).numpy() for of in known]
+
+
+def _sigma(head: ForceHead, shown: torch.Tensor, forces: torch.Tensor) -> torch.Tensor:
+    return head(head.components(shown), forces).moments().force_uncertainty.double()
 
 
 def _row(there: dict[str, float], home: dict[str, float]) -> str:
@@ -144,35 +139,27 @@ def main() -> None:
     rows = defaultdict(list)
     for seed in given.seeds:
         training, held_out, tests = sets_of(found, given.frames, seed, given.hot)
-        parts = [columns(b, told, cutoff) for b in (training, held_out, *tests.values())]
+        sets = [training, held_out, *tests.values()]
+        parts = [columns(b, told) for b in sets]
         scale = float(torch.cat([b.forces for b in training]).square().mean().sqrt())
-        laws = {"": [torch.ones(len(p["x"]), dtype=torch.float64) for p in parts]}
-        for name, how in {
-            "d": {"pooled": False, "shrink": 0.0},
-            "d, means drawn to all": {"pooled": False, "shrink": 10.0},
-            "d of all elements": {"pooled": True, "shrink": 0.0},
-        }.items():
-            squared = distance(parts[0], **how)
-            ds = [squared(p).clamp(min=1e-12).sqrt() for p in parts]
-            laws[name] = ds
-            if name != "d, means drawn to all":
-                laws[f"√({name})"] = [d.sqrt() for d in ds]
-        ways = [(n, 1, 64) for n in INPUTS] + [
-            ("features", 5, 64),
-            ("features, force around", 5, 64),
-            ("features, force around", 5, 16),
-        ]
-        for inputs, heads, hidden in ways:
-            sigmas = head_sigma(INPUTS[inputs], parts, scale, seed, heads, hidden)
-            for law, factors in laws.items():
-                total = [(s * f).numpy() for s, f in zip(sigmas, factors, strict=True)]
-                fitted = fit_calibration(
-                    parts[1]["errors"].double().numpy(), total[1], parts[1]["numbers"].numpy()
-                )
-                name = f"{inputs} | {heads} × {hidden} | {law}"
+        distances = {}
+        for pooled in (False, True):
+            squared = distance(parts[0], pooled=pooled)
+            own = [squared(p).clamp(min=1e-12) for p in parts]
+            of_all = [around(b, d, cutoff) for b, d in zip(sets, own, strict=True)]
+            distances[pooled] = [[d.sqrt().numpy() for d in ds] for ds in (own, of_all)]
+        for components, hidden in HEADS:
+            sigmas = head_sigma(parts, scale, seed, components, hidden)
+            for p, q, pooled in LAWS:
+                d, of_all = distances[pooled]
+                total = [s * d[k] ** p * of_all[k] ** q for k, s in enumerate(sigmas)]
+                errors = np.abs(parts[1]["errors"].double().numpy())
+                factor = np.quantile(errors / total[1][:, None], 0.8) / 1.2816
+                law = f"d^{p} D^{q}" + (", all elements" if pooled else "")
                 for test, of, sigma in zip(tests, parts[2:], total[2:], strict=True):
-                    by = np.array([fitted.factor_of(int(z)) for z in of["numbers"]])
-                    rows[name, test].append(scores(of, sigma * by))
+                    rows[f"{components} of {hidden}, {law}", test].append(
+                        scores(of, sigma * factor)
+                    )
     table = {}
     for (name, test), values in rows.items():
         table.setdefault(name, {})[test] = {
@@ -180,9 +167,10 @@ def main() -> None:
         }
     for name, tests in table.items():
         print(f"{name:60s}", " | ".join(_row(t, tests[SETS[0]]) for t in tests.values()))
-    (given.work / given.network / f"ways-{given.frames}-{given.hot}.json").write_text(
-        json.dumps(table, indent=1, ensure_ascii=False)
-    )
+    results = HERE / "ways.json"
+    done = json.loads(results.read_text()) if results.exists() else {}
+    done[f"{given.network}, frames={given.frames}, hot={given.hot}, seeds={given.seeds}"] = table
+    results.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

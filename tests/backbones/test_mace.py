@@ -125,6 +125,7 @@ def test_attached(
     assert code == 0, errors
     backbone = eip.info(out)["network"]["backbone"]
     assert backbone["weights"] == "small.model" and "trust_weights" not in backbone
+    assert backbone["cutoff"] == 4.0
     # Trust is of the user, not of the file.
     with pytest.raises(InputError, match="EIP_TRUSTED_WEIGHTS=FILE"):
         eip.load(out)

@@ -39,7 +39,7 @@ class MACEBackbone(FrozenBackbone):
         heads = [str(name) for name in getattr(network, "heads", ["Default"])]
         if len(heads) > 1 and head not in heads:
             raise InputError(
-                f"{weights}: this MACE has several heads, name one of them (head): "
+                f"{weights}: this MACE has several heads, name one of them (energy_head): "
                 f"{', '.join(heads)}"
             )
         if head is not None and head not in heads:

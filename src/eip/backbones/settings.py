@@ -66,9 +66,9 @@ class MACESettings(BackboneSettings):
     """A MACE whose file the user has; a model file keeps its name and sha256, not where it lies."""
 
     name: Literal["mace"] = Field("mace", description="MACE, of the package mace-torch")
-    cutoff: float | None = Field(None, gt=0, description="Å; that of its weights, found by itself")  # type: ignore[assignment]
+    cutoff: float = Field(6.0, gt=0, description="Å; that of its weights is taken")
     weights: str = Field("", description="file with a network, as MACE saves it whole")
-    head: str | None = Field(
+    energy_head: str | None = Field(
         None, description="of a network with several: whose energies it is to give"
     )
     # Not in a model file: it would trust for whoever opens it.
@@ -87,12 +87,13 @@ class MACESettings(BackboneSettings):
         weights = self._weights()
         from eip.backbones.mace import MACEBackbone
 
-        return MACEBackbone(weights, self.head)
+        return MACEBackbone(weights, self.energy_head)
 
     def informed(self, frames: TrainingSet) -> MACESettings:
         """With version, weights and cutoff."""
         version, _ = MACE.installed(self.package_version)
-        return self.replace(package_version=version, weights_sha256=sha256_of(self._weights()))
+        digest, cutoff = sha256_of(self._weights()), self.build(1).cutoff
+        return self.replace(package_version=version, weights_sha256=digest, cutoff=cutoff)
 
     def _weights(self) -> Path:
         if not (self.weights or self.weights_sha256):

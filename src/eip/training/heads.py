@@ -50,6 +50,7 @@ def train_head(
         torch.nn.init.zeros_(head.out.weight)
         torch.nn.init.zeros_(head.out.bias)
         head.standardize(training.invariants)
+        components = [head.components(known.invariants) for known in (training, held_out)]
         head.train().requires_grad_(True)
         optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3, weight_decay=1e-2)
         best, best_loss, best_epoch = _weights(head), float("inf"), 0
@@ -57,11 +58,11 @@ def train_head(
             order = torch.randperm(len(training.errors))
             for part in order.split(_STEP):
                 optimizer.zero_grad()
-                _loss(head, training, part.to(training.errors.device)).backward()
+                _loss(head, components[0], training, part.to(training.errors.device)).backward()
                 torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
                 optimizer.step()
             with torch.no_grad():
-                loss = float(_loss(head, held_out))
+                loss = float(_loss(head, components[1], held_out))
             if loss < best_loss:
                 best, best_loss, best_epoch = _weights(head), loss, epoch
             if epoch - best_epoch > _PATIENCE:
@@ -71,8 +72,10 @@ def train_head(
     return best_epoch
 
 
-def _loss(head: ForceHead, known: Known, part: Tensor | slice = slice(None)) -> Tensor:
-    evidence = head(known.invariants[part], known.forces[part])
+def _loss(
+    head: ForceHead, components: Tensor, known: Known, part: Tensor | slice = slice(None)
+) -> Tensor:
+    evidence = head(components[part], known.forces[part])
     errors = Errors(known.errors.new_zeros(0), known.errors[part], None, _REGULARIZATION)
     return evidence.loss(errors)
 

@@ -1,16 +1,19 @@
 """Evidence for a network that was trained elsewhere and is left as it is.
 
     symbol    meaning
-    x_i       invariants of atom i, each in units of its spread over the training atoms and bounded
+    x_i       invariants of atom i: their first principal components over the training atoms, in
+              units of their spread
     f_i       the force that the network itself predicts, eV/Å
     l_i       log (|f_i|² + ε²)^½ / s, s the RMS of the training forces, ε a hundredth of it
-    c_i       −3 … 3: gated MLP of x_i and l_i
+    c_i       −3 … 3: gated MLP of the first eight of x_i, bounded, and l_i
     B_i       exp(a + b l_i + c_i) · (1 + w_i u_i u_iᵀ), u_i = f_i / (|f_i|² + ε²)^½
 
 Where a network errs most its forces are large, and more along them than across: f_i says more of
-the error than all features that the energy is read from, which alone are of little use. An MLP is
-not to be trusted far from what it was trained on: what it says is bounded, so that there σ follows
-the force, and the latent distance (`eip.uncertainty.latent_distance`), which is put round this.
+the error than all features that the energy is read from. Of these alone little follows, and an MLP
+that reads them all learns the training materials by heart: it ranks others worse than the force
+does (`experiments/backbones`). No MLP is to be trusted far from what it was trained on: what it
+says is bounded, so that there σ follows the force, and the latent distance
+(`eip.uncertainty.latent_distance`), which is put round this.
 
 The network's weights are not among those of the potential: `eip.backbones`.
 """
@@ -38,43 +41,61 @@ from eip.uncertainty.network import NetworkPotential
 SMALLEST = 0.01
 #: By how much the MLP can change log B, and how many spreads from the mean it is told of.
 BOUND = 3.0
+#: Principal components that distances are measured in, and those that the MLP is told of. In more,
+#: a few hundred training atoms say nothing of their spread.
+COMPONENTS, TOLD = 64, 8
 
 
 class ForceHead(nn.Module):
-    """Invariants and the predicted force → evidence; see the module.
+    """Components of the invariants, and the predicted force → evidence; see the module.
 
     Args:
         channels: width of the invariants.
         scale: s, eV/Å.
         hidden: width of the gated MLP.
+        told: components that it reads, at most.
     """
 
     center: Tensor
-    spread: Tensor
+    projection: Tensor
 
-    def __init__(self, channels: int, scale: float, hidden: int = 64) -> None:
+    def __init__(self, channels: int, scale: float, hidden: int = 16, told: int = TOLD) -> None:
         super().__init__()
         self.scale = scale
         self.register_buffer("center", torch.zeros(channels))
-        self.register_buffer("spread", torch.ones(channels))
-        self.gate = nn.Linear(channels + 1, hidden)
-        self.value = nn.Linear(channels + 1, hidden)
+        self.register_buffer("projection", torch.eye(channels, min(COMPONENTS, channels)))
+        told = min(told, COMPONENTS, channels)
+        self.gate = nn.Linear(told + 1, hidden)
+        self.value = nn.Linear(told + 1, hidden)
         self.out = nn.Linear(hidden, 4)
         self.of_force = nn.Parameter(torch.tensor([-2.0, 1.0]))
 
     @torch.no_grad()
     def standardize(self, invariants: Float[Tensor, "atoms channels"]) -> None:
-        """Takes mean and spread of each invariant from those of training atoms."""
-        self.center.copy_(invariants.double().mean(dim=0))
-        self.spread.copy_(invariants.double().std(dim=0).clamp(min=1e-6))
+        """Takes the principal components from training atoms, each invariant by its spread."""
+        values = invariants.double()
+        center, spread = values.mean(dim=0), values.std(dim=0).clamp(min=1e-6)
+        scaled = (values - center) / spread
+        sizes, directions = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
+        count = self.projection.shape[1]
+        # The largest first. Numbers that hardly vary are not blown up.
+        directions, sizes = directions.flip(1)[:, :count], sizes.flip(0)[:count].clamp(min=1e-6)
+        self.center.copy_(center)
+        self.projection.copy_(directions / sizes.sqrt() / spread[:, None])
+
+    def components(
+        self, invariants: Float[Tensor, "atoms channels"]
+    ) -> Float[Tensor, "atoms components"]:
+        """x_i."""
+        return (invariants - self.center) @ self.projection
 
     def forward(
-        self, invariants: Float[Tensor, "atoms channels"], forces: Float[Tensor, "atoms 3"]
+        self, components: Float[Tensor, "atoms components"], forces: Float[Tensor, "atoms 3"]
     ) -> TensorEvidence:
         small = SMALLEST * self.scale
         size = (forces.square().sum(dim=1) + small**2).sqrt()
         of_size = (size / self.scale).log()
-        told = bounded((invariants - self.center) / self.spread)
+        told = bounded(components[:, : self.gate.in_features - 1])
         read = torch.cat([told, bounded(of_size)[:, None]], dim=1)
         hidden = torch.sigmoid(self.gate(read)) * nn.functional.silu(self.value(read))
         change, along, nu, excess = bounded(self.out(hidden)).unbind(dim=1)
@@ -141,39 +162,51 @@ class AttachedPotential(NetworkPotential):
         differentiable: Differentiable = "nothing",
     ) -> Prediction:
         later = differentiable != "nothing"
-        keep = self._kept is not None and not later and not stress
-        if self._kept is not None and keep and id(graph.positions) in self._kept:
-            found = self._kept[id(graph.positions)][1]
-        else:
-            # σ is read from the force: to differentiate it, the energy is differentiated twice.
-            with self.run(graph, forces=True, stress=stress, differentiable=differentiable) as run:
-                force, virial = run.forces_and_stress(
-                    run.output.energy, retain_graph=later, create_graph=later
-                )
-                found = Prediction(
-                    energy=run.output.energy,
-                    forces=force,
-                    stress=virial,
-                    features=run.output.features.invariants(),
-                )
-            if not later:
-                found = found.detach()
-            if self._kept is not None and keep:
-                self._kept[id(graph.positions)] = graph, found
+        found = self.asked(graph, stress=stress, differentiable=differentiable)
         assert found.features is not None and found.forces is not None
         with torch.set_grad_enabled(later):
-            evidence = self.head(found.features, found.forces)
+            components = self.head.components(found.features)
+            evidence = self.head(components, found.forces)
             moments = evidence.moments()
-        said = replace(found, evidence=evidence, forces=found.forces if forces else None)
+        said = replace(
+            found,
+            evidence=evidence,
+            features=components,
+            forces=found.forces if forces else None,
+        )
         said = said.with_uncertainty(graph, **vars(moments))
         return said if later else said.detach()
+
+    def asked(
+        self, graph: AtomGraph, *, stress: bool = False, differentiable: Differentiable = "nothing"
+    ) -> Prediction:
+        """What the network itself says: energy and forces, its invariants as features."""
+        later = differentiable != "nothing"
+        keep = self._kept is not None and not later and not stress
+        if self._kept is not None and keep and id(graph.positions) in self._kept:
+            return self._kept[id(graph.positions)][1]
+        # σ is read from the force: to differentiate it, the energy is differentiated twice.
+        with self.run(graph, forces=True, stress=stress, differentiable=differentiable) as run:
+            force, virial = run.forces_and_stress(
+                run.output.energy, retain_graph=later, create_graph=later
+            )
+            found = Prediction(
+                energy=run.output.energy,
+                forces=force,
+                stress=virial,
+                features=run.output.features.invariants(),
+            )
+        found = found if later else found.detach()
+        if self._kept is not None and keep:
+            self._kept[id(graph.positions)] = graph, found
+        return found
 
     @contextmanager
     def remembering(self, known: Iterable[tuple[AtomGraph, Prediction]] = ()) -> Iterator[None]:
         """Inside, the network is asked once of each graph, and only the head again.
 
         Args:
-            known: graphs that it need not be asked of: its energies, forces and features of them.
+            known: graphs that it need not be asked of, and what it says (`asked`) of them.
         """
         self._kept = {id(graph.positions): (graph, said) for graph, said in known}
         try:
