@@ -1,8 +1,9 @@
 """Operators of PyTorch, ``torch.ops.eip``: arrays in, arrays out, wherever the arrays are.
 
 PyTorch's dispatcher chooses: on a CPU the compiled kernel, on another device the one that was given
-for it (`implement`), and where there is none, or it is not wanted, the same in plain PyTorch. Tracing (``torch.compile``,
-``torch.export``) sees shapes alone. Nobody outside this package asks where an array is.
+for it (`implement`), and where there is none, or it is not wanted, the same in plain PyTorch.
+Tracing (``torch.compile``, ``torch.export``) sees shapes alone. Nobody outside this package asks
+where an array is.
 
 The low-level interface of `torch.library` is used, and kernels are called by `ctypes` inside: an
 operator made by ``torch.library.custom_op`` takes some 30 µs more a call, of which a step of
@@ -152,9 +153,7 @@ class Decomposed(TorchFunctionMode):
             return plain(*args, **(kwargs or {}))
 
 
-def implement(
-    name: str, device: str, kernel: Function, takes: Function = lambda *_: True
-) -> None:
+def implement(name: str, device: str, kernel: Function, takes: Function = lambda *_: True) -> None:
     """Gives an operator a kernel for another device; the formula of its gradient stays.
 
     Args:

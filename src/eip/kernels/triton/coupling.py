@@ -65,14 +65,11 @@ def _to_table(
     atoms, count, intervals = len(listed.first) - 1, len(centers), knots - 3
     within = torch.arange(count, device=table.device) < listed.first[-1]
     first, order = by_kind(torch.where(within, listed.knot, intervals), intervals)
-    wide = blocks(channels)
     out = table.new_empty(sources.TABLE_PARTS, intervals, 4, paths, channels)
     arrays = *(first, order, listed.slot, centers.contiguous(), listed.neighbor, listed.numbers), *g
     arrays = *arrays, *_there(nodes), *_along(nodes, dots), out
-    launch(
-        sources.table_gradient(paths, dots is not None),
-        *(intervals * sources.TABLE_PARTS, wide, *arrays, atoms, count, intervals, channels),
-    )
+    kernel, programs = sources.table_gradient(paths, dots is not None), len(out) * intervals
+    launch(kernel, programs, blocks(channels), *arrays, atoms, count, intervals, channels)
     to_table, rows = torch.zeros_like(table), out.sum(0)
     for q in range(4):
         to_table[0, q : q + intervals] += rows[:, q]

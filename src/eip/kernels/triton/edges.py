@@ -72,10 +72,14 @@ def list_edges(
 def read(edges: Tensor, atoms: int, count: int, dtype: torch.dtype) -> Listed:
     """Views of what `list_edges` gave for so many atoms and edges."""
     sizes = 8 * (atoms + 1), 8 * count, 4 * count, 4 * count
-    *integers, numbers = edges.split([*sizes, len(edges) - sum(sizes)])
-    types = torch.int64, torch.int64, torch.int32, torch.int32
-    views = (part.view(kind) for part, kind in zip(integers, types, strict=True))
-    return Listed(*views, numbers.view(dtype).reshape(12, count))
+    first, slot, neighbor, knot, numbers = edges.split([*sizes, len(edges) - sum(sizes)])
+    return Listed(
+        first.view(torch.int64),
+        slot.view(torch.int64),
+        neighbor.view(torch.int32),
+        knot.view(torch.int32),
+        numbers.view(dtype).reshape(12, count),
+    )
 
 
 def by_kind(kinds: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """The formulas of `eip.kernels.coupling` and `eip.kernels.products`, of one edge, of one atom.
 
-The same as the plain ones there, of single numbers: matrices are their components xx, yy, xy, xz, yz.
+The same as the plain ones there, of single numbers: a matrix is its components xx, yy, xy, xz, yz.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ from eip.kernels.triton import sources
 #: A thread holds some 200 numbers on its way; with more than one each it had to put some away.
 _WARPS = 4
 _THREADS = 32 * _WARPS
+#: What kernels are compiled with: a product and a sum may become one operation, as in the C++.
+OPTIONS = {"num_warps": _WARPS, "enable_fp_fusion": True}
 #: Edges at a time in the interpreter, whose price is by operations, not by numbers.
 _INTERPRETED_THREADS = 4096
 
@@ -137,7 +139,7 @@ def _start(
             kernel[grid](*arguments, **constants)
             return
         try:
-            kernel[grid](*arguments, num_warps=_WARPS, **constants)
+            kernel[grid](*arguments, **OPTIONS, **constants)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # of another compiler than was tried, for another card

@@ -59,10 +59,7 @@ def _to_weights(
     elements, _, channels = weights.shape
     out = weights.new_empty(sources.WEIGHT_PARTS, *weights.shape)
     arrays = *by_kind(species, elements), *g, *triple, *(() if dots is None else dots[:3]), out
-    launch(
-        sources.weights_gradient(dots is not None),
-        *(elements * sources.WEIGHT_PARTS, blocks(channels), *arrays),
-        *(len(species), elements, channels),
-        inverse_square=inverse_square,
-    )
+    kernel, programs = sources.weights_gradient(dots is not None), len(out) * elements
+    sizes = len(species), elements, channels
+    launch(kernel, programs, blocks(channels), *arrays, *sizes, inverse_square=inverse_square)
     return out.sum(0)

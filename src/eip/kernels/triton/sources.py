@@ -93,6 +93,26 @@ def _indented(lines: Sequence[str], depth: int) -> str:
     return "\n".join("    " * depth + line for line in lines)
 
 
+def _zeros(sums: Sequence[str], like: str) -> str:
+    return _indented([f"{one} = tl.zeros([BE, BF], {like}.dtype.element_ty)" for one in sums], 1)
+
+
+def _stores(arrays: Sequence[tuple[str, int]]) -> str:
+    """``sum0``, ``sum1`` …, over the edges, to the own place in all components of some arrays."""
+    flat = [(array, k) for array, count in arrays for k in range(count)]
+    return _indented(
+        [_store(f"{a} + {k} * size + own", f"sum{n}") for n, (a, k) in enumerate(flat)], 1
+    )
+
+
+def _store(place: str, tile: str) -> str:
+    return f"tl.store({place}, tl.sum({tile}, axis=0, keep_dims=True), mask=wide)"
+
+
+def _sums(count: int) -> list[str]:
+    return [f"sum{k}" for k in range(count)]
+
+
 def _edge(sign: int, tangent: bool, place: str = "e") -> list[str]:
     """Direction and spline weights of some edges, and how these change along ``dot``."""
     minus = "-" if sign < 0 else ""
@@ -128,7 +148,12 @@ def _filters(paths: int, *kinds: tuple[str, str]) -> list[str]:
 
 def _couple(paths: int) -> tuple[list[Number], list[Number], list[Number], list[Number]]:
     """d, w, node and the gradient in what they become, as symbols."""
-    return symbols("d", 3), symbols("w", paths), symbols("x", 3 if paths == 3 else 11), symbols("g", 9)
+    return (
+        symbols("d", 3),
+        symbols("w", paths),
+        symbols("x", 3 if paths == 3 else 11),
+        symbols("g", 9),
+    )
 
 
 def _along(*groups: Sequence[Number]) -> dict[Number, Number]:
@@ -156,17 +181,15 @@ def sums(paths: int, tangent: bool) -> Any:
     ]
     if tangent:
         lines += _dotted(_components("x", _said(first, "_dot"), "j", "on & wide"))
-    heard = [(array, k) for array, count in _heard("out") for k in range(count)]
     body = f"""{_AT_CENTER}
-{_indented([f"sum{k} = tl.zeros([BE, BF], out_s.dtype.element_ty)" for k in range(9)], 1)}
+{_zeros(_sums(9), "out_s")}
     for at in range(begin, end, BE):
         e = at + tl.arange(0, BE)[:, None]
         on = e < end
 {_indented(lines, 2)}
 {source(_named("y", out), 8)}
 {_indented([f"sum{k} += y{k}" for k in range(9)], 2)}
-{_indented([f"tl.store({a} + {k} * size + own, tl.sum(sum{n}, axis=0, keep_dims=True), mask=wide)"
-            for n, (a, k) in enumerate(heard)], 1)}
+{_stores(_heard("out"))}
 """
     arrays = ["first", "slot", "neighbor", "knot", "numbers", "table", *_names(_said(first))]
     arrays += [*_names(_said(first, "_dot")), "dot"] if tangent else []
@@ -214,10 +237,9 @@ def gradients(paths: int, in_edges: bool, tangent: bool) -> Any:
     own = _components("x", _said(first), "own", "wide")
     if tangent:
         own += _dotted(_components("x", _said(first, "_dot"), "own", "wide"))
-    said = [(array, k) for array, count in _said(first) for k in range(count)]
     body = f"""{_AT_CENTER}
 {_indented(own, 1)}
-{_indented([f"sum{k} = tl.zeros([BE, BF], out_said.dtype.element_ty)" for k in range(len(x))], 1)}
+{_zeros(_sums(len(x)), "out_said")}
     for at in range(begin, end, BE):
         e = at + tl.arange(0, BE)[:, None]
         on = e < end
@@ -227,8 +249,7 @@ def gradients(paths: int, in_edges: bool, tangent: bool) -> Any:
 {_indented(_components("g", _heard("g"), "j", "on & wide"), 2)}
 {source(wanted, 8)}
 {_indented([f"sum{k} += y{k}" for k in range(len(x))] + after, 2)}
-{_indented([f"tl.store(out_{a} + {k} * size + own, tl.sum(sum{n}, axis=0, keep_dims=True), mask=wide)"
-            for n, (a, k) in enumerate(said)], 1)}
+{_stores([(f"out_{a}", k) for a, k in _said(first)])}
 """
     arrays = ["first", "slot", "neighbor", "knot", "numbers", "table", *_names(_heard("g"))]
     arrays += _names(_said(first))
@@ -279,12 +300,8 @@ def table_gradient(paths: int, tangent: bool) -> Any:
         f"sum{q}_{k} += b{q} * " + (f"y_dot{k} + b{q}_dot * y{k}" if tangent else f"y{k}")
         for q, k in pairs
     ]
-    zeros = [f"sum{q}_{k} = tl.zeros([BE, BF], out.dtype.element_ty)" for q, k in pairs]
-    stores = [
-        f"tl.store(out + place + {q * paths + k} * F, "
-        f"tl.sum(sum{q}_{k}, axis=0, keep_dims=True), mask=wide)"
-        for q, k in pairs
-    ]
+    zeros = _zeros([f"sum{q}_{k}" for q, k in pairs], "out")
+    stores = [_store(f"out + place + {q * paths + k} * F", f"sum{q}_{k}") for q, k in pairs]
     body = f"""
     part, interval = tl.program_id(0) % {TABLE_PARTS}, tl.program_id(0) // {TABLE_PARTS}
     c = tl.program_id(1) * BF + tl.arange(0, BF)[None, :]
@@ -294,7 +311,7 @@ def table_gradient(paths: int, tangent: bool) -> Any:
     count = tl.load(first + interval + 1) - start
     begin = start + count * part // {TABLE_PARTS}
     end = start + count * (part + 1) // {TABLE_PARTS}
-{_indented(zeros, 1)}
+{zeros}
     for at in range(begin, end, BE):
         on = at + tl.arange(0, BE)[:, None] < end
 {_indented(edge, 2)}
@@ -359,8 +376,15 @@ def products_of(back: bool, tangent: bool) -> Any:
     kind = tl.load(species + at // F, mask=on, other=0) * {_WEIGHTS} * F + at % F
 {_indented(lines, 1)}
 {source(_named("y", out), 4)}
-{_indented([f"tl.store(out_{a} + {k} * size + at, y{n}, mask=on)"
-            for n, (a, k) in enumerate(stored)], 1)}
+{
+        _indented(
+            [
+                f"tl.store(out_{a} + {k} * size + at, y{n}, mask=on)"
+                for n, (a, k) in enumerate(stored)
+            ],
+            1,
+        )
+    }
 """
     arrays = ["species", "weights", *(["g_x", "g_u", "g_m"] if back else []), *_names(_TRIPLE)]
     arrays += _names(_triple("_dot")) if tangent else []
@@ -383,11 +407,8 @@ def weights_gradient(tangent: bool) -> Any:
     lines = _read(_triple(), "a", "own")
     lines += _dotted(_read(_triple("_dot"), "a", "own")) if tangent else []
     lines += _read([("g_x", 1), ("g_u", 3), ("g_m", 5)], "g", "own")
-    zeros = [f"sum{k} = tl.zeros([BE, BF], out.dtype.element_ty)" for k in range(_WEIGHTS)]
-    stores = [
-        f"tl.store(out + place + {k} * F, tl.sum(sum{k}, axis=0, keep_dims=True), mask=wide)"
-        for k in range(_WEIGHTS)
-    ]
+    zeros = _zeros(_sums(_WEIGHTS), "out")
+    stores = [_store(f"out + place + {k} * F", f"sum{k}") for k in range(_WEIGHTS)]
     body = f"""
     part, element = tl.program_id(0) % {WEIGHT_PARTS}, tl.program_id(0) // {WEIGHT_PARTS}
     c = tl.program_id(1) * BF + tl.arange(0, BF)[None, :]
@@ -397,7 +418,7 @@ def weights_gradient(tangent: bool) -> Any:
     count = tl.load(first + element + 1) - start
     begin = start + count * part // {WEIGHT_PARTS}
     end = start + count * (part + 1) // {WEIGHT_PARTS}
-{_indented(zeros, 1)}
+{zeros}
     for at in range(begin, end, BE):
         place = at + tl.arange(0, BE)[:, None]
         on = (place < end) & wide
