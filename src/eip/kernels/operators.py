@@ -32,6 +32,7 @@ Function = Callable[..., Any]
 #: Of each operator the same in PyTorch.
 _PLAIN: dict[Any, Function] = {}
 
+
 class OtherKernel(NamedTuple):
     """Of a device that is no CPU: a function of the operator's arguments, and whether it can work
     on such arguments."""
