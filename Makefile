@@ -56,7 +56,7 @@ test: env ## the tests, without the slow ones
 # others and with plain PyTorch too. A processor that has AVX-512 uses it for its own.
 KERNEL_TESTS := tests/kernels tests/models tests/uncertainty tests/test_contracts.py tests/test_prepared.py tests/test_graph.py tests/simulation/test_calculator.py
 test-kernels: env ## the tests of kernels under every EIP_KERNELS that this processor can run
-	@variants=$$($(BIN)/python -c 'from eip.kernels.build import runnable; print(*[v for v in runnable() if v not in ("native", "avx512")])') && \
+	@variants=$$($(BIN)/python -c 'from eip.kernels.choice import runnable; print(*[v for v in runnable() if v not in ("native", "avx512", "triton")])') && \
 	for variant in $$variants; do \
 	  echo "Kernels: EIP_KERNELS=$$variant"; \
 	  EIP_KERNELS=$$variant $(BIN)/python -m pytest -q -m "not slow" $(AT_ONCE) $(KERNEL_TESTS) || exit 1; \

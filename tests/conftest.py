@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -27,8 +28,13 @@ ROOT = Path(__file__).resolve().parents[1]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     from eip.kernels import variant
 
-    if variant() == "reference":
-        skipped = pytest.mark.skip(reason="EIP_KERNELS=reference: there are no kernels")
+    if importlib.util.find_spec("triton") is None:
+        skipped = pytest.mark.skip(reason="needs Triton: pip install 'eip[gpu]'")
+        for item in items:
+            if item.get_closest_marker("triton"):
+                item.add_marker(skipped)
+    if variant() in ("reference", "triton"):
+        skipped = pytest.mark.skip(reason=f"EIP_KERNELS={variant()}: there are no compiled kernels")
         for item in items:
             if item.get_closest_marker("kernels"):
                 item.add_marker(skipped)

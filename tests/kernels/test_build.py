@@ -18,7 +18,7 @@ from ase.build import molecule
 
 from eip.errors import InputError
 from eip.graph import AtomGraph
-from eip.kernels import build, kernels_for, library, reference_path, variant
+from eip.kernels import build, choice, kernels_for, library, reference_path, variant
 from eip.models.painn import PaiNN
 from eip.neighbors import build_graph
 
@@ -259,21 +259,22 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing_behind(
 def test_variants_have_libraries_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EIP_KERNELS", raising=False)
     assert build.variant() == "native"
-    for name in build.runnable():
+    for name in choice.runnable():
         monkeypatch.setenv("EIP_KERNELS", name)
         assert build.variant() == name
-    marches = [march for march, _ in build.VARIANTS.values()]
+    marches = [march for march, _ in choice.VARIANTS.values() if march is not None]
     assert len(set(marches)) == len(marches)
 
 
 def test_a_variant_that_is_none_or_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EIP_KERNELS", "avx3")
     with pytest.raises(
-        InputError, match="EIP_KERNELS is 'avx3'; expected one of native, avx512, avx2, reference"
+        InputError,
+        match="EIP_KERNELS is 'avx3'; expected one of native, avx512, avx2, triton, reference",
     ):
         build.variant()
-    monkeypatch.setattr(build, "processor", lambda: "flags : fma avx avx2 bmi1 bmi2 f16c movbe")
-    assert build.runnable() == ("native", "avx2", "reference")
+    monkeypatch.setattr(choice, "processor", lambda: "flags : fma avx avx2 bmi1 bmi2 f16c movbe")
+    assert choice.runnable() == ("native", "avx2", "triton", "reference")
     monkeypatch.setenv("EIP_KERNELS", "avx512")
     with pytest.raises(InputError, match=r"this processor lacks avx512f, .*take 'reference'"):
         build.variant()
@@ -281,7 +282,7 @@ def test_a_variant_that_is_none_or_cannot_run_is_refused(monkeypatch: pytest.Mon
 
 def test_the_reference_path_can_be_asked_for() -> None:
     array = torch.zeros(1)
-    if variant() == "reference":
+    if variant() in ("reference", "triton"):
         assert library() is None and kernels_for(array) is None
         return
     assert library() is not None, "the tests need a C++ compiler"
@@ -335,8 +336,8 @@ def test_processors_of_other_vector_widths_compute_the_same(
 
     with reference_path():
         plain = network.fixed(graph, species, vectors).scalars
-    for name in build.runnable():
-        march = build.VARIANTS[name][0]
+    for name in choice.runnable():
+        march = choice.VARIANTS[name][0]
         if march is not None:
             torch.testing.assert_close(features(build._load(march)), plain, rtol=0, atol=1e-5)
     # SSE2, which is no variant: nobody's processor is that old, but vectors of 16 bytes are NEON's.

@@ -5,13 +5,15 @@ other device and as what the kernel is checked against, and its derivatives. How
 added: CONTRIBUTING.md.
 """
 
-from eip.kernels.build import (
-    KernelWarning,
-    Library,
-    kernels_for,
-    library,
-    reference_path,
-    variant,
-)
+from eip.kernels.build import KernelWarning, Library, kernels_for, library
+from eip.kernels.choice import reference_path, triton_path, variant
 
-__all__ = ["KernelWarning", "Library", "kernels_for", "library", "reference_path", "variant"]
+__all__ = [
+    "KernelWarning",
+    "Library",
+    "kernels_for",
+    "library",
+    "reference_path",
+    "triton_path",
+    "variant",
+]

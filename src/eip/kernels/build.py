@@ -4,8 +4,6 @@ The binary is made for the very processor it runs on and kept in the user's cach
 name holds a digest of source, compiler, flags and processor, so that a home directory shared by a
 cluster's different nodes holds one for each. Where there is no compiler, the plain PyTorch path
 does the work, and a warning says so once.
-
-``EIP_KERNELS`` asks for the kernels of lesser processors, or for none: see `VARIANTS`.
 """
 
 from __future__ import annotations
@@ -14,22 +12,19 @@ import ctypes
 import functools
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eip.errors import InputError
 from eip.kernels import cache
+from eip.kernels.choice import VARIANTS, processor, variant, whose_kernels
 
 #: Of a library of kernels, whoever loads it.
 FLAGS = (
@@ -37,18 +32,6 @@ FLAGS = (
     # Neither sets errno nor traps; NaN and infinity keep their meaning, unlike under -ffast-math.
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
 )
-#: Values of EIP_KERNELS: how the compiler is told of the processor, and what that processor must
-#: have (as Linux names it). None: no kernels, plain PyTorch.
-VARIANTS: dict[str, tuple[str | None, tuple[str, ...]]] = {
-    "native": ("-march=native", ()),
-    # By the names of processors: those of the levels (x86-64-v4) are unknown to older compilers.
-    "avx512": (
-        "-march=skylake-avx512",
-        tuple(f"avx512{part}" for part in ("f", "bw", "cd", "dq", "vl")),
-    ),
-    "avx2": ("-march=haswell", ("avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")),
-    "reference": (None, ()),
-}
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 
 
@@ -114,56 +97,11 @@ class Library:
         return tuple(function().decode().split())
 
 
-_REFERENCE = ContextVar("reference_path", default=False)
-
-
-@contextmanager
-def reference_path() -> Iterator[None]:
-    """Within it everything runs in plain PyTorch: what the kernels are checked against."""
-    token = _REFERENCE.set(True)
-    try:
-        yield
-    finally:
-        _REFERENCE.reset(token)
-
-
-def within_reference_path() -> bool:
-    """Whether kernels are not wanted here."""
-    return _REFERENCE.get()
-
-
 def kernels_for(array: Tensor) -> Library | None:
     """The kernels, if they can work on this array and are wanted."""
-    if _REFERENCE.get() or array.device.type != "cpu" or array.dtype not in _SUFFIX:
+    if array.dtype not in _SUFFIX or whose_kernels(array.device) != "cpu":
         return None
     return library()
-
-
-def variant() -> str:
-    """Which kernels are wanted: ``EIP_KERNELS``, by default "native".
-
-    Raises:
-        InputError: if it is none of `VARIANTS`, or this processor cannot run it.
-    """
-    chosen = os.environ.get("EIP_KERNELS") or "native"
-    if chosen not in VARIANTS:
-        raise InputError(f"EIP_KERNELS is '{chosen}'; expected one of {', '.join(VARIANTS)}")
-    needed = VARIANTS[chosen][1]
-    if needed:
-        has = set(processor().split())
-        missing = [feature for feature in needed if feature not in has]
-        if missing:
-            raise InputError(
-                f"EIP_KERNELS is '{chosen}', but this processor lacks {', '.join(missing)}; leave "
-                "it unset, or take 'reference'"
-            )
-    return chosen
-
-
-def runnable() -> tuple[str, ...]:
-    """The variants that this processor can run."""
-    has = set(processor().split())
-    return tuple(name for name, (_, needed) in VARIANTS.items() if has.issuperset(needed))
 
 
 @functools.cache
@@ -294,13 +232,3 @@ def _compiler() -> str:
     raise CannotCompile(
         f"no C++ compiler was found ({f'CXX is {chosen}' if chosen else 'looked for g++, clang++'})"
     )
-
-
-def processor() -> str:
-    """What -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")
-    return "\n".join(dict.fromkeys(line for line in lines if line.startswith(wanted)))

@@ -20,6 +20,7 @@ from eip.kernels import networks
 from eip.kernels.build import kernels_for
 from eip.kernels.coupling import (
     Sums,
+    chunk_of,
     coupling,
     intervals,
     plain_coupling,
@@ -148,13 +149,13 @@ def _couplings(
 ) -> Callable[[Layer, Tensor, Tensor | None, Tensor | None], Sums]:
     """What sums over the neighbors of each atom what they say in a layer."""
     atoms, centers, neighbors = graph
-    lib = kernels_for(edge_vectors)
-    if lib is not None and lib.takes(elements.shape[1], edge_vectors.dtype):
-        lanes, count = lib.lanes(edge_vectors.dtype), intervals(radial_functions)
+    chunk = chunk_of(edge_vectors, int(elements.shape[1]))
+    if chunk is not None:
+        count = intervals(radial_functions)
         edges = edge_list.list_edges(edge_vectors, centers, neighbors, atoms, cutoff, count)
 
         def by_kernel(layer: Layer, said: Tensor, v: Tensor | None, t: Tensor | None) -> Sums:
-            table = _table(layer, lanes, cutoff, radial_functions, mean_neighbors)
+            table = _table(layer, chunk, cutoff, radial_functions, mean_neighbors)
             # Here, not inside, as above.
             v, t = (None if one is None else one.contiguous() for one in (v, t))
             found: Sums = coupling(
@@ -199,11 +200,11 @@ def _coefficients(
 
 
 def _table(
-    layer: Layer, lanes: int, cutoff: float, radial_functions: int, mean_neighbors: float
+    layer: Layer, chunk: int, cutoff: float, radial_functions: int, mean_neighbors: float
 ) -> Tensor:
     """The filters of a layer, ``[chunks, knots, paths, chunk]``."""
     coefficients = _coefficients(layer, cutoff, radial_functions, mean_neighbors)
-    return edge_list.by_chunks(coefficients @ _filters(layer).T, _paths(layer), lanes)
+    return edge_list.by_chunks(coefficients @ _filters(layer).T, _paths(layer), chunk)
 
 
 # By one kernel ----------------------------------------------------------------------------------

@@ -20,11 +20,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eip.kernels import edges as edge_list
-from eip.kernels.build import Library
+from eip.kernels.build import Library, kernels_for
 from eip.kernels.edges import cubic_weights, sum_over_neighbors
-from eip.kernels.operators import constants, twice_differentiable
+from eip.kernels.operators import (
+    constants,
+    implement_twice,
+    implemented,
+    twice_differentiable,
+)
 from eip.kernels.radial import polynomial_cutoff, sine_basis
 from eip.kernels.tensors import applied, dot, outer
+from eip.kernels.triton import coupling as by_triton
+from eip.kernels.triton.launch import works_on
 
 #: Filters of a layer whose neighbors have a vector and a matrix; of one where they have none yet.
 PATHS, FIRST_PATHS = 14, 3
@@ -182,3 +189,17 @@ coupling = twice_differentiable(
     takes=lambda lib, x: x[3].shape[3] == lib.lanes(x[3].dtype),
     fake=lambda said, *_: tuple(said.new_empty(*n, *said.shape[1:]) for n in ((), (3,), (5,))),
 )
+
+implement_twice(
+    *("coupling", "cuda", by_triton.values, by_triton.gradient),
+    takes=lambda _, x: works_on(x[3]) and len(x[3]) == 1,
+)
+
+
+def chunk_of(array: Tensor, channels: int) -> int | None:
+    """Channels of a chunk of tables, for the kernel that works on arrays like this one; None where
+    there is none, and filters need not be tables."""
+    if implemented("coupling", array):
+        return channels if works_on(array) else None
+    lib = kernels_for(array)
+    return lib.lanes(array.dtype) if lib and lib.takes(channels, array.dtype) else None

@@ -12,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eip.kernels.build import Library
-from eip.kernels.operators import operator
+from eip.kernels.operators import implement, operator
+from eip.kernels.triton import edges as by_triton
+from eip.kernels.triton.launch import works_on
 
 #: Atoms that sum one copy of a table's gradient; a fixed number, so that the order of summation
 #: does not depend on how many threads there are.
@@ -73,6 +75,8 @@ list_edges = operator(
     fake=_fake_list,
     constant=True,
 )
+
+implement("list_edges", "cuda", by_triton.list_edges, lambda vectors, *_: works_on(vectors))
 
 
 def call(

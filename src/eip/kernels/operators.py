@@ -1,8 +1,9 @@
 """Operators of PyTorch, ``torch.ops.eip``: arrays in, arrays out, wherever the arrays are.
 
-PyTorch's dispatcher chooses: on a CPU the compiled kernel, on any other device, and where kernels
-cannot be had or are not wanted, the same in plain PyTorch. Tracing (``torch.compile``,
-``torch.export``) sees shapes alone. Nobody outside this package asks where an array is.
+PyTorch's dispatcher chooses: on a CPU the compiled kernel, on another device the one that was given
+for it (`implement`), and where there is none, or it is not wanted, the same in plain PyTorch.
+Tracing (``torch.compile``, ``torch.export``) sees shapes alone. Nobody outside this package asks
+where an array is.
 
 The low-level interface of `torch.library` is used, and kernels are called by `ctypes` inside: an
 operator made by ``torch.library.custom_op`` takes some 30 µs more a call, of which a step of
@@ -14,14 +15,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from eip.kernels.build import Library, kernels_for, within_reference_path
+from eip.kernels.build import Library, kernels_for
+from eip.kernels.choice import whose_kernels
 
 _LIBRARY = torch.library.Library("eip", "DEF")
 
@@ -29,8 +31,27 @@ Function = Callable[..., Any]
 
 #: Of each operator the same in PyTorch.
 _PLAIN: dict[Any, Function] = {}
+
+
+class OtherKernel(NamedTuple):
+    """Of a device that is no CPU: a function of the operator's arguments, and whether it can work
+    on such arguments."""
+
+    run: Function
+    takes: Function
+
+
+class NotToBeHad(Exception):
+    """A kernel cannot be compiled here, as a warning has said: plain PyTorch goes on."""
+
+
 #: Kernels by operator and device, but for those of the CPU.
-_OTHER_DEVICES: dict[tuple[str, str], Function] = {}
+_OTHER_DEVICES: dict[tuple[str, str], OtherKernel] = {}
+
+#: By operator: what looks for a kernel and runs it; and from functions of `twice_differentiable`
+#: the kernels of an operator, its gradient and that one's.
+_CHOOSING: dict[str, Function] = {}
+_THREE: dict[str, Function] = {}
 
 
 def operator(
@@ -62,22 +83,29 @@ def operator(
     chosen: Any = getattr(torch.ops.eip, name).default
 
     def kernel_for(arguments: tuple[Any, ...]) -> Function | None:
-        device = arguments[0].device.type
+        device = whose_kernels(arguments[0].device)
         if device != "cpu":
-            return None if within_reference_path() else _OTHER_DEVICES.get((name, device))
+            other = None if device is None else _OTHER_DEVICES.get((name, device))
+            return other.run if other is not None and other.takes(*arguments) else None
         lib = kernels_for(arguments[0])
         if lib is None or not (takes is None or takes(lib, *arguments)):
             return None
         return functools.partial(kernel, lib)
 
-    def on_cpu(*arguments: Any) -> Any:
-        return (kernel_for(arguments) or plain)(*arguments)
+    def choose(*arguments: Any) -> Any:
+        return run(kernel_for(arguments) or plain, arguments)
+
+    def run(found: Function, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return found(*arguments)
+        except NotToBeHad:
+            return plain(*arguments)
 
     def below_autograd(*arguments: Any) -> Any:
         found = kernel_for(arguments)
         with torch._C._AutoDispatchBelowAutograd():
             if found is not None and not _watched(arguments[0]):
-                return found(*arguments)
+                return run(found, arguments)
             return chosen(*arguments)
 
     class Recorded(torch.autograd.Function):
@@ -105,7 +133,8 @@ def operator(
         return plain(*arguments) if backward is None else Recorded.apply(*arguments)
 
     _PLAIN[chosen] = plain
-    _LIBRARY.impl(name, on_cpu, "CPU")
+    _CHOOSING[name] = choose
+    _LIBRARY.impl(name, choose, "CPU")
     _LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
     _LIBRARY.impl(name, recorded, "Autograd")
     torch.library.register_fake(f"eip::{name}", fake, lib=_LIBRARY)
@@ -125,15 +154,39 @@ class Decomposed(TorchFunctionMode):
             return plain(*args, **(kwargs or {}))
 
 
-def implement(name: str, device: str, kernel: Function) -> None:
+def implement(name: str, device: str, kernel: Function, takes: Function = lambda *_: True) -> None:
     """Gives an operator a kernel for another device; the formula of its gradient stays.
 
     Args:
         device: as PyTorch names its type, ``"cuda"`` say.
-        kernel: takes the operator's arguments.
+        kernel: takes the operator's arguments; raises `NotToBeHad` where it cannot be compiled.
+        takes: whether it can work on such arguments.
     """
-    _LIBRARY.impl(name, kernel, device.upper())
-    _OTHER_DEVICES[name, device] = kernel
+    _LIBRARY.impl(name, _CHOOSING[name], device.upper())
+    _OTHER_DEVICES[name, device] = OtherKernel(kernel, takes)
+
+
+def implement_twice(
+    name: str, device: str, values: Function, gradient: Function, takes: Function
+) -> None:
+    """Gives an operator that is `twice_differentiable`, its gradient and that one's own kernels for
+    another device.
+
+    Args:
+        values, gradient, takes: as there, with None in the library's place.
+    """
+    for one, found in _THREE[name](values, gradient, takes).items():
+        kernel, takes_them = (functools.partial(function, None) for function in found)
+        implement(one, device, kernel, takes_them)
+
+
+def implemented(name: str, array: Tensor) -> bool:
+    """Whether an operator has a kernel of another device for arrays like this one.
+
+    A network that lays out its arrays as the kernel wants them asks beforehand.
+    """
+    device = whose_kernels(array.device)
+    return device is not None and (name, device) in _OTHER_DEVICES
 
 
 def _watched(array: Tensor) -> bool:
@@ -264,6 +317,39 @@ def twice_differentiable(
     def asked(ctx: Any, index: int | None) -> bool:
         return index is not None and wanted(ctx, ctx.places[index])
 
+    # Kernels of the three from two functions, and whether they can work on such arguments ------
+
+    def three(values: Function, gradient: Function, takes: Function) -> dict[str, Any]:
+        def double(lib: Library | None, *arguments: Any) -> tuple[Any, ...]:
+            sizes = outputs, count, len(arguments) - outputs - 2 * count
+            g, x, others, along = split(arguments, *sizes)
+            g, x, along = contiguous(g), contiguous(x), contiguous(along)
+            to_g = values(lib, x, others, along)
+            return *to_g, *gradient(lib, g, x, others, True, False, along)
+
+        def first(lib: Library | None, *arguments: Any) -> tuple[Any, ...]:
+            sizes = outputs, count, len(arguments) - outputs - count - 2
+            g, x, others, flags = split(arguments, *sizes)
+            return tuple(gradient(lib, contiguous(g), contiguous(x), others, *flags, None))
+
+        def itself(lib: Library | None, *arguments: Any) -> tuple[Any, ...]:
+            return tuple(values(lib, contiguous(arguments[:count]), arguments[count:], None))
+
+        def takes_behind_g(lib: Library | None, *arguments: Any) -> bool:
+            return bool(takes(lib, arguments[outputs : outputs + count]))
+
+        def takes_it(lib: Library | None, *arguments: Any) -> bool:
+            return bool(takes(lib, arguments[:count]))
+
+        return {
+            name: (itself, takes_it),
+            f"{name}_backward": (first, takes_behind_g),
+            f"{name}_double_backward": (double, takes_behind_g),
+        }
+
+    _THREE[name] = three
+    own = three(values, gradient, takes)
+
     # Second derivatives -----------------------------------------------------------------------
 
     def plain_double(*arguments: Any) -> tuple[Any, ...]:
@@ -271,17 +357,11 @@ def twice_differentiable(
         found = _directional(plain, g, x, others, along)
         return tuple(None if k in without else one for k, one in enumerate(found))
 
-    def kernel_double(lib: Library, *arguments: Any) -> tuple[Any, ...]:
-        g, x, others, along = split(arguments, outputs, count, len(arguments) - outputs - 2 * count)
-        g, x, along = contiguous(g), contiguous(x), contiguous(along)
-        to_g = values(lib, x, others, along)
-        return *to_g, *gradient(lib, g, x, others, True, False, along)
-
     double_backward = operator(
         f"{name}_double_backward({grads}, {head}, {dots}) -> {results(outputs + count)}",
-        kernel=kernel_double,
+        kernel=own[f"{name}_double_backward"][0],
         plain=plain_double,
-        takes=lambda lib, *a: takes(lib, a[outputs : outputs + count]),
+        takes=own[f"{name}_double_backward"][1],
         fake=lambda *arguments: tuple(
             None if one is None or k in without else torch.empty_like(one)
             for k, one in enumerate(arguments[: outputs + count])
@@ -297,10 +377,6 @@ def twice_differentiable(
             if index is not None and not flag:
                 found[index] = None
         return tuple(found)
-
-    def kernel_backward(lib: Library, *arguments: Any) -> tuple[Any, ...]:
-        g, x, others, flags = split(arguments, outputs, count, len(arguments) - outputs - count - 2)
-        return tuple(gradient(lib, contiguous(g), contiguous(x), others, *flags, None))
 
     def fake_backward(*arguments: Any) -> tuple[Any, ...]:
         _, x, _, flags = split(arguments, outputs, count, len(arguments) - outputs - count - 2)
@@ -345,9 +421,9 @@ def twice_differentiable(
 
     first_backward = operator(
         f"{name}_backward({grads}, {head}, bool in_weights, bool in_geometry) -> {results(count)}",
-        kernel=kernel_backward,
+        kernel=own[f"{name}_backward"][0],
         plain=plain_backward,
-        takes=lambda lib, *a: takes(lib, a[outputs : outputs + count]),
+        takes=own[f"{name}_backward"][1],
         fake=fake_backward,
         setup_context=setup_backward,
         backward=backward_of_backward,
@@ -365,10 +441,10 @@ def twice_differentiable(
 
     return operator(
         f"{name}({head}) -> {results(outputs)}",
-        kernel=lambda lib, *a: tuple(values(lib, contiguous(a[:count]), a[count:], None)),
+        kernel=own[name][0],
         plain=plain,
         fake=fake,
-        takes=lambda lib, *a: takes(lib, a[:count]),
+        takes=own[name][1],
         setup_context=setup,
         backward=backward,
     )

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from eip.kernels.build import Library
 from eip.kernels.edges import groups
-from eip.kernels.operators import twice_differentiable
+from eip.kernels.operators import implement_twice, twice_differentiable
 from eip.kernels.tensors import applied, contraction, dot, outer, square
+from eip.kernels.triton import products as by_triton
+from eip.kernels.triton.launch import works_on
 
 #: Products that are scalars, vectors, matrices; and how many factors each has, in their order.
 SCALARS, VECTORS, MATRICES = 9, 8, 10
@@ -145,4 +147,9 @@ products = twice_differentiable(
     plain=_plain,
     takes=lambda lib, x: lib.takes(x[0].shape[1], x[0].dtype),
     fake=lambda x, u, m, *_: (torch.empty_like(x), torch.empty_like(u), torch.empty_like(m)),
+)
+
+implement_twice(
+    *("cartesian_products", "cuda", by_triton.values, by_triton.gradient),
+    takes=lambda _, x: works_on(x[0]),
 )

@@ -17,7 +17,8 @@ import eip.kernels
 from eip.errors import InputError
 from eip.files import write_whole
 from eip.kernels import cache
-from eip.kernels.build import FLAGS, CannotCompile, compile_library, processor
+from eip.kernels.build import FLAGS, CannotCompile, compile_library
+from eip.kernels.choice import processor
 
 _PLUGIN = Path(__file__).parent / "plugin"
 _KERNELS = Path(eip.kernels.__file__).parent

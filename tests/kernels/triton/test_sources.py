@@ -1,0 +1,80 @@
+"""Every kernel compiles for cards that are not here, and keeps to a thread's registers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eip.kernels.triton import launch, sources
+
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
+
+_INTEGERS = {"atoms", "edges", "intervals", "elements"}
+_LONG, _SHORT = {"first", "slot", "order", "center", "species"}, {"neighbor", "knot"}
+
+
+def compiled(kernel: Any, dtype: str, target: Any) -> Any:
+    """A kernel for a card, 64 channels wide, as `launch` would start it there."""
+    import triton
+    from triton.compiler import ASTSource
+
+    constants = {"F": 64, "BF": 64, "BE": 2, "BLOCK": 128, "inverse_square": 0.01}
+    constants = {name: constants[name] for name in kernel.arg_names if name in constants}
+    types = {}
+    for name in kernel.arg_names:
+        types[name] = (
+            "constexpr"
+            if name in constants
+            else "i32"
+            if name in _INTEGERS
+            else "*i64"
+            if name in _LONG
+            else "*i32"
+            if name in _SHORT
+            else f"*{dtype}"
+        )
+    source = ASTSource(fn=kernel, signature=types, constexprs=constants)
+    return triton.compile(source, target=target, options=launch.OPTIONS)
+
+
+KERNELS = {
+    "sums_3": lambda: sources.sums(3, False),
+    "sums_14": lambda: sources.sums(14, False),
+    "sums_14_tangent": lambda: sources.sums(14, True),
+    "gradients_14_edges": lambda: sources.gradients(14, True, False),
+    "gradients_14_tangent": lambda: sources.gradients(14, False, True),
+    "table_gradient_3": lambda: sources.table_gradient(3, True),
+    "table_gradient_14": lambda: sources.table_gradient(14, False),
+    "table_gradient_14_tangent": lambda: sources.table_gradient(14, True),
+    "products": lambda: sources.products_of(False, False),
+    "products_back": lambda: sources.products_of(True, False),
+    "products_back_tangent": lambda: sources.products_of(True, True),
+    "weights_gradient": lambda: sources.weights_gradient(False),
+    "weights_gradient_tangent": lambda: sources.weights_gradient(True),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_it_compiles_for_nvidia_without_spilling(name: str, tmp_path: Path) -> None:
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    made = compiled(KERNELS[name](), "fp32", GPUTarget("cuda", 80, 32))
+    (tmp_path / "kernel.cubin").write_bytes(made.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    said = subprocess.run(
+        [tool, "-res-usage", tmp_path / "kernel.cubin"], capture_output=True, text=True, check=True
+    ).stdout
+    (stack,) = re.findall(r"STACK:(\d+)", said)
+    assert int(stack) == 0, said
+
+
+@pytest.mark.parametrize("name", ["sums_14", "gradients_14_edges", "products_back"])
+def test_it_compiles_for_amd(name: str) -> None:
+    from triton.backends.compiler import GPUTarget
+
+    assert compiled(KERNELS[name](), "fp32", GPUTarget("hip", "gfx942", 64)).asm["hsaco"]
