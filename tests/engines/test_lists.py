@@ -69,6 +69,18 @@ def test_only_what_moved_is_built_anew(structures: list[Atoms]) -> None:
     assert lists.rebuilds == 9
 
 
+def test_atoms_that_are_put_back_into_their_cell_need_no_new_list(structures: list[Atoms]) -> None:
+    lists, arrays = VerletLists(CUTOFF, 0.5), batch(structures)
+    before = lists(*arrays).edge_vectors()
+    water, slab = structures[0], structures[3]
+    moved = arrays[1].clone()
+    moved[2] += torch.from_numpy(water.cell.array[0] - 2 * water.cell.array[2])
+    moved[-1] += torch.from_numpy(slab.cell.array[1])
+    after = lists(arrays[0], moved, *arrays[2:]).edge_vectors()
+    assert lists.rebuilds == 4
+    torch.testing.assert_close(before, after, rtol=0, atol=1e-12)
+
+
 def test_what_is_wrong_with_a_structure_is_said(structures: list[Atoms]) -> None:
     lists, arrays = VerletLists(CUTOFF), batch(structures)
     lists(*arrays)

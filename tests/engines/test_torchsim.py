@@ -31,7 +31,7 @@ from .conftest import network  # noqa: E402
 pytestmark = pytest.mark.engines
 
 Said = dict[str, Any]
-UDD = {"A": 2.0, "B": 0.05, "C": 0.1, "D": 1.5}
+UDD = {"A": 2.0, "B": 1.0, "C": 0.5, "D": 1.5}
 
 
 def in_state(atoms: Atoms | list[Atoms], dtype: torch.dtype = torch.float64) -> Any:
@@ -122,7 +122,7 @@ def test_dynamics_follow_those_of_ase(model: Potential) -> None:
     from ase.md.verlet import VelocityVerlet
 
     atoms = engine_structures(model.elements, model.cutoff)["liquid water"]
-    momenta = np.random.default_rng(0).normal(size=(len(atoms), 3))
+    momenta = 0.2 * np.random.default_rng(0).normal(size=(len(atoms), 3))
     femtosecond = 0.5
     state = in_state([atoms, atoms.repeat((1, 1, 2))])
     engine = EIPModel(model)
@@ -142,7 +142,7 @@ def test_dynamics_follow_those_of_ase(model: Potential) -> None:
         away = moving.positions[copy * n : (copy + 1) * n].numpy() - atoms.positions
         away = away @ np.linalg.inv(atoms.cell)  # torch-sim keeps atoms inside their cell
         np.testing.assert_allclose(away - away.round(), 0.0, atol=2e-6)
-    assert engine._neighbors.rebuilds < 20
+    assert engine._neighbors.rebuilds < 20  # of two systems in 21 calls
 
 
 def test_batched_udd_pushes_as_it_does_alone(model: Potential) -> None:

@@ -43,6 +43,10 @@ class VerletLists:
         """The graph of the structures as they are now; arguments as of
         `eip.neighbors.graph_from_tensors`, which says what it raises."""
         now = numbers.long(), positions.detach().double(), cell.double(), pbc, frame.long()
+        if self._is_of(now):
+            now = now[0], self._nearest(now[1]), *now[2:]
+        else:
+            self._of = ()
         outdated = self._outdated(now)
         if len(outdated):
             self._rebuild(now, outdated.tolist())
@@ -51,13 +55,9 @@ class VerletLists:
 
     def _outdated(self, now: tuple[Tensor, ...]) -> Int[Tensor, "outdated"]:
         """The structures whose lists do not hold all pairs any more."""
-        numbers, positions, cell, pbc, frame = now
-        everything = torch.arange(len(cell))
-        if not self._of or any(
-            one.shape != other.shape or not torch.equal(one, other)
-            for one, other in zip((numbers, pbc, frame), self._same(), strict=True)
-        ):
-            return everything
+        _, positions, cell, _, frame = now
+        if not self._of:
+            return torch.arange(len(cell))
         _, built_at, built_in, _, _ = self._of
         moved = (positions - built_at).square().sum(dim=1)
         # "not <": true of NaN, which the search will then report.
@@ -66,9 +66,21 @@ class VerletLists:
         left = left | (cell != built_in).flatten(1).any(dim=1)
         return left.nonzero()[:, 0].cpu()
 
-    def _same(self) -> tuple[Tensor, Tensor, Tensor]:
-        numbers, _, _, pbc, frame = self._of
-        return numbers, pbc, frame
+    def _is_of(self, now: tuple[Tensor, ...]) -> bool:
+        """Whether the lists are of structures with the same atoms and periodic directions."""
+        return bool(self._of) and all(
+            now[k].shape == self._of[k].shape and torch.equal(now[k], self._of[k])
+            for k in (0, 3, 4)
+        )
+
+    def _nearest(self, positions: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms 3"]:
+        """The images of atoms that are nearest to where the lists were built: an engine that keeps
+        atoms in their cells moves one by a lattice vector now and then, which changes nothing."""
+        _, built_at, cell, pbc, frame = self._of
+        whole = torch.where(pbc[:, :, None], cell, 0.0)
+        inverse = torch.linalg.pinv(whole).index_select(0, frame)
+        away = torch.einsum("na,nab->nb", positions - built_at, inverse).round()
+        return positions - torch.einsum("na,nab->nb", away, whole.index_select(0, frame))
 
     def _rebuild(self, now: tuple[Tensor, ...], outdated: list[int]) -> None:
         numbers, positions, cell, pbc, frame = now
