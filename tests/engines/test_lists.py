@@ -79,6 +79,10 @@ def test_atoms_that_are_put_back_into_their_cell_need_no_new_list(structures: li
     after = lists(arrays[0], moved, *arrays[2:]).edge_vectors()
     assert lists.rebuilds == 4
     torch.testing.assert_close(before, after, rtol=0, atol=1e-12)
+    # In another cell it is another place.
+    cell = 1.02 * arrays[2]
+    other = lists(arrays[0], moved, cell, *arrays[3:])
+    torch.testing.assert_close(other.positions, moved, rtol=0, atol=0)
 
 
 def test_what_is_wrong_with_a_structure_is_said(structures: list[Atoms]) -> None:

@@ -195,7 +195,9 @@ def test_batches_are_made_by_memory(model: Potential) -> None:
     for engine, structures in ((EIPModel(model), periodic), (by_atoms, molecules)):
         metric = engine.memory_scales_with
         sizes = [calculate_memory_scaler(in_state(a), metric) for a in structures]
-        batcher = BinningAutoBatcher(engine, max_memory_scaler=1.2 * max(sizes))
+        batcher = BinningAutoBatcher(
+            engine, memory_scales_with=metric, max_memory_scaler=1.2 * max(sizes)
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             said = ts.static(structures, engine, autobatcher=batcher)

@@ -44,7 +44,7 @@ class VerletLists:
         `eip.neighbors.graph_from_tensors`, which says what it raises."""
         now = numbers.long(), positions.detach().double(), cell.double(), pbc, frame.long()
         if self._is_of(now):
-            now = now[0], self._nearest(now[1]), *now[2:]
+            now = now[0], self._nearest(now[1], now[2]), *now[2:]
         else:
             self._of = ()
         outdated = self._outdated(now)
@@ -73,11 +73,14 @@ class VerletLists:
             for k in (0, 3, 4)
         )
 
-    def _nearest(self, positions: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms 3"]:
+    def _nearest(
+        self, positions: Float[Tensor, "atoms 3"], now_in: Float[Tensor, "frames 3 3"]
+    ) -> Float[Tensor, "atoms 3"]:
         """The images of atoms that are nearest to where the lists were built: an engine that keeps
         atoms in their cells moves one by a lattice vector now and then, which changes nothing."""
         _, built_at, cell, pbc, frame = self._of
-        whole = torch.where(pbc[:, :, None], cell, 0.0)
+        same = (cell == now_in).flatten(1).all(dim=1)
+        whole = torch.where(pbc[:, :, None] & same[:, None, None], cell, 0.0)
         inverse = torch.linalg.pinv(whole).index_select(0, frame)
         away = torch.einsum("na,nab->nb", positions - built_at, inverse).round()
         return positions - torch.einsum("na,nab->nb", away, whole.index_select(0, frame))
