@@ -10,10 +10,9 @@ from ase.build import molecule
 
 from eip.errors import GPUMemoryFull
 from eip.graph import AtomGraph
-from eip.models.energy import EnergyPotential
-from eip.models.painn import PaiNN
 from eip.neighbors import build_graph
 from eip.prediction import Prediction
+from eip.uncertainty.evidential import EvidentialPotential
 from eip.verbs import device
 
 
@@ -50,7 +49,14 @@ def test_a_full_memory_is_told_with_the_size_of_what_was_asked(
     def full(*_: object, **__: object) -> Prediction:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    potential = EnergyPotential(PaiNN(2, 16), (1, 8), {1: 0.0, 8: 0.0}, 1.0)
+    potential = EvidentialPotential(
+        elements=[1, 8],
+        element_energies={1: 0.0, 8: 0.0},
+        force_scale=1.0,
+        backbone="painn",
+        channels=16,
+        interactions=1,
+    )
     monkeypatch.setattr(potential, "forward", full)
     graph: AtomGraph = build_graph(molecule("H2O"), potential.cutoff)
     with pytest.raises(GPUMemoryFull, match=r"3 atoms with 6 pairs.*training\.max_atoms"):
