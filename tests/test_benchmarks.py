@@ -147,3 +147,47 @@ def test_a_worker_that_fails_says_why_and_lives_on() -> None:
         [sys.executable, "-c", script], cwd=BENCHMARKS, capture_output=True, text=True
     )
     assert done.stdout == "eip: ValueError: unknown request 'dance'\neIP\n", done.stderr
+
+
+@pytest.mark.parametrize("module", ["gpu"], indirect=True)
+def test_figures_of_a_gpu_are_kept_and_gone_on_with(module: ModuleType, tmp_path: Path) -> None:
+    def fails() -> None:
+        raise RuntimeError("the card is gone")
+
+    path = tmp_path / "part.json"
+    record = module.Record(path)
+    assert record("one", lambda: {"seconds": 1.0}) == {"seconds": 1.0}
+    assert "the card is gone" in record("two", fails)["error"]
+    again = module.Record(path)
+    assert again("one", fails) == {"seconds": 1.0}
+    assert again("two", lambda: {"seconds": 2.0}) == {"seconds": 2.0}
+    assert json.loads(path.read_text()) == {"one": {"seconds": 1.0}, "two": {"seconds": 2.0}}
+
+
+@pytest.mark.parametrize("module", ["gpu"], indirect=True)
+def test_the_script_of_a_gpu_ends_in_time_and_says_what_is_wrong(
+    module: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert sum(module.LIMITS.values()) < 8 * 60 + 60 and set(module.LIMITS) == set(module.PARTS)
+    script = tmp_path / "gpu.py"
+    # A part that hangs, one that fails, and one that finds an error.
+    script.write_text(
+        "import json, sys, time\n"
+        "from pathlib import Path\n"
+        "out = Path(sys.argv[sys.argv.index('--out') + 1])\n"
+        "name = sys.argv[sys.argv.index('--part') + 1]\n"
+        "said = {'about': {'x': {'y': 1}}, 'md': {'x': {'error': 'no'}},\n"
+        "        'correctness': {'float32 is right': {'is': False}}}\n"
+        "(out / f'{name}.json').write_text(json.dumps(said.get(name, {})))\n"
+        "if name == 'train':\n"
+        "    time.sleep(600)\n"
+    )
+    module.__dict__["__file__"] = str(script)
+    module.LIMITS["train"] = 6
+    options = module.argparse.Namespace(out=tmp_path, dry_run=False, seconds=300.0, only=None)
+    assert module.run_parts(options) == 1
+    said = capfd.readouterr().out
+    assert "train: stopped at its limit" in said and "md, x: no" in said
+    assert "WRONG: float32 differs" in said
+    assert not (tmp_path / "train.done").exists() and (tmp_path / "about.done").exists()
+    assert json.loads((tmp_path / "gpu.json").read_text())["about"] == {"x": {"y": 1}}

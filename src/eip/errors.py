@@ -31,6 +31,17 @@ class NonFinitePrediction(InputError):
     """What a potential says of a structure is NaN or infinite; the message names the atoms."""
 
 
+class GPUMemoryFull(InputError):
+    """A GPU's memory does not hold what a batch of structures needs; the message has its size."""
+
+    def __init__(self, n_atoms: int, n_edges: int) -> None:
+        super().__init__(
+            f"the GPU's memory is full: it does not hold {n_atoms:,} atoms with {n_edges:,} pairs "
+            "within the cutoff at once. Take fewer (training.batch_size, training.max_atoms or "
+            "training.max_edges; predict(..., atoms_per_batch=...)), a smaller box, or --device cpu"
+        )
+
+
 def unknown_elements(
     numbers: Iterable[int], known: Iterable[int], where: str = "the structure"
 ) -> InputError:

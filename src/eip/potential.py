@@ -15,7 +15,7 @@ from ase import Atoms
 from torch import Tensor, nn
 
 from eip.composition import OpenEnergies
-from eip.errors import InputError
+from eip.errors import GPUMemoryFull, InputError
 from eip.graph import AtomGraph
 from eip.kernels.packing import Packable
 from eip.neighbors import build_graph
@@ -93,6 +93,18 @@ class Potential(nn.Module, ABC):
 
         Edges longer than the cutoff must change nothing: a Verlet list brings some.
         """
+
+    def __call__(self, graph: AtomGraph, **settings: Any) -> Prediction:
+        """`forward`.
+
+        Raises:
+            GPUMemoryFull: if the GPU's memory does not hold what the batch needs.
+        """
+        try:
+            found: Prediction = super().__call__(graph, **settings)
+        except torch.OutOfMemoryError as error:
+            raise GPUMemoryFull(graph.n_atoms, graph.n_edges) from error
+        return found
 
     def predict(
         self,

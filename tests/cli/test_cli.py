@@ -335,6 +335,28 @@ def test_a_model_of_before_there_was_a_guard_is_given_one(run: Run, folder: Path
     assert guard_of(folder / "new.eip")["held-out atoms"] == 54
 
 
+def test_info_of_the_machine_says_what_runs_where_and_why(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = run("info", "--device", "--json")
+    said = json.loads(out)
+    assert code == 0
+    assert said["operators"]["coupling"] == "C++ on a CPU, Triton on a GPU"
+    assert said["operators"]["painn_message"] == "C++ on a CPU"
+    there = torch.cuda.is_available()
+    assert said["runs by default on"] == ("cuda" if there else "cpu")
+    if not there:
+        assert said["GPU"].startswith("none: ") and said["kernels on a GPU"] == "there is no GPU"
+    monkeypatch.setenv("EIP_KERNELS", "reference")
+    code, out, _ = run("info", "--device")
+    assert code == 0 and "EIP_KERNELS asks for it" in " ".join(out.split())
+
+
+def test_info_of_nothing_is_refused(run: Run) -> None:
+    code, _, said = run("info")
+    assert code == 2 and "or --device" in said
+
+
 def test_info_of_model_and_frames(run: Run, folder: Path) -> None:
     code, shown, _ = run("info", folder / "run/model.eip", "--json")
     assert code == 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -139,9 +140,14 @@ def convert(
 @app.command()
 @label_options
 def info(
-    path: Annotated[Path, typer.Argument(help="A model.eip, a run folder or a file of frames.")],
+    path: Annotated[
+        Path | None, typer.Argument(help="A model.eip, a run folder or a file of frames.")
+    ] = None,
     *,
     labels: Options,
+    device: Annotated[
+        bool, typer.Option("--device", help="What runs where on this machine, and why.")
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare a store with its checksums; reads all of it.")
     ] = False,
@@ -150,6 +156,17 @@ def info(
     """What is in a model (elements, training, calibration) or a file of frames (labels, ranges)."""
     from eip.verbs import info as verb
 
+    if device:
+        from eip.verbs.device import describe_device
+
+        content = describe_device()
+        if as_json:
+            print(json.dumps(content, indent=2, ensure_ascii=False))
+        else:
+            _show_description("this machine", content)
+        return
+    if path is None:
+        raise InputError("eip info takes a model, a run folder or a file of frames; or --device")
     if verify:
         from eip.data import FrameStore
 
@@ -161,12 +178,16 @@ def info(
         content = verb.info(path, labels_from(labels))
         print(json.dumps(content, indent=2, ensure_ascii=False))
     elif verb.is_model(path):
-        table = Table(title=str(path), show_header=False)
-        for key, value in verb.describe_model(path).items():
-            table.add_row(f"[bold]{escape(key)}[/]", escape(lines_of(value)))
-        show(table)
+        _show_description(str(path), verb.describe_model(path))
     else:
         summary, doubts = verb.summarize_files([path], labels_from(labels))
         show(summary.table(str(path)))
         for doubt in doubts:
             warn(f"Warning: {doubt}")
+
+
+def _show_description(title: str, content: Mapping[str, Any]) -> None:
+    table = Table(title=title, show_header=False)
+    for key, value in content.items():
+        table.add_row(f"[bold]{escape(key)}[/]", escape(lines_of(value)))
+    show(table)

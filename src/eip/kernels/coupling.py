@@ -192,7 +192,7 @@ coupling = twice_differentiable(
 
 implement_twice(
     *("coupling", "cuda", by_triton.values, by_triton.gradient),
-    takes=lambda _, x: works_on(x[3]) and len(x[3]) == 1,
+    takes=lambda _, x: works_on(*reversed(x)) and len(x[3]) == 1,
 )
 
 

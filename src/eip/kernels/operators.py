@@ -189,6 +189,15 @@ def implemented(name: str, array: Tensor) -> bool:
     return device is not None and (name, device) in _OTHER_DEVICES
 
 
+def implementations() -> dict[str, tuple[str, ...]]:
+    """The devices for which each operator has a kernel, by its name; elsewhere it is plain
+    PyTorch."""
+    found = {name: ["cpu"] for name in sorted(_CHOOSING)}
+    for name, device in _OTHER_DEVICES:
+        found[name].append(device)
+    return {name: tuple(devices) for name, devices in found.items()}
+
+
 def _watched(array: Tensor) -> bool:
     """Whether anybody looks on, a trace say. If not, the dispatcher would but choose the kernel:
     to be asked a second time takes it some µs."""

@@ -151,5 +151,5 @@ products = twice_differentiable(
 
 implement_twice(
     *("cartesian_products", "cuda", by_triton.values, by_triton.gradient),
-    takes=lambda _, x: works_on(x[0]),
+    takes=lambda _, x: works_on(*x),
 )

@@ -125,10 +125,11 @@ def test_a_kernel_that_does_not_compile_is_told_once_and_replaced(
     torch.testing.assert_close(gradient, expected)
 
 
-def test_half_precision_is_plain_pytorchs(unknown: None) -> None:
+def test_half_and_mixed_precision_are_plain_pytorchs(unknown: None) -> None:
     with triton_path(), warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not launch.works_on(torch.zeros(1, dtype=torch.bfloat16))
+        assert not launch.works_on(torch.zeros(1), None, torch.zeros(1, dtype=torch.float64))
 
 
 CHOSEN = """

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from eip.kernels.build import KernelWarning
 from eip.kernels.operators import NotToBeHad
@@ -32,9 +33,11 @@ _DTYPES = (torch.float32, torch.float64)
 # Whether they can be ----------------------------------------------------------------------------
 
 
-def works_on(array: Tensor) -> bool:
-    """Whether Triton's kernels can work on an array; a warning says, once, why they cannot."""
-    return not _FAILURES and array.dtype in _DTYPES and _usable(array.device.type)
+def works_on(array: Tensor, *others: Tensor | None) -> bool:
+    """Whether Triton's kernels can work on arrays, of one type; a warning says, once, why not."""
+    kind = array.dtype
+    same = all(one is None or one.dtype == kind for one in others)
+    return same and kind in _DTYPES and not _FAILURES and _usable(array.device.type)
 
 
 @functools.cache
@@ -53,10 +56,11 @@ def why_not(device: str) -> str | None:
     if device == "cpu":
         return _interpreter_trouble()
     try:
-        probe = torch.zeros(1, device=device)
-        sources.probe()[(1,)](probe)
-        # Only here does the host wait for the card.
-        return None if float(probe) == 2.0 else "a kernel of one number gave another one"
+        with _disable_current_modes():  # a trace asks too
+            probe = torch.zeros(1, device=device)
+            sources.probe()[(1,)](probe)
+            # Only here does the host wait for the card.
+            return None if float(probe) == 2.0 else "a kernel of one number gave another one"
     except Exception as error:  # whatever compiler, driver and card may say
         return _in_short(error)
 
