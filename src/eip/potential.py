@@ -94,17 +94,16 @@ class Potential(nn.Module, ABC):
         Edges longer than the cutoff must change nothing: a Verlet list brings some.
         """
 
-    def __call__(self, graph: AtomGraph, **settings: Any) -> Prediction:
-        """`forward`.
+    def __call__(self, graph: AtomGraph, **settings: Any) -> Any:
+        """`forward`: a `Prediction`, of which callers know what they asked for.
 
         Raises:
             GPUMemoryFull: if the GPU's memory does not hold what the batch needs.
         """
         try:
-            found: Prediction = super().__call__(graph, **settings)
+            return super().__call__(graph, **settings)
         except torch.OutOfMemoryError as error:
             raise GPUMemoryFull(graph.n_atoms, graph.n_edges) from error
-        return found
 
     def predict(
         self,
