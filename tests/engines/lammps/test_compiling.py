@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from eip.engines.lammps import compiling
-from eip.engines.lammps.compiling import build, find_lammps
+from eip.engines.lammps.compiling import build, compiler_of, find_lammps
 from eip.errors import InputError
 
 
@@ -94,3 +95,17 @@ def test_the_same_call_takes_what_was_compiled(
     # A header of LAMMPS that has changed is another LAMMPS.
     (source / "pair.h").write_text("// another\n")
     assert not made("b.so")
+
+
+def test_the_environments_lammps_is_compiled_for_by_its_own_mpi(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("environment", "system"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "mpicxx").write_text("#!/bin/sh\n")
+        (tmp_path / place / "mpicxx").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "environment" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "system"))
+    found = {own: Path(compiler_of(None, own)).parent.name for own in (True, False)}
+    assert found == {True: "environment", False: "system"}
+    assert compiler_of("mpicxx", True) == str(tmp_path / "system" / "mpicxx")

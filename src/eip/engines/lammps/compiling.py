@@ -76,7 +76,7 @@ def build(
     Raises:
         InputError: if LAMMPS or the compiler cannot be found, or the compiler fails.
     """
-    lammps, compiler = find_lammps(lammps_include), _compiler(mpicxx)
+    lammps, compiler = find_lammps(lammps_include), compiler_of(mpicxx, lammps_include is None)
     sources = [*sorted(_PLUGIN.glob("*.cpp")), *(_KERNELS / name for name in _SHARED)]
     headers = [*_PLUGIN.glob("*.h"), *_KERNELS.glob("*.h"), *lammps.include.glob("*.h")]
     flags = [
@@ -152,10 +152,14 @@ def _folders(include: str | Path | None) -> Iterator[Path]:
     yield Path(sys.prefix) / "include" / "lammps"
 
 
-def _compiler(given: str | None) -> str:
+def compiler_of(given: str | None, of_environment: bool) -> str:
+    """Of the MPI that a LAMMPS runs with; the environment's for the LAMMPS of the environment,
+    whatever else is on the path."""
     name = given or "mpicxx"
     # Where an environment is used without being activated, its programs are not on the path.
-    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    here = str(Path(sys.executable).parent)
+    places = (here, None) if of_environment and given is None else (None, here)
+    found = next(filter(None, (shutil.which(name, path=place) for place in places)), None)
     if found is None:
         raise InputError(
             f"{name}: no such compiler; 'pip install mpich' brings mpicxx, or --mpicxx names that "
