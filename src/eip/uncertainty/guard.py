@@ -40,7 +40,7 @@ from eip.errors import InputError
 from eip.uncertainty.calibration import fit_calibration
 
 #: c.
-STRENGTH = 0.35
+STRENGTH = 0.3
 
 #: Of the two distances; the largest where there are fewer than 1,000 values.
 PERCENTILE = 99.9
