@@ -1,8 +1,13 @@
-"""What of a step goes into σ, the guard and the short range: `python benchmarks/trust.py MODEL`.
+"""What of a step goes into σ, the guard and the short range.
 
-A trained model of water as it is, without its guard, without guard and short range, without latent
+    python benchmarks/trust.py MODEL --structure FILE
+
+FILE is of the model's kind, 192 atoms say, and at home: where two atoms are closer than in training
+the repulsion has work to do. It is taken as it is, and twice in each direction.
+
+The trained model as it is, without its guard, without guard and short range, without latent
 distance, with energies and forces alone, and with the bias of UDD; calls of the potential with the
-neighbor list ready, in turn, medians, 192 and 1,536 atoms. → results/trust.json
+neighbor list ready, in turn, medians. → results/trust.json
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from pathlib import Path
 
 import report
 import torch
-from structures import water_box
+from ase.io import read
 
 import eip
 from eip.neighbors import build_graph
@@ -69,6 +74,7 @@ def variants(potential: Potential) -> dict[str, Potential]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
+    parser.add_argument("--structure", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=report.HERE / "results")
     arguments = parser.parse_args()
@@ -78,12 +84,13 @@ def main() -> None:
         for name, one in variants(eip.load(arguments.model)).items()
     }
     found: dict[str, dict[str, float]] = {}
-    for side in (4, 8):
-        graph = build_graph([water_box(side)], next(iter(made.values())).cutoff)
+    atoms = read(arguments.structure)
+    for times in (1, 2):
+        graph = build_graph([atoms.repeat(times)], next(iter(made.values())).cutoff)
         seconds: dict[str, list[float]] = {name: [] for name in made}
         for _ in range(arguments.rounds + 1):
             for name, potential in made.items():
-                repeats = 10 if side == 4 else 2
+                repeats = 10 if times == 1 else 2
                 start = time.perf_counter()
                 for _ in range(repeats):
                     potential(graph)
