@@ -9,11 +9,11 @@
     B_i       exp(a + b l_i + c_i) · (1 + w_i u_i u_iᵀ), u_i = f_i / (|f_i|² + ε²)^½
 
 Where a network errs most its forces are large, and more along them than across: f_i says more of
-the error than all features that the energy is read from. Of these alone little follows, and an MLP
-that reads them learns the training materials by heart: it ranks others worse than the force does,
-and eight components, read linearly, a little better (`experiments/backbones`). What they can add is
-bounded, so that far from the training atoms σ follows the force and the latent distance
-(`eip.uncertainty.latent_distance`), which is put round this.
+the error than all features that the energy is read from. An MLP that reads them all and the force
+ranks materials that it was not trained on worse than the force alone does; eight components, read
+linearly, do not (`experiments/backbones`). What they can add is bounded, so that far from the
+training atoms σ follows the force and the latent distance (`eip.uncertainty.latent_distance`),
+which is put round this.
 
 The network's weights are not among those of the potential: `eip.backbones`.
 """
@@ -74,8 +74,8 @@ class ForceHead(nn.Module):
         scaled = (values - center) / spread
         sizes, directions = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
         count = self.projection.shape[1]
-        # The largest first. Numbers that hardly vary are not blown up.
-        directions, sizes = directions.flip(1)[:, :count], sizes.flip(0)[:count].clamp(min=1e-6)
+        # The largest first. What hardly varies is mostly rounding, and is not blown up.
+        directions, sizes = directions.flip(1)[:, :count], sizes.flip(0)[:count].clamp(min=1e-3)
         self.center.copy_(center)
         self.projection.copy_(directions / sizes.sqrt() / spread[:, None])
 
