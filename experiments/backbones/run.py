@@ -57,6 +57,7 @@ def sets_of(
         name: [b for b in frames_of if set(b.graph.numbers.tolist()) <= known]
         for name, frames_of in tests.items()
     }
+    tests = {name: frames_of for name, frames_of in tests.items() if frames_of}
     return [attached[i] for i in training], [attached[i] for i in held_out], tests
 
 
@@ -78,7 +79,7 @@ def measured(network: str, found: dict, frames: int, seed: int, hot: int) -> dic
             for test in tests.values()
         )
     result = {SETS[0]: _some(compute_metrics(home), "")}
-    for name, there in zip(SETS[1:], away, strict=True):
+    for name, there in zip(list(tests)[1:], away, strict=True):
         metrics = compute_metrics(home, there)
         result[name] = _some(metrics, "_ood") | {
             k: round(metrics[k], 4) for k in ("ood_ratio", "ood_auc")

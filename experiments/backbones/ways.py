@@ -95,8 +95,8 @@ def around(batches, squares: torch.Tensor, cutoff: float) -> torch.Tensor:
     return torch.cat(found).double()
 
 
-#: Components that the head reads, and its width.
-HEADS = ((0, 16), (4, 16), (8, 16), (16, 16), (64, 16), (64, 64))
+#: Components that the head reads.
+HEADS = (1, 4, 8, 16, 64)
 #: Powers of d and D, and whether the training atoms of all elements are taken together.
 LAWS = (
     *((p, q, False) for p, q in ((0, 0), (0.5, 0), (1, 0), (0, 0.5), (0, 0.7), (0, 1), (1, 1))),
@@ -104,10 +104,10 @@ LAWS = (
 )
 
 
-def head_sigma(parts, scale: float, seed: int, told: int, hidden: int) -> list[np.ndarray]:
+def head_sigma(parts, scale: float, seed: int, told: int) -> list[np.ndarray]:
     """σ of each part, of a head trained on the first and chosen on the second."""
     known = [Known(p["x"], p["forces"], p["errors"]) for p in parts]
-    head = ForceHead(parts[0]["x"].shape[1], scale, hidden, told)
+    head = ForceHead(parts[0]["x"].shape[1], scale, told)
     train_head(head, known[0], known[1], seed=seed)
     with torch.no_grad():
         return [_sigma(head, of.invariants, of.forces).numpy() for of in known]
@@ -148,8 +148,8 @@ def main() -> None:
             own = [squared(p).clamp(min=1e-12) for p in parts]
             of_all = [around(b, d, cutoff) for b, d in zip(sets, own, strict=True)]
             distances[pooled] = [[d.sqrt().numpy() for d in ds] for ds in (own, of_all)]
-        for components, hidden in HEADS:
-            sigmas = head_sigma(parts, scale, seed, components, hidden)
+        for components in HEADS:
+            sigmas = head_sigma(parts, scale, seed, components)
             for p, q, pooled in LAWS:
                 d, of_all = distances[pooled]
                 total = [s * d[k] ** p * of_all[k] ** q for k, s in enumerate(sigmas)]
@@ -157,9 +157,7 @@ def main() -> None:
                 factor = np.quantile(errors / total[1][:, None], 0.8) / 1.2816
                 law = f"d^{p} D^{q}" + (", all elements" if pooled else "")
                 for test, of, sigma in zip(tests, parts[2:], total[2:], strict=True):
-                    rows[f"{components} of {hidden}, {law}", test].append(
-                        scores(of, sigma * factor)
-                    )
+                    rows[f"{components}, {law}", test].append(scores(of, sigma * factor))
     table = {}
     for (name, test), values in rows.items():
         table.setdefault(name, {})[test] = {

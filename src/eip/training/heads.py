@@ -44,15 +44,13 @@ def train_head(
     if not len(training.errors) or not len(held_out.errors):
         raise InputError("a head is trained on labelled and held-out atoms, got none")
     with seeded(seed):
-        for module in (head.gate, head.value, head.out):
-            module.reset_parameters()
         # At first σ goes with the force alone.
         torch.nn.init.zeros_(head.out.weight)
         torch.nn.init.zeros_(head.out.bias)
         head.standardize(training.invariants)
         components = [head.components(known.invariants) for known in (training, held_out)]
         head.train().requires_grad_(True)
-        optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3, weight_decay=1e-2)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2, weight_decay=1e-2)
         best, best_loss, best_epoch = _weights(head), float("inf"), 0
         for epoch in _counted(progress):
             order = torch.randperm(len(training.errors))

@@ -5,15 +5,15 @@
               units of their spread
     f_i       the force that the network itself predicts, eV/Å
     l_i       log (|f_i|² + ε²)^½ / s, s the RMS of the training forces, ε a hundredth of it
-    c_i       −3 … 3: gated MLP of the first eight of x_i, bounded, and l_i
+    c_i       −3 … 3: linear in the first eight of x_i, bounded; so are ν, α and w_i
     B_i       exp(a + b l_i + c_i) · (1 + w_i u_i u_iᵀ), u_i = f_i / (|f_i|² + ε²)^½
 
 Where a network errs most its forces are large, and more along them than across: f_i says more of
-the error than all features that the energy is read from. Of these alone little follows, and an MLP
-that reads them all learns the training materials by heart: it ranks others worse than the force
-does (`experiments/backbones`). No MLP is to be trusted far from what it was trained on: what it
-says is bounded, so that there σ follows the force, and the latent distance
-(`eip.uncertainty.latent_distance`), which is put round this.
+the error than all features that the energy is read from. An MLP that reads them all and the force
+ranks materials that it was not trained on worse than the force alone does; eight components, read
+linearly, do not (`experiments/backbones`). What they can add is bounded, so that far from the
+training atoms σ follows the force and the latent distance (`eip.uncertainty.latent_distance`),
+which is put round this.
 
 The network's weights are not among those of the potential: `eip.backbones`.
 """
@@ -39,10 +39,10 @@ from eip.uncertainty.network import NetworkPotential
 
 #: ε, of the RMS force.
 SMALLEST = 0.01
-#: By how much the MLP can change log B, and how many spreads from the mean it is told of.
+#: By how much the components can change log B, and how many spreads from the mean they are read.
 BOUND = 3.0
-#: Principal components that distances are measured in, and those that the MLP is told of. In more,
-#: a few hundred training atoms say nothing of their spread.
+#: Principal components that distances are measured in, and those that the head reads. Of the spread
+#: of more, a few hundred training atoms say nothing.
 COMPONENTS, TOLD = 64, 8
 
 
@@ -52,22 +52,18 @@ class ForceHead(nn.Module):
     Args:
         channels: width of the invariants.
         scale: s, eV/Å.
-        hidden: width of the gated MLP.
         told: components that it reads, at most.
     """
 
     center: Tensor
     projection: Tensor
 
-    def __init__(self, channels: int, scale: float, hidden: int = 16, told: int = TOLD) -> None:
+    def __init__(self, channels: int, scale: float, told: int = TOLD) -> None:
         super().__init__()
         self.scale = scale
         self.register_buffer("center", torch.zeros(channels))
         self.register_buffer("projection", torch.eye(channels, min(COMPONENTS, channels)))
-        told = min(told, COMPONENTS, channels)
-        self.gate = nn.Linear(told + 1, hidden)
-        self.value = nn.Linear(told + 1, hidden)
-        self.out = nn.Linear(hidden, 4)
+        self.out = nn.Linear(min(told, COMPONENTS, channels), 4)
         self.of_force = nn.Parameter(torch.tensor([-2.0, 1.0]))
 
     @torch.no_grad()
@@ -78,8 +74,8 @@ class ForceHead(nn.Module):
         scaled = (values - center) / spread
         sizes, directions = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
         count = self.projection.shape[1]
-        # The largest first. Numbers that hardly vary are not blown up.
-        directions, sizes = directions.flip(1)[:, :count], sizes.flip(0)[:count].clamp(min=1e-6)
+        # The largest first. What hardly varies is mostly rounding, and is not blown up.
+        directions, sizes = directions.flip(1)[:, :count], sizes.flip(0)[:count].clamp(min=1e-3)
         self.center.copy_(center)
         self.projection.copy_(directions / sizes.sqrt() / spread[:, None])
 
@@ -95,10 +91,8 @@ class ForceHead(nn.Module):
         small = SMALLEST * self.scale
         size = (forces.square().sum(dim=1) + small**2).sqrt()
         of_size = (size / self.scale).log()
-        told = bounded(components[:, : self.gate.in_features - 1])
-        read = torch.cat([told, bounded(of_size)[:, None]], dim=1)
-        hidden = torch.sigmoid(self.gate(read)) * nn.functional.silu(self.value(read))
-        change, along, nu, excess = bounded(self.out(hidden)).unbind(dim=1)
+        told = bounded(components[:, : self.out.in_features])
+        change, along, nu, excess = bounded(self.out(told)).unbind(dim=1)
         level = (self.of_force[0] + self.of_force[1] * of_size + change).exp()
         directions = (forces / size[:, None]).double()
         identity = torch.eye(3, dtype=torch.float64, device=forces.device)

@@ -35,7 +35,7 @@ FEWEST, MOST = 50, 1000
 _HELD_OUT = 0.25
 #: σ goes with the evidence and, by its root, with the distance of an atom and its neighbors from
 #: the training atoms. Fitted on frames like the training frames, the powers come out too small for
-#: what is far away; of those laid down this ranks best at home, and away it grows as errors do
+#: what is far away; this one costs little at home, and on hot crystals σ grows as errors do
 #: (`experiments/backbones`).
 _POWERS = (1.0, 0.0, 0.5)
 
