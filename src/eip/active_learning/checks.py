@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from eip.active_learning.selection import EDGE
 from eip.evaluation.metrics import coverage
 from eip.potential import Potential, layers
 from eip.uncertainty.calibrated import CalibratedPotential
@@ -83,11 +84,12 @@ class Check:
         return said
 
     def __str__(self) -> str:
-        bound = "" if self.bound is None else f" (one frame by no more than {_mev(self.bound)}"
-        bound += "" if self.bound is None else f" with {self.confidence:.0%} confidence)"
         said = f"on {self.frames} frames of MD that nothing was trained on, forces err by "
-        said += f"{_mev(self.force_rmse)} RMSE{bound}, energies by "
-        said += f"{1e3 * self.energy_mae_per_atom:.2g} meV an atom"
+        said += f"{_mev(self.force_rmse)} RMSE"
+        if self.bound is not None:
+            said += f" (one frame by no more than {_mev(self.bound)} with "
+            said += f"{self.confidence:.0%} confidence)"
+        said += f", energies by {1e3 * self.energy_mae_per_atom:.2g} meV an atom"
         if self.coverage_80 is not None:
             said += f", intervals of 80 % hold {self.coverage_80:.0%}"
         if self.extrapolating is not None:
@@ -137,7 +139,7 @@ def check_of(
         force_mae=float(np.abs(error).mean()),
         energy_mae_per_atom=float(np.mean(np.abs(energies - true) / counts)),
         coverage_80=None if math.isnan(held) else held,
-        extrapolating=None if grade is None else float((grade > 1.0).double().mean()),
+        extrapolating=None if grade is None else float((grade > EDGE).double().mean()),
     )
 
 
