@@ -270,6 +270,7 @@ def test_a_network_is_exported_in_terms_of_operators(
         assert torch.equal(found, expected)
 
 
+@pytest.mark.kernels
 def test_a_kernel_for_another_device_is_found_by_callers_as_they_are() -> None:
     scalars = torch.empty(3, 4, device="meta")
     asked = []
