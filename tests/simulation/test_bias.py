@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -248,3 +249,43 @@ def test_proposal_refuses_a_blind_potential():
         propose_udd(ToyPotential(), Atoms("Cu"), 300.0)
     with pytest.raises(InputError, match="temperature > 0, got 0"):
         propose_udd(ToyPotential(), cluster(4), 0.0)
+
+
+class Graded(ToyPotential):
+    """With an extrapolation grade: the distance of each atom from the first of its structure."""
+
+    def forward(self, graph, **kwargs):
+        prediction = super().forward(graph, **kwargs)
+        first = torch.searchsorted(graph.frame, torch.arange(graph.n_frames))
+        grade = torch.linalg.vector_norm(
+            graph.positions - graph.positions[first][graph.frame], dim=1
+        )
+        return replace(prediction, extrapolation_grade=grade.detach())
+
+
+def test_the_push_turns_round_at_the_grade_it_is_to_hover_at():
+    structures = [cluster(7), cluster(8), cluster(9)]
+    plain = predict(UDDPotential(Graded(), **PARAMETERS), structures)
+    frame = build_graph(structures, 4.0).frame
+    largest = torch.stack([plain.extrapolation_grade[frame == k].max() for k in range(3)])
+    hover = float(largest.mean())
+    turned = predict(UDDPotential(Graded(), **PARAMETERS, hover=hover), structures)
+    share = ((hover - largest) / (hover - 1)).clamp(-1, 1)
+    assert share.min() < 0 < share.max()
+    torch.testing.assert_close(turned.forces_bias, plain.forces_bias * share[frame][:, None])
+    torch.testing.assert_close(turned.forces, plain.forces)
+    far = predict(UDDPotential(Graded(), **PARAMETERS, hover=1.001), structures)
+    torch.testing.assert_close(far.forces_bias, -plain.forces_bias)
+    home = predict(UDDPotential(Graded(), **PARAMETERS, hover=1e9), structures)
+    torch.testing.assert_close(home.forces_bias, plain.forces_bias)
+
+
+def test_hovering_needs_a_grade_and_one_beyond_the_edge():
+    with pytest.raises(InputError, match="gives none; eip calibrate"):
+        predict(UDDPotential(ToyPotential(), **PARAMETERS, hover=2.0), cluster(7))
+    with pytest.raises(InputError, match="above 1, the edge"):
+        UDDPotential(Graded(), **PARAMETERS, hover=1.0)
+    udd = UDDParameters(**PARAMETERS)
+    assert "hover" not in udd.as_dict() and UDDParameters.from_dict(udd.as_dict()) == udd
+    udd = UDDParameters(**PARAMETERS, hover=3.0)
+    assert UDDParameters.from_dict(udd.as_dict()) == udd

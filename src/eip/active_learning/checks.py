@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from eip.active_learning.selection import EDGE
 from eip.evaluation.metrics import coverage
 from eip.potential import Potential, layers
 from eip.uncertainty.calibrated import CalibratedPotential
 from eip.uncertainty.calibration import conformal_quantile
+from eip.uncertainty.guard import EDGE
 
 #: What a verdict begins with.
 DONE, NOT_YET = "done", "not yet good enough"

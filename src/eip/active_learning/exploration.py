@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,15 @@ class Walker:
         start: the structure.
         udd: whether the uncertainty drives it.
         settings: see there.
+        push, hover: of the bias (`eip.active_learning.settings`).
     """
 
     name: str
     start: Atoms
     udd: bool
     settings: DynamicsSettings
+    push: float = 0.3
+    hover: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,12 @@ def explore(model: Path, walker: Walker, folder: Path) -> WalkerOutcome:
         chosen = folder / "udd.json"
         if chosen.is_file():
             values = json.loads(chosen.read_text(encoding="utf-8"))
-            bias = UDDParameters(**{key: values[key] for key in ("A", "B", "C", "D", "limiter")})
+            bias = UDDParameters.from_dict(values)
         else:
-            bias = propose_udd(potential, walker.start, walker.settings.temperature).parameters
+            proposal = propose_udd(
+                potential, walker.start, walker.settings.temperature, fraction=walker.push
+            )
+            bias = replace(proposal.parameters, hover=walker.hover)
     summary = run_dynamics(
         walker.start,
         potential,

@@ -10,8 +10,9 @@ import numpy as np
 from ase import Atoms
 
 from eip.active_learning.exploration import WalkerOutcome, frames_of
-from eip.active_learning.selection import EDGE, Window, unsound
+from eip.active_learning.selection import Window, unsound
 from eip.active_learning.settings import LearningSettings
+from eip.uncertainty.guard import EDGE
 
 #: A frame, the run that it is of, and the largest σ of its atoms, eV/Å.
 Found = tuple[Atoms, str, float]

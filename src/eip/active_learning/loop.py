@@ -341,7 +341,8 @@ class LearningRun:
                         max_bond_stretch=s.max_bond_stretch,
                     )
                     kind = "udd" if udd else "md"
-                    out.append(Walker(f"{name}-{temperature:g}K-{kind}", start, udd, settings))
+                    walker = f"{name}-{temperature:g}K-{kind}"
+                    out.append(Walker(walker, start, udd, settings, s.push, s.hover))
         return out
 
     def _explore(self, index: int, model: Path) -> list[WalkerOutcome]:

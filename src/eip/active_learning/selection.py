@@ -12,16 +12,13 @@ from jaxtyping import Float, Int
 from eip.neighbors import build_graph
 from eip.potential import Potential
 from eip.simulation.monitors import BrokenBond, ClosestApproach, State, first_ending
+from eip.uncertainty.guard import EDGE
 
 #: The lower bound in RMS forces: a force that is wrong by more misleads dynamics.
 _LOWER = 0.2
 
 #: A frame closer to the known ones than this part of their own spread is a duplicate.
 _DUPLICATE = 1e-3
-
-
-#: The extrapolation grade at the edge of what was seen.
-EDGE = 1.0
 
 
 @dataclass(frozen=True)

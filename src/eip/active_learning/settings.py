@@ -52,6 +52,15 @@ class LearningSettings(ReferenceSettings):
     length_ps: float = Field(5.0, gt=0, le=1e9, description="ps, of each run of dynamics")
     timestep_fs: float = Field(0.5, gt=0, le=1000, description="fs")
     udd: bool = Field(True, description="beside each run one driven by the uncertainty")
+    push: float = Field(
+        0.3, gt=0, le=3, description="largest force of UDD's bias, in RMS forces at the start"
+    )
+    hover: float | None = Field(
+        None,
+        gt=1,
+        description="extrapolation grade at which the bias turns round, so that a run stays where "
+        "frames are new and still worth a label; empty: it never does",
+    )
     frame_interval: Count = Field(20, ge=1, description="steps between frames that are looked at")
     selection: Selection = Field(
         "uncertainty", description="uncertainty, or random, to see what it is worth"

@@ -40,6 +40,7 @@ _UDD = {
     "D": "udd-d",
     "max_bias_force": "udd-max-force",
     "limiter": "udd-limiter",
+    "hover": "udd-hover",
 }
 
 

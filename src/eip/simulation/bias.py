@@ -5,6 +5,7 @@ A                       eV       depth of the bias: E_bias falls from 0 to −A 
 B                       eV/Å     width: the push fades once σ passes B √N
 C                       eV/Å     bias force that the limiter lets through best
 D                       eV/Å     height of the limiter; the largest limited force is 0.242 D
+hover                   –        extrapolation grade at which the push turns round, if it shall
 σ                       eV/Å     uncertainty of a structure, mean of its σ_i (theory, eq. 7)
 ======================  =======  ===============================================================
 """
@@ -12,7 +13,7 @@ D                       eV/Å     height of the limiter; the largest limited for
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
@@ -28,6 +29,7 @@ from eip.neighbors import build_graph
 from eip.potential import Differentiable, Potential, WrappedPotential
 from eip.prediction import Prediction
 from eip.simulation.settings import Limiter
+from eip.uncertainty.guard import EDGE
 from eip.units import BOLTZMANN
 
 #: Largest limited force over D: e^{−½}/√(2π), reached at ‖F_bias‖ = C.
@@ -36,10 +38,11 @@ LARGEST_OVER_D = math.exp(-0.5) / math.sqrt(2 * math.pi)
 
 @dataclass(frozen=True)
 class UDDParameters:
-    """A [eV], B, C, D [eV/Å] and the limiter; see the table at the top of the module.
+    """A [eV], B, C, D [eV/Å], the limiter and hover; see the table at the top of the module.
 
     Raises:
-        InputError: if one is not positive and finite, or the limiter is unknown.
+        InputError: if one is not positive and finite, hover is not above 1, or the limiter is
+            unknown.
     """
 
     A: float
@@ -47,6 +50,7 @@ class UDDParameters:
     C: float
     D: float
     limiter: str = "global"
+    hover: float | None = None
 
     def __post_init__(self) -> None:
         for name in "ABCD":
@@ -54,6 +58,11 @@ class UDDParameters:
             if not (math.isfinite(value) and value > 0):
                 unit = "eV" if name == "A" else "eV/Å"
                 raise InputError(f"UDD needs {name} > 0 {unit}, got {value}")
+        if self.hover is not None and not (math.isfinite(self.hover) and self.hover > EDGE):
+            raise InputError(
+                f"UDD hovers at an extrapolation grade above {EDGE:g}, the edge of what was seen; "
+                f"got {self.hover}"
+            )
         if self.limiter not in get_args(Limiter):
             raise InputError(
                 f"unknown limiter '{self.limiter}': "
@@ -73,7 +82,16 @@ class UDDParameters:
         return LARGEST_OVER_D * self.D
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"max_bias_force": self.max_bias_force}
+        values = asdict(self) | {"max_bias_force": self.max_bias_force}
+        if self.hover is None:
+            del values["hover"]  # runs of before there was one go on
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> UDDParameters:
+        """From what `as_dict` gave."""
+        given = {key: values[key] for key in "ABCD"}
+        return cls(**given, limiter=values["limiter"], hover=values.get("hover"))
 
 
 def bias_energy(
@@ -104,6 +122,19 @@ def limit_bias(
     return limited
 
 
+def turn_round(
+    forces_bias: Float[Tensor, "atoms 3"],
+    grade: Float[Tensor, "atoms"],
+    graph: AtomGraph,
+    hover: float,
+) -> Float[Tensor, "atoms 3"]:
+    """Whole as long as no atom is beyond what was seen, none where the largest grade is ``hover``,
+    back towards what is known, at most as strong, where it is larger."""
+    largest = grade.new_zeros(graph.n_frames).scatter_reduce(0, graph.frame, grade, "amax")
+    push = ((hover - largest) / (hover - EDGE)).clamp(-1.0, 1.0)
+    return forces_bias * push.to(forces_bias.dtype)[graph.frame][:, None]
+
+
 class UDDPotential(WrappedPotential):
     """A potential with the bias of UDD beside its predictions.
 
@@ -115,10 +146,12 @@ class UDDPotential(WrappedPotential):
         potential: has to give ``uncertainty``.
         A, B, C, D: see `UDDParameters`.
         max_bias_force: instead of D, the largest limited force, eV/Å.
+        hover: see `turn_round`: a run stays where frames are new and still worth a label.
 
     Raises:
         InputError: if a parameter is not positive, or not exactly one of D and max_bias_force is
-            given; at the first prediction, if the potential gives no uncertainty.
+            given; at the first prediction, if the potential gives no uncertainty, or no
+            extrapolation grade to hover at.
     """
 
     def __init__(
@@ -131,6 +164,7 @@ class UDDPotential(WrappedPotential):
         limiter: str = "global",
         *,
         max_bias_force: float | None = None,
+        hover: float | None = None,
     ) -> None:
         super().__init__(potential)
         if (D is None) == (max_bias_force is None):
@@ -138,11 +172,12 @@ class UDDPotential(WrappedPotential):
                 f"UDD needs either D or max_bias_force, got D={D} and "
                 f"max_bias_force={max_bias_force}"
             )
-        self.parameters_udd = (
+        parameters = (
             UDDParameters(A, B, C, D, limiter)
             if D is not None
             else UDDParameters.from_max_force(A, B, C, max_bias_force or 0.0, limiter)
         )
+        self.parameters_udd = replace(parameters, hover=hover)
 
     def forward(
         self,
@@ -173,6 +208,8 @@ class UDDPotential(WrappedPotential):
                     create=differentiable == "everything",
                 )
                 limited = limit_bias(unlimited, graph, udd.C, udd.D, udd.limiter)
+                if udd.hover is not None:
+                    limited = turn_round(limited, _grade(prediction), graph, udd.hover)
                 prediction = replace(prediction, forces_bias=limited)
         return prediction.detach() if detached else prediction
 
@@ -208,6 +245,15 @@ def _sigma(prediction: Prediction) -> Float[Tensor, "frames"]:
             "an evidential head, or use an ensemble"
         )
     return prediction.uncertainty
+
+
+def _grade(prediction: Prediction) -> Float[Tensor, "atoms"]:
+    if prediction.extrapolation_grade is None:
+        raise InputError(
+            "UDD is to hover at an extrapolation grade, and this potential gives none; "
+            "eip calibrate MODEL FRAMES --trained-on TRAINING gives it a guard"
+        )
+    return prediction.extrapolation_grade
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def run_dynamics(
     if udd is not None:
         if isinstance(model, UDDPotential):
             raise InputError("the potential has a bias of its own: drop it or drop udd")
-        model = UDDPotential(model, udd.A, udd.B, udd.C, udd.D, udd.limiter)
+        model = UDDPotential(model, udd.A, udd.B, udd.C, udd.D, udd.limiter, hover=udd.hover)
     if isinstance(model, UDDPotential):
         udd = model.parameters_udd
     if len(atoms) == 0:

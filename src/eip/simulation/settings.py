@@ -174,6 +174,12 @@ class UDDSettings(Settings):
         None, gt=0, description="eV/Å, largest bias force, in place of D"
     )
     limiter: Limiter = Field("global", description="global, atom or component")
+    hover: float | None = Field(
+        None,
+        gt=1,
+        description="extrapolation grade at which the push turns round, so that the run stays "
+        "where frames are new and still worth a label; empty: it never does",
+    )
 
     @model_validator(mode="after")
     def _one_height(self) -> UDDSettings:

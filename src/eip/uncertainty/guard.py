@@ -39,6 +39,9 @@ from torch import Tensor
 from eip.errors import InputError
 from eip.uncertainty.calibration import fit_calibration
 
+#: The extrapolation grade at the edge of what was seen.
+EDGE = 1.0
+
 #: c.
 STRENGTH = 0.3
 

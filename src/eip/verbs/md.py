@@ -100,10 +100,10 @@ def _bias(
     kept = out_dir / "udd.json"
     if resume and kept.is_file():
         chosen = json.loads(kept.read_text(encoding="utf-8"))
-        return UDDParameters(**{k: chosen[k] for k in ("A", "B", "C", "D", "limiter")})
+        return UDDParameters.from_dict(chosen)
     given = {k: getattr(udd, k) for k in "ABCD" if getattr(udd, k) is not None}
     if set(given) == set("ABCD"):
-        parameters = UDDParameters(**given, limiter=udd.limiter)
+        parameters = UDDParameters(**given, limiter=udd.limiter, hover=udd.hover)
     else:
         alike = [f for f in frames if sorted(f.numbers) == sorted(atoms.numbers)]
         proposal = propose_udd(
@@ -117,10 +117,12 @@ def _bias(
         if udd.max_bias_force is not None:
             p = parameters
             parameters = UDDParameters.from_max_force(p.A, p.B, p.C, udd.max_bias_force, p.limiter)
+        parameters = replace(parameters, hover=udd.hover)
         if parameters != proposal.parameters:
             log(f"With what was given in place of the proposal: {_udd_text(parameters)}")
     return parameters
 
 
 def _udd_text(p: UDDParameters) -> str:
-    return f"A {p.A:.4g} eV, B {p.B:.4g}, C {p.C:.4g}, D {p.D:.4g} eV/Å, limiter {p.limiter}"
+    text = f"A {p.A:.4g} eV, B {p.B:.4g}, C {p.C:.4g}, D {p.D:.4g} eV/Å, limiter {p.limiter}"
+    return text if p.hover is None else f"{text}, hovering at a grade of {p.hover:g}"
