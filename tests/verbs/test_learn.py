@@ -13,6 +13,7 @@ from ase.calculators.emt import EMT
 from ase.db import connect
 from ase.io import write
 
+from eip.active_learning.tasks import read_tasks
 from eip.cli import main
 from eip.config import LearningConfig, default_config_yaml, load_config
 from eip.errors import InputError
@@ -69,6 +70,16 @@ def test_it_leaves_model_ledger_and_report(folder: Path) -> None:
     report = (out / "learning.md").read_text()
     assert "| generation | labels | force MAE" in report and "Where the time went" in report
     assert "| 1 | start-300K-udd |" in report
+    page = (out / "learning.html").read_text()
+    assert page.count("class='card ") == 14 and page.count("class='card used'") == 14
+    assert "trained on from generation 0" in page and "start-300K-" in page
+    # Six atoms each, and nothing that a browser would fetch.
+    assert page.count("<circle") >= 6 * 14
+    assert "<script" not in page and "<img" not in page and " src=" not in page
+    tasks = list(read_tasks(out / "tasks.csv"))
+    kinds = [task.kind for task in tasks]
+    assert kinds.count("label") == 14 and kinds.count("training") == 2
+    assert all(task.seconds > 0 for task in tasks)
     rows = list(connect(out / "ledger.db").select(state="used"))
     assert len(rows) == 14
     atoms = rows[0].toatoms()

@@ -9,6 +9,7 @@ Folder of a run:
     generation-000/         train.xyz, validation.xyz, model/ (a training run), explore/<walker>/
                             (runs of dynamics), generation.json once the generation is complete
     time.json               seconds spent on what, resumes included
+    tasks.csv               when each training, run of dynamics and label was worked on
     learning.json           the outcome, written after each generation
 
 What a step needs is read from these files alone, so that nothing in memory has to survive.
@@ -45,6 +46,7 @@ from eip.active_learning.selection import (
     window,
 )
 from eip.active_learning.settings import LearningSettings
+from eip.active_learning.tasks import Kind, TaskTime, note
 from eip.errors import InputError
 from eip.executors import Outcome, Pool
 from eip.files import json_text, write_whole
@@ -170,7 +172,9 @@ class LearningRun:
         self._spend("other")
         model = folder / "model" / "model.eip"
         if not model.is_file():
+            begun = time.time()
             self.train(TrainingTask(folder / "model", *files, seed=settings.seed + index))
+            self._note("training", folder.name, begun, time.time() - begun)
         self._spend("training")
 
         outcomes = self._explore(index, model)
@@ -350,7 +354,8 @@ class LearningRun:
         walkers = self.walkers(index)
         tasks = {w.name: (model, w, folder / w.name) for w in walkers}
         found: dict[str, WalkerOutcome] = {}
-        for outcome in self._outcomes(explore, tasks, f"Generation {index}: exploring"):
+        words = f"Generation {index}: exploring"
+        for outcome in self._outcomes("dynamics", explore, tasks, words):
             if outcome.error is not None:
                 raise outcome.error
             found[outcome.key] = outcome.value
@@ -433,7 +438,8 @@ class LearningRun:
         self._spend("other")
         lost: dict[str, BaseException] = {}
         done = 0
-        for outcome in self._outcomes(label_one, tasks, f"Labelling with {self.labeler.name}"):
+        words = f"Labelling with {self.labeler.name}"
+        for outcome in self._outcomes("label", label_one, tasks, words):
             if isinstance(outcome.error, InputError):
                 raise outcome.error  # not this structure's fault: the next would fare the same
             if isinstance(outcome.error, LabelFailure):
@@ -479,16 +485,27 @@ class LearningRun:
     # --- help ------------------------------------------------------------------------------------
 
     def _outcomes(
-        self, function: Callable[..., Any], tasks: Mapping[str, tuple[Any, ...]], words: str
+        self,
+        kind: Kind,
+        function: Callable[..., Any],
+        tasks: Mapping[str, tuple[Any, ...]],
+        words: str,
     ) -> Iterator[Outcome]:
         s = self.settings
         with Pool(s.executor, s.workers, retries=s.retries) as pool:
-            found = pool.run(function, tasks)
+            found = (self._noted(kind, outcome) for outcome in pool.run(function, tasks))
             if not self.progress:
                 yield from found
                 return
             console = Console(stderr=True)
             yield from track(found, words, total=len(tasks), console=console, transient=True)
+
+    def _noted(self, kind: Kind, outcome: Outcome) -> Outcome:
+        self._note(kind, outcome.key, time.time() - outcome.seconds, outcome.seconds)
+        return outcome
+
+    def _note(self, kind: Kind, name: str, begun: float, seconds: float) -> None:
+        note(self.folder / "tasks.csv", TaskTime(kind, name, begun, seconds))
 
     def _path(self, index: int) -> Path:
         return self.folder / f"generation-{index:03d}"

@@ -101,7 +101,7 @@ def learn(
     settings = load_config(config, set_ or (), root=LearningConfig)
     if status:
         from eip.active_learning.results import status as look
-        from eip.verbs.learning_report import status_table
+        from eip.verbs.learning_tables import status_table
 
         show(status_table(look(settings.run_dir)))
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -183,6 +183,39 @@ def learning(
     time.barh(list(seconds), [value / 60 for value in seconds.values()], color=COLORS[0])
     time.invert_yaxis()
     time.set_xlabel("minutes")
+    return figure
+
+
+def gantt(
+    kinds: Sequence[str],
+    lanes: Sequence[int],
+    begun: ArrayLike,
+    seconds: ArrayLike,
+) -> Figure:
+    """Who worked on what when: a bar for each task, in its lane.
+
+    Args:
+        kinds: of the tasks; each has its colour.
+        lanes: counted from 0.
+        begun, seconds: of the tasks; the first to begin is at zero.
+    """
+    count = max(lanes, default=0) + 1
+    figure = new_figure(size=(10.0, 1.2 + 0.28 * count))
+    (ax,) = figure.axes
+    start = (np.asarray(begun) - np.min(begun)) / 60.0 if len(kinds) else np.zeros(0)
+    width = np.asarray(seconds, float) / 60.0
+    # Not sets: colours follow the order of first appearance.
+    for color, kind in zip(COLORS, dict.fromkeys(kinds), strict=False):
+        own = np.array([one == kind for one in kinds])
+        ax.barh(
+            np.asarray(lanes)[own], width[own], left=start[own], color=color, label=kind,
+            edgecolor="white", linewidth=0.3, height=0.8,
+        )  # fmt: skip
+    ax.set(xlabel="minutes", ylabel="at work at once", yticks=range(count))
+    ax.set_yticklabels([str(lane + 1) for lane in range(count)])
+    ax.invert_yaxis()
+    if len(kinds):
+        legend(ax, "best")
     return figure
 
 

@@ -20,7 +20,8 @@ from eip.errors import InputError
 from eip.executors import Pool
 from eip.files import write_whole
 from eip.run_folder import RunFolder
-from eip.verbs.learning_report import result_table, write_report
+from eip.verbs.learning_report import write_report
+from eip.verbs.learning_tables import result_table
 from eip.verbs.messages import Log, silent
 from eip.verbs.runs import configured, run_of
 from eip.verbs.train import train
