@@ -14,18 +14,19 @@ trained, so that they are exchangeable with the runs' other frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms
 
-from eip.evaluation.metrics import coverage
-from eip.potential import Potential, layers
-from eip.uncertainty.calibrated import CalibratedPotential
+from eip.data.dataset import Batch
+from eip.evaluation import compute_metrics, evaluate
+from eip.neighbors import build_graph
+from eip.potential import Potential
 from eip.uncertainty.calibration import conformal_quantile
-from eip.uncertainty.guard import EDGE
 
 #: What a verdict begins with.
 DONE, NOT_YET = "done", "not yet good enough"
@@ -110,37 +111,38 @@ def check_of(
     """Of frames with labels; None where there are none."""
     if not labelled:
         return None
-    said = potential.predict(list(labelled))
-    counts = [len(atoms) for atoms in labelled]
-    truth = np.concatenate([atoms.get_forces() for atoms in labelled])
-    assert said.forces is not None
-    error = said.forces.detach().cpu().double().numpy() - truth
-    ends = np.cumsum(counts)[:-1]
-    of_frame = [float(np.sqrt(np.mean(part**2))) for part in np.split(error, ends)]
+    evaluation = evaluate(potential, _batches(labelled, potential.cutoff), progress=False)
+    found = compute_metrics(evaluation)
+    squares = np.square(evaluation.force_error).mean(axis=1)
+    of_frame = np.sqrt(np.bincount(evaluation.frame, squares) / evaluation.n_atoms)
     bound = conformal_quantile(np.array([*of_frame, *[math.inf] * failed]), confidence)
-    energies = said.energy.detach().cpu().double().numpy()
-    true = np.array([atoms.get_potential_energy() for atoms in labelled])
-    sigma, grade = said.force_uncertainty, said.extrapolation_grade
-    width = next(
-        (
-            one.calibration.interval(0.8)
-            for one in layers(potential)
-            if isinstance(one, CalibratedPotential)
-        ),
-        math.nan,
-    )
-    held = math.nan if sigma is None else coverage(error, sigma.cpu().double().numpy(), width)
+
+    def known(name: str) -> float | None:
+        return None if math.isnan(found[name]) else found[name]
+
     return Check(
         frames=len(labelled),
         failed=failed,
         confidence=confidence,
         bound=bound if math.isfinite(bound) else None,
-        force_rmse=float(np.sqrt(np.mean(error**2))),
-        force_mae=float(np.abs(error).mean()),
-        energy_mae_per_atom=float(np.mean(np.abs(energies - true) / counts)),
-        coverage_80=None if math.isnan(held) else held,
-        extrapolating=None if grade is None else float((grade > EDGE).double().mean()),
+        force_rmse=found["force_rmse"],
+        force_mae=found["force_mae"],
+        energy_mae_per_atom=found["energy_mae_per_atom"],
+        # What nobody calibrated promises nothing.
+        coverage_80=None if evaluation.interval is None else known("coverage_80"),
+        extrapolating=known("extrapolating"),
     )
+
+
+def _batches(labelled: Sequence[Atoms], cutoff: float) -> Iterator[Batch]:
+    for number, atoms in enumerate(labelled):
+        yield Batch(
+            graph=build_graph(atoms, cutoff),
+            energy=torch.tensor([atoms.get_potential_energy()], dtype=torch.float64),
+            forces=torch.from_numpy(np.asarray(atoms.get_forces(), dtype=np.float64)),
+            stress=None,
+            sources=(f"check {number}",),
+        )
 
 
 def verdict_of(

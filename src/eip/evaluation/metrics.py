@@ -35,6 +35,7 @@ from sklearn import metrics as sklearn_metrics
 
 from eip.errors import InputError
 from eip.evaluation.predictions import Evaluation
+from eip.uncertainty.guard import EDGE
 
 _COVERAGES = (50, 80, 95)
 
@@ -219,7 +220,7 @@ def _of_one(evaluation: Evaluation, percentile: float) -> dict[str, float]:
     out["mean_error"] = _mean(atom_error)
     out["mean_uncertainty"] = float("nan") if sigma is None else _mean(sigma)
     grade = evaluation.extrapolation_grade
-    out["extrapolating"] = math.nan if grade is None else float(np.mean(grade > 1.0))
+    out["extrapolating"] = math.nan if grade is None else float(np.mean(grade > EDGE))
     sigma = evaluation.energy_uncertainty
     width = interval_width(0.8, None)
     out["energy_coverage_80"] = coverage(evaluation.energy_error, sigma, width)
