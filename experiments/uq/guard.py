@@ -56,7 +56,7 @@ UNKNOWN = {
     "silica": ("abw, oso",),
 }
 GRID = {
-    "bent": (0.0, 0.2, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8),
+    "bent": (0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6),
     "added": (0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6),
     "multiplied": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
 }
@@ -119,7 +119,7 @@ def sets_of(name: str, data: Path, cache: Path) -> tuple[Any, dict[str, tuple[Fr
 
 def measured(name: str, model: Path, arguments) -> dict[str, Columns]:
     """`validation`, `home` and the away sets; kept in the folder of results."""
-    kept = arguments.out / "guard" / f"{name}-{model.parent.parent.name}.npz"
+    kept = arguments.out / "guard" / f"{name}-{model.parent.parent.name}-{model.parent.name}.npz"
     if kept.exists():
         flat = np.load(kept)
         out: dict[str, Columns] = {}

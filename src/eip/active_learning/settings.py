@@ -58,8 +58,7 @@ class LearningSettings(ReferenceSettings):
     hover: float | None = Field(
         None,
         gt=1,
-        description="extrapolation grade at which the bias turns round, so that a run stays where "
-        "frames are new and still worth a label; empty: it never does",
+        description="extrapolation grade at which that bias turns round; empty: it never does",
     )
     frame_interval: Count = Field(20, ge=1, description="steps between frames that are looked at")
     selection: Selection = Field(

@@ -177,8 +177,7 @@ class UDDSettings(Settings):
     hover: float | None = Field(
         None,
         gt=1,
-        description="extrapolation grade at which the push turns round, so that the run stays "
-        "where frames are new and still worth a label; empty: it never does",
+        description="extrapolation grade at which the push turns round; empty: it never does",
     )
 
     @model_validator(mode="after")

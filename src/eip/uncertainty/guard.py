@@ -43,7 +43,7 @@ from eip.uncertainty.calibration import fit_calibration
 EDGE = 1.0
 
 #: c.
-STRENGTH = 0.3
+STRENGTH = 0.2
 
 #: Of the two distances; the largest where there are fewer than 1,000 values.
 PERCENTILE = 99.9
