@@ -404,7 +404,7 @@ void begin_back(const Network<T>& net, int64_t start, int64_t stop, const T* g_s
                 const T* g_vectors, T* g) {
     const int F = net.F;
     const int64_t size = net.size();
-    std::copy_n(g_scalars + start * F, (stop - start) * F, g + start * F);
+    if (g_scalars != g) std::copy_n(g_scalars + start * F, (stop - start) * F, g + start * F);
     for (int64_t i = start; i < stop; i++)
         for (int k = 0; k < V; k++) {
             T* to = g + (1 + k) * size + i * F;

@@ -83,8 +83,8 @@ public:
     }
 
     // Adds the gradient in the edges' vectors to to_vectors; g_vectors may be null. `forward` was before, with
-    // atoms and vectors that are still there. `spent`: room for [4, own, F], and leave to write over what
-    // `forward` has left; null, if the way is to be gone again.
+    // atoms and vectors that are still there. `spent`: room for [4, own, F], which may begin with g_scalars, and
+    // leave to write over what `forward` has left; null, if the way is to be gone again.
     void backward(const T* g_scalars, const T* g_vectors, T* spent, Exchange& exchange, T* to_vectors) {
         using namespace cartesian;
         // In what the last layer gives there are no matrices; from there on, the last layer's own are not

@@ -162,7 +162,9 @@ void PairEIP::compute(int eflag, int vflag) {
 void PairEIP::sort_list(double** x) {
     const int own = atom->nlocal, held = own + atom->nghost;
     std::vector<char> seen(held, 0);
+    size_t count = 0;
     for (int i = 0; i < own; i++) {
+        count += list->numneigh[i];
         int* all = list->firstneigh[i];
         sorted_.clear();
         for (int n = 0; n < list->numneigh[i]; n++) {
@@ -174,6 +176,9 @@ void PairEIP::sort_list(double** x) {
         std::sort(sorted_.begin(), sorted_.end());
         for (const Neighbor& one : sorted_) *all++ = one.j;
     }
+    // No more can come: what grows by doubling leaves holes as large as itself.
+    neighbors_.reserve(count);
+    atoms_of_edges_.reserve(count);
     places_.resize(held);
     for (int i = 0; i < own; i++) places_[i] = {comm->me, i};
     comm->forward_comm(this);

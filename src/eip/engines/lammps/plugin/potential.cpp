@@ -33,21 +33,22 @@ public:
         const int64_t F = network_.channels(), size = atoms.own * F;
         T* scalars = features_.take(4 * size);
         const Features features{scalars, scalars + size};
-        g_scalars_.resize(size);
         short_range_.tell(atoms, told_);
         network_.forward(atoms, told_.data(), exchange, features.scalars, features.vectors);
 
-        answer.energy.resize(atoms.own);
-        readout_.run(atoms, features.scalars, answer.energy.data(), g_scalars_.data());
-        // What σ needs of the features before the way back, which may take their place.
+        // What σ needs of the features comes before the way back, which takes their place if it is gone once.
         answer.has_sigma = has_sigma() && (asked.sigma || asked.gradient_of_sigma);
+        const bool twice = answer.has_sigma && asked.gradient_of_sigma;
         std::vector<double> slopes[4];
-        if (answer.has_sigma) uncertainty(atoms, features, asked.gradient_of_sigma, exchange, answer, slopes);
-
-        const bool again = answer.has_sigma && asked.gradient_of_sigma;
-        back(nullptr, again ? nullptr : scalars, exchange, answer.to_vectors.template in<T>());
-        short_range_.finish(atoms, answer.energy.data(), answer.to_vectors.template in<T>().data());
-        if (again) gradient_of_sigma(atoms, features, slopes, exchange, answer.to_vectors_of_sigma.template in<T>());
+        if (answer.has_sigma) uncertainty(atoms, features, twice, exchange, answer, slopes);
+        if (twice) g_scalars_.resize(size);
+        T* g_scalars = twice ? g_scalars_.data() : scalars;
+        answer.energy.resize(atoms.own);
+        readout_.run(atoms, scalars, answer.energy.data(), g_scalars);
+        std::vector<T>& to_vectors = answer.to_vectors.template in<T>();
+        back(g_scalars, nullptr, twice ? nullptr : scalars, exchange, to_vectors);
+        short_range_.finish(atoms, answer.energy.data(), to_vectors.data());
+        if (twice) gradient_of_sigma(atoms, features, slopes, exchange, answer.to_vectors_of_sigma.template in<T>());
     }
 
 private:
@@ -66,10 +67,10 @@ private:
     std::vector<T> told_, g_scalars_, g_vectors_;
     std::vector<double> raw_, own_, around_, missing_, nearness_;
 
-    // The gradient in what the network is told of the edges, from g_scalars_.
-    void back(const T* g_vectors, T* spent, Exchange& exchange, std::vector<T>& to) {
+    // The gradient in what the network is told of the edges.
+    void back(const T* g_scalars, const T* g_vectors, T* spent, Exchange& exchange, std::vector<T>& to) {
         to.assign(told_.size(), T(0));
-        network_.backward(g_scalars_.data(), g_vectors, spent, exchange, to.data());
+        network_.backward(g_scalars, g_vectors, spent, exchange, to.data());
     }
 
     // slopes: of each σ_i in raw σ, d², D² and Σ m².
@@ -102,7 +103,7 @@ private:
 
     void gradient_of_sigma(const Surroundings& atoms, const Features& features, const std::vector<double>* slopes,
                            Exchange& exchange, std::vector<T>& to) {
-        const size_t size = g_scalars_.size();
+        const size_t size = atoms.own * network_.channels();
         g_scalars_.assign(size, T(0));
         g_vectors_.assign(3 * size, T(0));
         std::vector<T> direct(3 * atoms.edges(), T(0));
@@ -111,7 +112,7 @@ private:
         if (distance_)
             distance_.backward(atoms, features.scalars, features.vectors, exchange, own_, around_, slopes[1],
                                slopes[2], g_scalars_.data(), g_vectors_.data(), direct.data());
-        back(g_vectors_.data(), features.scalars, exchange, to);
+        back(g_scalars_.data(), g_vectors_.data(), features.scalars, exchange, to);
         for (const Close& one : short_range_.close()) {
             ShortRange::of_told(one, to.data());
             const double rate = slopes[3][one.center] * 2 * one.missing * one.missing_slope;
