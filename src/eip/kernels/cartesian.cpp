@@ -14,6 +14,11 @@ void forward(const Network<T>& net, T* scalars, T* vectors) {
     {
         static thread_local Work<T> work;
         for (int layer = 0; layer < net.layers; layer++) {
+            if (layer > 0) {
+#pragma omp for schedule(dynamic, 1)
+                for (int64_t b = 0; b < blocks; b++)
+                    say<T>(net, layer, b * BLOCK, std::min(atoms, (b + 1) * BLOCK), scalars, work);
+            }
 #pragma omp for schedule(dynamic, 1)
             for (int64_t b = 0; b < blocks; b++)
                 forward_block<T>(net, layer, b * BLOCK, std::min(atoms, (b + 1) * BLOCK), scalars,
@@ -62,7 +67,8 @@ EXPORT_FIELDS(cartesian_ace_saved, CARTESIAN_SAVED)
 #define HEAD(T)                                                                                     \
     int64_t atoms, const int64_t *first, const int64_t *neighbors, const T *vectors, double cutoff, \
         int64_t intervals, int64_t layers, int64_t F, const int64_t *species, const void *packed,   \
-        const void *saved, int64_t threads, int64_t elements, double inverse_square
+        const void *saved, int64_t threads, int64_t elements, double inverse_square, T *node, \
+        int64_t reach
 #define NETWORK(T)                                                                                  \
     const auto block = addresses(packed, (sizeof(Elements<T>) + layers * sizeof(Weights<T>)) /      \
                                              sizeof(void*));                                        \
@@ -79,7 +85,8 @@ EXPORT_FIELDS(cartesian_ace_saved, CARTESIAN_SAVED)
         static_cast<const Saved<T>*>(saved),                                                        \
         static_cast<int>(threads),                                                                  \
         static_cast<T>(inverse_square),                                                              \
-        atoms};
+        node,                                                                                       \
+        reach};
 #define EXPORT(T, SUFFIX)                                                                           \
     extern "C" void eip_cartesian_ace_##SUFFIX(HEAD(T), T* scalars, T* features) {                  \
         NETWORK(T)                                                                                  \

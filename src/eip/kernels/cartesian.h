@@ -7,7 +7,10 @@
 //
 // What neighbors read, `node` on the way there and G on the way back, has rows for atoms of other
 // processes too, behind the own ones; where there are such, whoever calls fills them between the
-// steps: forward_block of a layer, then `node` of the next; update_back, then G, then message_back.
+// steps: say, then `node`, then forward_block; update_back, then G, then message_back.
+//
+// Memory is what limits large systems: one `node` serves all layers, and what the gradient can have back
+// from what is kept by one matrix product (what was said, and the gates) is not kept.
 #pragma once
 
 #include <algorithm>
@@ -41,16 +44,13 @@ struct Elements {
     CARTESIAN_ELEMENTS(CONST_ARRAY)
 };
 
-// What the gradient needs of a layer. Of the first, the first five are null: it has no vectors yet.
+// What the gradient needs of a layer. Of the first, the first three are null: it has no vectors yet.
 //
 //     hidden  of what an atom says, before SiLU [1]
-//     loud    how loud vectors and matrices are said [2]
-//     node    what is said: three scalars, vector, matrix [11], of all atoms that are held
 //     v, m    vectors and matrices before the layer [3], [5]
 //     mixed   before products [9]
 //     pre     of the gate, before SiLU [1]
-//     gates   of vectors and matrices [2]
-#define CARTESIAN_SAVED(X) X(hidden) X(loud) X(node) X(v) X(m) X(mixed) X(pre) X(gates)
+#define CARTESIAN_SAVED(X) X(hidden) X(v) X(m) X(mixed) X(pre)
 template <class T>
 struct Saved {
     CARTESIAN_SAVED(ARRAY)
@@ -67,10 +67,10 @@ struct Network {
     const Saved<T>* saved;
     int threads;
     T inverse_square;  // of the limit of what is multiplied
-    int64_t held;      // rows of what neighbors read; graph.atoms where all are own
+    T* node;           // what is said in a layer: three scalars, vector, matrix [11]; not on the way back
+    int64_t reach;     // from a component to the next of what neighbors read
 
     int64_t size() const { return graph.atoms * F; }
-    int64_t reach() const { return held * F; }
     int64_t knots() const { return graph.intervals + 3; }
 };
 
@@ -100,41 +100,55 @@ void mix(int components, int rows, int F, const T* from, int64_t from_stride, co
         matmul<T>(rows, F, F, from + k * from_stride, F, panels, to + k * to_stride, F, nullptr, start);
 }
 
-// What a block of atoms will say in a layer, from its scalars, vectors and matrices.
+// How loud a block of atoms says what, from `hidden`: three scalars, a factor for vectors and one for
+// matrices, [rows, 5F]. `active` is room for [rows, F].
 template <class T>
-void say(const Network<T>& net, int layer, int64_t start, int rows, const T* s, Work<T>& work) {
-    constexpr int L = Simd<T>::LANES;
+void context_of(const Network<T>& net, int layer, int64_t start, int rows, T* active, T* context) {
     const int F = net.F;
-    const int64_t size = net.size(), reach = net.reach();
+    const Weights<T>& w = net.weights[layer];
+    silu_of<T>(static_cast<int64_t>(rows) * F, net.saved[layer].hidden + start * F, active);
+    matmul<T>(rows, 5 * F, F, active, F, w.context_two, context, 5 * F, w.context_two_bias, Start::bias);
+}
+
+// What one atom of a block says, one chunk of it.
+template <class T>
+coupling::Node<vec<T>> said_by(const Network<T>& net, int layer, int64_t at, const T* context) {
+    const int F = net.F;
+    const int64_t size = net.size();
+    const Saved<T>& saved = net.saved[layer];
+    coupling::Node<vec<T>> node;
+    for (int k = 0; k < 3; k++) node.said[k] = load(context + k * F);
+    const vec<T> of_v = load(context + 3 * F), of_m = load(context + 4 * F);
+    for (int k = 0; k < V; k++) node.v[k] = of_v * load(saved.v + k * size + at);
+    for (int k = 0; k < M; k++) node.t[k] = of_m * load(saved.m + k * size + at);
+    return node;
+}
+
+// What a block of atoms says in a layer, but in the first: fills `hidden` and `node`. All atoms have been
+// through the layer before.
+template <class T>
+void say(const Network<T>& net, int layer, int64_t start, int64_t stop, const T* scalars, Work<T>& work) {
+    constexpr int L = Simd<T>::LANES;
+    const int F = net.F, rows = static_cast<int>(stop - start);
     const int64_t at = start * F, count = static_cast<int64_t>(rows) * F;
     const Weights<T>& w = net.weights[layer];
-    const Saved<T>& to = net.saved[layer];
-    T* hidden = work.room.take(6 * count);
-    T* context = hidden + count;
-    matmul<T>(rows, F, F, s, F, w.context_one, to.hidden + at, F, w.context_one_bias, Start::bias);
-    silu_of<T>(count, to.hidden + at, hidden);
-    matmul<T>(rows, 5 * F, F, hidden, F, w.context_two, context, 5 * F, w.context_two_bias,
-              Start::bias);
+    T *active = work.room.take(6 * count), *context = active + count;
+    matmul<T>(rows, F, F, scalars + at, F, w.context_one, net.saved[layer].hidden + at, F,
+              w.context_one_bias, Start::bias);
+    context_of<T>(net, layer, start, rows, active, context);
+    const coupling::NodeArrays<T> to{net.node, net.node + 3 * net.reach, net.node + 6 * net.reach};
     for (int i = 0; i < rows; i++)
         for (int c = 0; c < F; c += L) {
-            const T* from = context + static_cast<int64_t>(i) * 5 * F + c;
             const int64_t own = at + static_cast<int64_t>(i) * F + c;
-            for (int k = 0; k < 3; k++) store<T>(to.node + k * reach + own, load(from + k * F));
-            const vec<T> of_v = load(from + 3 * F), of_m = load(from + 4 * F);
-            store<T>(to.loud + own, of_v);
-            store<T>(to.loud + size + own, of_m);
-            for (int k = 0; k < V; k++)
-                store<T>(to.node + (3 + k) * reach + own, of_v * load(to.v + k * size + own));
-            for (int k = 0; k < M; k++)
-                store<T>(to.node + (6 + k) * reach + own, of_m * load(to.m + k * size + own));
+            const auto node = said_by<T>(net, layer, own, context + static_cast<int64_t>(i) * 5 * F + c);
+            coupling::write<T, false>(to, net.reach, own, node);
         }
 }
 
 template <class T>
 coupling::NodeArrays<const T> node_of(const Network<T>& net, int layer) {
     if (layer == 0) return {net.said, nullptr, nullptr};
-    const T* node = net.saved[layer].node;
-    return {node, node + 3 * net.reach(), node + 6 * net.reach()};
+    return {net.node, net.node + 3 * net.reach, net.node + 6 * net.reach};
 }
 
 // The sums of a block, and what was there before them, [9, rows, F].
@@ -151,7 +165,7 @@ void hear(const Network<T>& net, int layer, int64_t start, int rows, const T* s,
             auto sum = coupling::sums_of<T, FIRST>(
                 block.edges.data() + block.begin[i], block.begin[i + 1] - block.begin[i], table,
                 node_of(net, layer), FIRST ? net.species : nullptr,
-                FIRST ? net.elements * F : net.reach(), F, c);
+                FIRST ? net.elements * F : net.reach, F, c);
             const int64_t own = static_cast<int64_t>(i) * F + c * L, at = start * F + own;
             sum.s += load(s + own);
             if (!FIRST) {
@@ -185,7 +199,7 @@ void multiply(const Network<T>& net, int layer, int64_t start, int rows, T* out)
     }
 }
 
-// One layer of a block of atoms, up to what they say in the next.
+// One layer of a block of atoms, up to vectors and matrices before the next.
 template <class T>
 void forward_block(const Network<T>& net, int layer, int64_t start, int64_t stop, T* scalars,
                    T* vectors, Work<T>& work) {
@@ -224,8 +238,6 @@ void forward_block(const Network<T>& net, int layer, int64_t start, int64_t stop
             const int64_t own = static_cast<int64_t>(i) * F + c;
             const vec<T> of_v = load(gate + F), of_m = load(gate + 2 * F);
             store<T>(s + own, load(before + own) + load(gate));
-            store<T>(saved.gates + at + own, of_v);
-            store<T>(saved.gates + size + at + own, of_m);
             for (int k = 1; k < 1 + V; k++)
                 store<T>(made + k * count + own, of_v * load(made + k * count + own));
             for (int k = 4; k < ALL; k++)
@@ -247,7 +259,6 @@ void forward_block(const Network<T>& net, int layer, int64_t start, int64_t stop
         std::copy_n(before + (1 + k) * count, count, next.v + k * size + at);
     for (int k = 0; k < M; k++)
         std::copy_n(before + (4 + k) * count, count, next.m + k * size + at);
-    say<T>(net, layer + 1, start, rows, s, work);
 }
 
 // From the gradient in what a layer gives, g [9, atoms, F], that in what it has after the sums, G. In
@@ -258,13 +269,15 @@ void update_back(const Network<T>& net, int layer, int64_t start, int rows, cons
     constexpr int L = Simd<T>::LANES;
     const int F = net.F;
     const int64_t count = static_cast<int64_t>(rows) * F, size = net.size(), at = start * F;
-    const int64_t reach = net.reach();
+    const int64_t reach = net.reach;
     const Weights<T>& w = net.weights[layer];
     const Saved<T>& saved = net.saved[layer];
-    T* made = room.take((3 * ALL + 4) * count);
+    T* made = room.take((3 * ALL + 7) * count);
     T *to_made = made + ALL * count, *to_mixed = to_made + ALL * count;
-    T *to_gates = to_mixed + ALL * count, *to_pre = to_gates + 3 * count;
+    T *to_gates = to_mixed + ALL * count, *to_pre = to_gates + 3 * count, *gates = to_pre + count;
     multiply<T>(net, layer, start, rows, made);
+    silu_of<T>(count, saved.pre + at, to_pre);
+    matmul<T>(rows, 3 * F, F, to_pre, F, w.gate_two, gates, 3 * F, w.gate_two_bias, Start::bias);
     mix<T>(V, rows, F, g + size + at, size, w.to_v_back, to_made + count, count);
     if (w.to_m)
         mix<T>(M, rows, F, g + 4 * size + at, size, w.to_m_back, to_made + 4 * count, count);
@@ -273,8 +286,9 @@ void update_back(const Network<T>& net, int layer, int64_t start, int rows, cons
     for (int i = 0; i < rows; i++)
         for (int c = 0; c < F; c += L) {
             const int64_t own = static_cast<int64_t>(i) * F + c;
-            T* gate = to_gates + static_cast<int64_t>(i) * 3 * F + c;
-            const vec<T> of_v = load(saved.gates + at + own), of_m = load(saved.gates + size + at + own);
+            const int64_t of_row = static_cast<int64_t>(i) * 3 * F + c;
+            T* gate = to_gates + of_row;
+            const vec<T> of_v = load(gates + of_row + F), of_m = load(gates + of_row + 2 * F);
             vec<T> to_v{}, to_m{};
             for (int k = 1; k < 1 + V; k++) {
                 const vec<T> one = load(to_made + k * count + own);
@@ -328,31 +342,38 @@ void message_back(const Network<T>& net, int layer, int64_t start, int rows, con
     constexpr int L = Simd<T>::LANES, P = FIRST ? coupling::FIRST_PATHS : coupling::PATHS;
     const int F = net.F;
     const int64_t count = static_cast<int64_t>(rows) * F, size = net.size(), at = start * F;
-    const int64_t reach = net.reach();
+    const int64_t reach = net.reach;
     const Weights<T>& w = net.weights[layer];
     const Saved<T>& saved = net.saved[layer];
     work.block.read(net.graph, start, start + rows);
     const Block<T>& block = work.block;
     work.edges.assign(4 * block.begin[rows], T(0));
     auto* g_edges = reinterpret_cast<T(*)[4]>(work.edges.data());
-    T* to_context = FIRST ? nullptr : work.room.take(6 * count);
+    T *to_context = nullptr, *to_hidden = nullptr, *said = nullptr;
+    if (!FIRST) {
+        to_context = work.room.take(11 * count);
+        to_hidden = to_context + 5 * count;
+        said = to_hidden + count;
+        context_of<T>(net, layer, start, rows, to_hidden, said);
+    }
     const coupling::SumArrays<const T> sums{G, G + reach, G + 4 * reach};
     for (int c = 0; c < F / L; c++) {
         const T* table = w.table + c * net.knots() * P * L;
         for (int i = 0; i < rows; i++) {
             const int64_t own = at + static_cast<int64_t>(i) * F + c * L;
+            const int64_t of_row = static_cast<int64_t>(i) * 5 * F + c * L;
             coupling::Node<vec<T>> node;
             if (FIRST)
                 coupling::read<T, FIRST>(node_of(net, layer), net.elements * F,
                                          net.species[start + i] * F + c * L, node);
             else
-                coupling::read<T, FIRST>(node_of(net, layer), reach, own, node);
+                node = said_by<T>(net, layer, own, said + of_row);
             const auto to = coupling::gradients_of<T, FIRST>(
                 block.edges.data() + block.begin[i], block.begin[i + 1] - block.begin[i], table, sums,
                 node, reach, F, c, g_edges + block.begin[i]);
             if (FIRST) continue;
-            const vec<T> of_v = load(saved.loud + own), of_m = load(saved.loud + size + own);
-            T* context = to_context + static_cast<int64_t>(i) * 5 * F + c * L;
+            const vec<T> of_v = load(said + of_row + 3 * F), of_m = load(said + of_row + 4 * F);
+            T* context = to_context + of_row;
             vec<T> to_v{}, to_m{};
             for (int k = 0; k < V; k++) {
                 to_v += to.v[k] * load(saved.v + k * size + own);
@@ -370,7 +391,6 @@ void message_back(const Network<T>& net, int layer, int64_t start, int rows, con
     for (int64_t e = 0; e < block.begin[rows]; e++)
         add_to_vector(block.edges[e], g_edges[e], to_vectors + 3 * block.edges[e].slot);
     if (FIRST) return;
-    T* to_hidden = to_context + 5 * count;
     matmul<T>(rows, F, 5 * F, to_context, 5 * F, w.context_two_back, to_hidden, F, nullptr,
               Start::zero);
     times_silu_slope<T>(count, saved.hidden + at, to_hidden);
@@ -384,7 +404,7 @@ void begin_back(const Network<T>& net, int64_t start, int64_t stop, const T* g_s
                 const T* g_vectors, T* g) {
     const int F = net.F;
     const int64_t size = net.size();
-    std::copy_n(g_scalars + start * F, (stop - start) * F, g + start * F);
+    if (g_scalars != g) std::copy_n(g_scalars + start * F, (stop - start) * F, g + start * F);
     for (int64_t i = start; i < stop; i++)
         for (int k = 0; k < V; k++) {
             T* to = g + (1 + k) * size + i * F;

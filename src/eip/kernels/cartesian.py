@@ -272,15 +272,14 @@ def pack(
 
 
 def _widths(layers: int, channel_bytes: Any) -> networks.Widths:
-    of_neighbors = {"hidden": 1, "loud": 2, "node": 11, "v": 3, "m": 5}
-    of_atom = {"mixed": 9, "pre": 1, "gates": 2}
-    first = dict.fromkeys(of_neighbors, 0)
-    return [(of_neighbors if layer else first) | of_atom for layer in range(layers)]
+    before = {"hidden": 1, "v": 3, "m": 5}
+    first = dict.fromkeys(before, 0)
+    return [{**(before if layer else first), "mixed": 9, "pre": 1} for layer in range(layers)]
 
 
 def _forward(run: networks.Run, saved: Tensor, scalars: Tensor, vectors: Tensor) -> None:
-    places = run.places(saved, run.widths)
-    run.call("", places, run.elements, run.constants[-1], scalars, vectors)
+    places, node = run.places(saved, run.widths), run.memory(11)
+    run.call("", places, run.elements, run.constants[-1], node, run.channel, scalars, vectors)
 
 
 def _backward(
@@ -293,7 +292,7 @@ def _backward(
     out: Tensor,
 ) -> None:
     places, (one, other) = run.places(saved, run.widths), run.memory(18).chunk(2)
-    arrays = g_scalars, g_vectors, one, other, out
+    arrays = None, run.channel, g_scalars, g_vectors, one, other, out
     run.call("_backward", places, run.elements, run.constants[-1], *arrays)
 
 

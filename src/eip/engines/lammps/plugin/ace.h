@@ -35,17 +35,14 @@ public:
 
     int channels() const { return F_; }
 
-    // The most numbers of an atom that are exchanged at a time.
-    int exchanged() const { return cartesian::NODE * F_; }
-
     // Fills scalars [own, F] and vectors [own, 3, F]; `told` are the edges' vectors that the network is told.
     void forward(const Surroundings& atoms, const T* told, Exchange& exchange, T* scalars, T* vectors) {
         using namespace cartesian;
-        const int64_t own = atoms.own * F_, held = atoms.held * F_;
+        const int64_t own = atoms.own * F_;
         for (int layer = 0; layer < layers_; layer++) {
             Saved<T>& to = saved_[layer];
             const bool later = layer > 0;
-            T* at = memory_[layer].take((12 + (later ? 11 : 0)) * own + (later ? NODE * held : 0));
+            T* at = memory_[layer].take((10 + (later ? 9 : 0)) * own);
             const auto part = [&](int components, int64_t size) {
                 T* here = at;
                 at += components * size;
@@ -53,14 +50,12 @@ public:
             };
             to.mixed = part(9, own);
             to.pre = part(1, own);
-            to.gates = part(2, own);
             if (!later) continue;
             to.hidden = part(1, own);
-            to.loud = part(2, own);
             to.v = part(3, own);
             to.m = part(5, own);
-            to.node = part(NODE, held);
         }
+        const int64_t reach = atoms.held * F_ + apart(atoms.held * F_);
         net_ = {{atoms.own, atoms.first, atoms.neighbors, told, static_cast<T>(cutoff_), intervals_},
                 layers_,
                 F_,
@@ -72,39 +67,51 @@ public:
                 saved_.data(),
                 atoms.threads,
                 static_cast<T>(inverse_square_),
-                atoms.held};
+                exchanged_.take(NODE * reach),
+                reach};
         for (int layer = 0; layer < layers_; layer++) {
+            if (layer > 0) {
+                blocks([&](int64_t start, int64_t stop, Work<T>& work) {
+                    say<T>(net_, layer, start, stop, scalars, work);
+                });
+                hand_out(exchange, net_.node, NODE);
+            }
             blocks([&](int64_t start, int64_t stop, Work<T>& work) {
                 forward_block<T>(net_, layer, start, stop, scalars, vectors, work);
             });
-            if (layer + 1 < layers_) hand_out(exchange, saved_[layer + 1].node, NODE);
         }
     }
 
     // Adds the gradient in the edges' vectors to to_vectors; g_vectors may be null. `forward` was before, with
-    // atoms and vectors that are still there.
-    void backward(const T* g_scalars, const T* g_vectors, Exchange& exchange, T* to_vectors) {
+    // atoms and vectors that are still there. `spent`: room for [4, own, F], which may begin with g_scalars, and
+    // leave to write over what `forward` has left; null, if the way is to be gone again.
+    void backward(const T* g_scalars, const T* g_vectors, T* spent, Exchange& exchange, T* to_vectors) {
         using namespace cartesian;
-        T* g = own_gradient_.take(ALL * net_.size());
-        T* G = gradient_.take(ALL * net_.reach());
-        for (int layer = layers_ - 1; layer >= 0; layer--) {
+        // In what the last layer gives there are no matrices; from there on, the last layer's own are not
+        // looked at any more.
+        const int last = layers_ - 1;
+        T* begun = spent ? spent : own_gradient_.take((4 + ALL) * net_.size());
+        T* further = spent ? saved_[last].mixed : begun + 4 * net_.size();
+        T* G = exchanged_.take(ALL * net_.reach);  // in the place of what was said
+        for (int layer = last; layer >= 0; layer--) {
             blocks([&](int64_t start, int64_t stop, Work<T>& work) {
-                if (layer == layers_ - 1) begin_back<T>(net_, start, stop, g_scalars, g_vectors, g);
-                update_back<T>(net_, layer, start, static_cast<int>(stop - start), g, G, work.room);
+                if (layer == last) begin_back<T>(net_, start, stop, g_scalars, g_vectors, begun);
+                update_back<T>(net_, layer, start, static_cast<int>(stop - start),
+                               layer == last ? begun : further, G, work.room);
             });
             hand_out(exchange, G, ALL);
             blocks([&](int64_t start, int64_t stop, Work<T>& work) {
                 const int rows = static_cast<int>(stop - start);
                 if (layer == 0)
-                    message_back<T, true>(net_, layer, start, rows, G, g, to_vectors, work);
+                    message_back<T, true>(net_, layer, start, rows, G, further, to_vectors, work);
                 else
-                    message_back<T, false>(net_, layer, start, rows, G, g, to_vectors, work);
+                    message_back<T, false>(net_, layer, start, rows, G, further, to_vectors, work);
             });
         }
     }
 
     double bytes() const {
-        double all = own_gradient_.memory.size() + gradient_.memory.size();
+        double all = own_gradient_.memory.size() + exchanged_.memory.size();
         for (const Room<T>& one : memory_) all += one.memory.size();
         return all * sizeof(T);
     }
@@ -118,8 +125,15 @@ private:
     std::vector<cartesian::Weights<T>> weights_;
     std::vector<cartesian::Saved<T>> saved_;
     std::vector<Room<T>> memory_;
-    Room<T> own_gradient_, gradient_;
+    Room<T> own_gradient_, exchanged_;
     cartesian::Network<T> net_;
+
+    // What to add to the distance of two components. A neighbor's lie so far apart; were that a multiple of
+    // 4096 bytes, as with 16 atoms and 64 channels it is, they would push each other out of the cache.
+    static int64_t apart(int64_t size) {
+        constexpr int64_t LINE = 64 / sizeof(T);
+        return LINE * (1 - size / LINE % 2);
+    }
 
     template <class Do>
     void blocks(const Do& work_on) {
@@ -130,7 +144,7 @@ private:
     }
 
     void hand_out(Exchange& exchange, T* data, int components) const {
-        exchange.rows(reinterpret_cast<char*>(data), components, net_.reach() * sizeof(T),
+        exchange.rows(reinterpret_cast<char*>(data), components, net_.reach * sizeof(T),
                       F_ * sizeof(T));
     }
 };

@@ -61,20 +61,26 @@ public:
     // own: d² of all that are held; around: D² of the own.
     void forward(const Surroundings& atoms, const T* scalars, const T* vectors, Exchange& exchange,
                  std::vector<double>& own, std::vector<double>& around) {
-        features_.resize(atoms.own * width_);
-        found_.resize(atoms.own);
+        constexpr int64_t SOME = 256;  // of whom features are there at a time
+        T* features = room_.take(SOME * (width_ + 1));
+        T* found = features + SOME * width_;
         own.resize(atoms.held);
         around.resize(atoms.own);
         weight_.resize(atoms.own);
-        invariants(atoms.own, F_, scalars, vectors, features_.data());
-        squared_distance(atoms.own, width_, kinds_, features_.data(), atoms.species, means_, whitening_,
-                         epsilon_, found_.data(), static_cast<int64_t>(atoms.threads));
-        std::copy(found_.begin(), found_.end(), own.begin());
+        for (int64_t start = 0; start < atoms.own; start += SOME) {
+            const int64_t count = std::min(SOME, atoms.own - start);
+            invariants(count, F_, scalars + start * F_, vectors + start * 3 * F_, features);
+            squared_distance(count, width_, kinds_, features, atoms.species + start, means_, whitening_,
+                             epsilon_, found, static_cast<int64_t>(atoms.threads));
+            std::copy_n(found, count, own.begin() + start);
+        }
         hand_out(exchange, own.data());
         for (int64_t i = 0; i < atoms.own; i++) {
             double total = own[i], weight = 1;
             for (int64_t e = atoms.first[i]; e < atoms.first[i + 1]; e++) {
-                const double left = left_of(atoms.vectors + 3 * e);
+                double d[3];
+                atoms.vector(i, e, d);
+                const double left = left_of(d);
                 total += left * left * own[atoms.neighbors[e]];
                 weight += left * left;
             }
@@ -84,10 +90,10 @@ public:
     }
 
     // From the gradient in d² and D² of the own atoms: adds to that in scalars, vectors and edges' vectors.
-    void backward(const Surroundings& atoms, const T* vectors, Exchange& exchange,
+    void backward(const Surroundings& atoms, const T* scalars, const T* vectors, Exchange& exchange,
                   const std::vector<double>& own, const std::vector<double>& around,
                   const std::vector<double>& g_own, const std::vector<double>& g_around, T* g_scalars,
-                  T* g_vectors, double* to_vectors) const {
+                  T* g_vectors, T* to_vectors) const {
         // The list is full: an atom gathers from those whose D² it is part of.
         std::vector<double> share(atoms.held);
         for (int64_t i = 0; i < atoms.own; i++) share[i] = g_around[i] / weight_[i];
@@ -96,15 +102,16 @@ public:
         for (int64_t i = 0; i < atoms.own; i++) {
             double g = g_own[i] + share[i];
             for (int64_t e = atoms.first[i]; e < atoms.first[i + 1]; e++) {
-                const double* d = atoms.vectors + 3 * e;
+                double d[3];
+                atoms.vector(i, e, d);
                 const double left = left_of(d);
                 const int64_t j = atoms.neighbors[e];
                 g += left * left * share[j];
                 const double slope =
                     share[i] * (own[j] - around[i]) * 2 * left * (-2 / (cutoff_ * cutoff_));
-                for (int k = 0; k < 3; k++) to_vectors[3 * e + k] += slope * d[k];
+                for (int k = 0; k < 3; k++) to_vectors[3 * e + k] += static_cast<T>(slope * d[k]);
             }
-            back_of_atom(i, atoms.species[i], vectors + i * 3 * F_, g, g_scalars + i * F_,
+            back_of_atom(atoms.species[i], scalars + i * F_, vectors + i * 3 * F_, g, g_scalars + i * F_,
                          g_vectors + i * 3 * F_);
         }
     }
@@ -116,7 +123,7 @@ private:
     double cutoff_, epsilon_ = 0;
     Store<T> store_;
     const T *means_, *whitening_, *whitening_back_;
-    std::vector<T> features_, found_;
+    Room<T> room_;
     std::vector<double> weight_;
 
     double left_of(const double* d) const {
@@ -127,11 +134,12 @@ private:
         exchange.rows(reinterpret_cast<char*>(data), 1, 0, sizeof(double));
     }
 
-    void back_of_atom(int64_t i, int64_t species, const T* v, double g, T* g_s, T* g_v) const {
+    void back_of_atom(int64_t species, const T* s, const T* v, double g, T* g_s, T* g_v) const {
         static thread_local Room<T> room;
         const size_t one = static_cast<size_t>(width_) * width_;
-        const T *x = features_.data() + i * width_, *mean = means_ + species * width_;
-        T *away = room.take(3 * width_), *white = away + width_, *g_x = white + width_;
+        const T* mean = means_ + species * width_;
+        T *away = room.take(4 * width_), *white = away + width_, *g_x = white + width_, *x = g_x + width_;
+        invariants(1, F_, s, v, x);
         for (int c = 0; c < width_; c++) away[c] = x[c] - mean[c];
         matmul<T>(1, width_, width_, away, width_, whitening_ + species * one, white, width_, nullptr,
                   Start::zero);

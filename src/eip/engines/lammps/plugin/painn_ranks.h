@@ -38,9 +38,6 @@ public:
 
     int channels() const { return F_; }
 
-    // The most numbers of an atom that are exchanged at a time.
-    int exchanged() const { return 3 * F_; }
-
     // Fills scalars [own, F] and vectors [own, 3, F]; `told` are the edges' vectors that the network is told.
     void forward(const Surroundings& atoms, const T* told, Exchange& exchange, T* scalars, T* vectors) {
         using namespace painn;
@@ -81,7 +78,7 @@ public:
 
     // Adds the gradient in the edges' vectors to to_vectors; g_vectors may be null. `forward` was before, with
     // atoms and vectors that are still there.
-    void backward(const T* g_scalars, const T* g_vectors, Exchange& exchange, T* to_vectors) {
+    void backward(const T* g_scalars, const T* g_vectors, T*, Exchange& exchange, T* to_vectors) {
         using namespace painn;
         // Two in turn: a layer reads one and writes the other.
         const int64_t held = held_ * F_;

@@ -37,6 +37,7 @@ PairEIP::PairEIP(LAMMPS* lmp) : Pair(lmp) {
     nextra = 3;
     pvector = new double[nextra];
     std::fill_n(pvector, nextra, 0.0);
+    comm_forward = 1;
 }
 
 PairEIP::~PairEIP() {
@@ -108,8 +109,6 @@ void PairEIP::coeff(int narg, char** arg) {
         kind_of_type_[type] = found - known.begin();
         for (int other = 1; other <= atom->ntypes; other++) setflag[type][other] = 1;
     }
-    // In whole doubles, which LAMMPS sends.
-    comm_forward = (potential_->exchanged() + 7) / 8;
 }
 
 void PairEIP::init_style() {
@@ -120,8 +119,6 @@ void PairEIP::init_style() {
         if (atom->molecular != Atom::ATOMIC && (force->special_lj[k] != 1 || force->special_coul[k] != 1))
             error->all(FLERR, "pair style eip acts between bonded atoms too: it needs 'special_bonds lj/coul 1 1 1'");
     neighbor->add_request(this, NeighConst::REQ_FULL);
-    // A hybrid style asked for its parts' before there was a model.
-    force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
     gradient_wanted_ = false;  // who wants it says so again, after this
     compute_pair_ = !modify->get_compute_by_style("pair").empty();
     if (compute_pair_ && !has_sigma() && comm->me == 0)
@@ -145,44 +142,68 @@ void PairEIP::compute(int eflag, int vflag) {
     ev_init(eflag, vflag);
     if (list->inum != atom->nlocal)
         error->one(FLERR, "pair style eip works on all atoms, and is given {} of {}", list->inum, atom->nlocal);
+    if (neighbor->ago == 0) sort_list(atom->x);
     list_edges(atom->x);
-    const eip::Surroundings atoms{atom->nlocal, atom->nlocal + atom->nghost, species_.data(), first_.data(),
-                                  neighbors_.data(), vectors_.data(), comm->nthreads};
+    const eip::Surroundings atoms{atom->nlocal, halo_.held(), species_.data(), first_.data(),
+                                  neighbors_.data(), atoms_of_edges_.data(), atom->x, comm->nthreads};
     eip::Asked asked;
     asked.gradient_of_sigma = gradient_wanted_;
     asked.sigma = sigma_trigger_ || grade_trigger_ || (asked_ && !triggered_) || gradient_wanted_ ||
                   (compute_pair_ && eflag_global);
-    potential_->evaluate(atoms, asked, *this, answer_);
+    potential_->evaluate(atoms, asked, halo_, answer_);
     add_forces(atom->f);
     check_finite();
     tally(eflag);
     if (answer_.has_sigma) summarize();
 }
 
-// Neighbors within the cutoff, and the vectors to them. In an order that depends on nothing but the atoms: a
-// sum of floats depends on its order, and where LAMMPS keeps which atom, on how it came to this step.
-void PairEIP::list_edges(double** x) {
+// Neighbors in an order that depends on nothing but the atoms: a sum of floats depends on its order, and where
+// LAMMPS keeps which atom, on how it came to this step. And who is at home where.
+void PairEIP::sort_list(double** x) {
     const int own = atom->nlocal, held = own + atom->nghost;
-    species_.resize(held);
-    for (int i = 0; i < held; i++) species_[i] = kind_of_type_[atom->type[i]];
+    std::vector<char> seen(held, 0);
+    size_t count = 0;
+    for (int i = 0; i < own; i++) {
+        count += list->numneigh[i];
+        int* all = list->firstneigh[i];
+        sorted_.clear();
+        for (int n = 0; n < list->numneigh[i]; n++) {
+            const int j = all[n] & NEIGHMASK;
+            seen[j] = 1;
+            sorted_.push_back({atom->tag_enable ? atom->tag[j] : 0, all[n],
+                               {x[j][0] - x[i][0], x[j][1] - x[i][1], x[j][2] - x[i][2]}});
+        }
+        std::sort(sorted_.begin(), sorted_.end());
+        for (const Neighbor& one : sorted_) *all++ = one.j;
+    }
+    // No more can come: what grows by doubling leaves holes as large as itself.
+    neighbors_.reserve(count);
+    atoms_of_edges_.reserve(count);
+    places_.resize(held);
+    for (int i = 0; i < own; i++) places_[i] = {comm->me, i};
+    comm->forward_comm(this);
+    halo_.find(world, own, places_, seen);
+}
+
+// Neighbors within the cutoff.
+void PairEIP::list_edges(double** x) {
+    const int own = atom->nlocal;
     const double square = potential_->cutoff() * potential_->cutoff();
+    species_.resize(halo_.held());
+    for (int64_t row = 0; row < halo_.held(); row++)
+        species_[row] = kind_of_type_[atom->type[halo_.atom_of(row)]];
     first_.resize(own + 1);
     neighbors_.clear();
-    vectors_.clear();
+    atoms_of_edges_.clear();
     for (int i = 0; i < own; i++) {
         first_[i] = static_cast<int64_t>(neighbors_.size());
         const int* all = list->firstneigh[i];
-        within_.clear();
         for (int n = 0; n < list->numneigh[i]; n++) {
             const int j = all[n] & NEIGHMASK;
             const double d[3] = {x[j][0] - x[i][0], x[j][1] - x[i][1], x[j][2] - x[i][2]};
-            if (d[0] * d[0] + d[1] * d[1] + d[2] * d[2] < square)
-                within_.push_back({atom->tag_enable ? atom->tag[j] : 0, j, {d[0], d[1], d[2]}});
-        }
-        std::sort(within_.begin(), within_.end());
-        for (const Neighbor& one : within_) {
-            neighbors_.push_back(one.j);
-            vectors_.insert(vectors_.end(), one.d, one.d + 3);
+            if (d[0] * d[0] + d[1] * d[1] + d[2] * d[2] >= square) continue;
+            neighbors_.push_back(halo_.row_of(j));
+            atoms_of_edges_.push_back(j);
         }
     }
     first_[own] = static_cast<int64_t>(neighbors_.size());
@@ -204,22 +225,25 @@ static double rounded(double g) {
 }
 
 void PairEIP::add_forces(double** f) {
-    const auto spread = [&](const std::vector<double>& to_vectors, const auto& add) {
-        for (int i = 0; i < atom->nlocal; i++)
-            for (int64_t e = first_[i]; e < first_[i + 1]; e++) {
-                double g[3];
-                for (int k = 0; k < 3; k++) g[k] = rounded(to_vectors[3 * e + k]);
-                add(i, neighbors_[e], g, e);
-            }
+    const auto spread = [&](const eip::OfEdges& to_vectors, const auto& add) {
+        to_vectors.with([&](const auto* of_edge) {
+            for (int i = 0; i < atom->nlocal; i++)
+                for (int64_t e = first_[i]; e < first_[i + 1]; e++) {
+                    double g[3];
+                    for (int k = 0; k < 3; k++) g[k] = rounded(of_edge[3 * e + k]);
+                    add(i, atoms_of_edges_[e], g);
+                }
+        });
     };
-    spread(answer_.to_vectors, [&](int i, int64_t j, const double* g, int64_t e) {
+    double* const* x = atom->x;
+    spread(answer_.to_vectors, [&](int i, int j, const double* g) {
         for (int k = 0; k < 3; k++) {
             f[i][k] += g[k];
             f[j][k] -= g[k];
         }
         if (!vflag_either) return;
         // The gradient of an edge is not along it: W_ab = −d_a g_b, of which the symmetric part stays.
-        const double* d = vectors_.data() + 3 * e;
+        const double d[3] = {x[j][0] - x[i][0], x[j][1] - x[i][1], x[j][2] - x[i][2]};
         const double v[6] = {-d[0] * g[0], -d[1] * g[1], -d[2] * g[2], -0.5 * (d[0] * g[1] + d[1] * g[0]),
                              -0.5 * (d[0] * g[2] + d[2] * g[0]), -0.5 * (d[1] * g[2] + d[2] * g[1])};
         for (int k = 0; k < 6; k++) {
@@ -232,7 +256,7 @@ void PairEIP::add_forces(double** f) {
     });
     if (!gradient_wanted_) return;
     gradient_of_sigma_.assign(3 * (atom->nlocal + atom->nghost), 0.0);
-    spread(answer_.to_vectors_of_sigma, [&](int i, int64_t j, const double* g, int64_t) {
+    spread(answer_.to_vectors_of_sigma, [&](int i, int j, const double* g) {
         for (int k = 0; k < 3; k++) {
             gradient_of_sigma_[3 * i + k] -= g[k];
             gradient_of_sigma_[3 * j + k] += g[k];
@@ -279,28 +303,15 @@ void PairEIP::summarize() {
     pvector[2] = first ? all_largest[1] : 0;
 }
 
-void PairEIP::rows(char* data, int components, int64_t stride, int64_t row) {
-    rows_ = {data, components, stride, row};
-    comm->forward_comm(this, static_cast<int>((components * row + 7) / 8));
-}
-
+// Where atoms are at home, in the room of a double.
 int PairEIP::pack_forward_comm(int n, int* list, double* buffer, int, int*) {
-    const int64_t size = (rows_.components * rows_.row + 7) / 8;
-    for (int k = 0; k < n; k++) {
-        char* to = reinterpret_cast<char*>(buffer + k * size);
-        for (int c = 0; c < rows_.components; c++)
-            std::memcpy(to + c * rows_.row, rows_.data + c * rows_.stride + list[k] * rows_.row, rows_.row);
-    }
-    return static_cast<int>(n * size);
+    static_assert(sizeof(eip::Halo::Place) == sizeof(double));
+    for (int k = 0; k < n; k++) std::memcpy(buffer + k, &places_[list[k]], sizeof(double));
+    return n;
 }
 
 void PairEIP::unpack_forward_comm(int n, int first, double* buffer) {
-    const int64_t size = (rows_.components * rows_.row + 7) / 8;
-    for (int k = 0; k < n; k++) {
-        const char* from = reinterpret_cast<const char*>(buffer + k * size);
-        for (int c = 0; c < rows_.components; c++)
-            std::memcpy(rows_.data + c * rows_.stride + (first + k) * rows_.row, from + c * rows_.row, rows_.row);
-    }
+    std::memcpy(places_.data() + first, buffer, n * sizeof(double));
 }
 
 void* PairEIP::extract(const char* name, int& dim) {
@@ -326,7 +337,8 @@ void* PairEIP::extract_peratom(const char* name, int& columns) {
 }
 
 double PairEIP::memory_usage() {
-    return Pair::memory_usage() + (potential_ ? potential_->bytes() : 0) +
-           sizeof(double) * (vectors_.capacity() + neighbors_.capacity() + answer_.to_vectors.capacity() +
-                             answer_.to_vectors_of_sigma.capacity());
+    return Pair::memory_usage() + (potential_ ? potential_->bytes() : 0) + halo_.bytes() +
+           sizeof(eip::Halo::Place) * places_.capacity() + sizeof(int) * atoms_of_edges_.capacity() +
+           sizeof(int64_t) * (neighbors_.capacity() + species_.capacity()) + answer_.to_vectors.bytes() +
+           answer_.to_vectors_of_sigma.bytes();
 }

@@ -4,12 +4,13 @@
 #include <memory>
 #include <vector>
 
+#include "halo.h"
 #include "pair.h"
 #include "potential.h"
 
 namespace LAMMPS_NS {
 
-class PairEIP : public Pair, private eip::Exchange {
+class PairEIP : public Pair {
 public:
     explicit PairEIP(class LAMMPS* lmp);
     ~PairEIP() override;
@@ -37,7 +38,8 @@ private:
     std::unique_ptr<eip::Potential> potential_;
     std::vector<int64_t> kind_of_type_;
     std::vector<int64_t> species_, first_, neighbors_;
-    std::vector<double> vectors_, sigma_, grade_, gradient_of_sigma_;
+    std::vector<int> atoms_of_edges_;  // the neighbors as LAMMPS counts them, ghosts by their images
+    std::vector<double> sigma_, grade_, gradient_of_sigma_;
     eip::Answer answer_;
     double mean_sigma_ = 0;
     bool gradient_wanted_ = false, compute_pair_ = false;
@@ -52,21 +54,17 @@ private:
 
         bool operator<(const Neighbor& other) const;
     };
-    std::vector<Neighbor> within_;
-
-    struct Rows {
-        char* data;
-        int components;
-        int64_t stride, row;
-    } rows_{};
+    std::vector<Neighbor> sorted_;
+    eip::Halo halo_;
+    std::vector<eip::Halo::Place> places_;
 
     void allocate();
+    void sort_list(double** x);
     void list_edges(double** x);
     void add_forces(double** f);
     void tally(int eflag);
     void summarize();
     void check_finite();
-    void rows(char* data, int components, int64_t stride, int64_t row) override;
 };
 
 }  // namespace LAMMPS_NS

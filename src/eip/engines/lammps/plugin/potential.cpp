@@ -24,26 +24,31 @@ public:
     const std::vector<std::string>& elements() const override { return elements_; }
     bool has_sigma() const override { return static_cast<bool>(evidence_); }
     bool has_grade() const override { return layers_.guarded(); }
-    int exchanged() const override { return network_.exchanged() * static_cast<int>(sizeof(T)); }
     double bytes() const override {
-        return network_.bytes() + sizeof(T) * (told_.capacity() + to_told_.capacity() + 8.0 * scalars_.capacity());
+        return network_.bytes() + sizeof(T) * (told_.capacity() + features_.memory.size() + g_scalars_.capacity() +
+                                               g_vectors_.capacity());
     }
 
     void evaluate(const Surroundings& atoms, const Asked& asked, Exchange& exchange, Answer& answer) override {
         const int64_t F = network_.channels(), size = atoms.own * F;
-        scalars_.resize(size);
-        vectors_.resize(3 * size);
-        g_scalars_.resize(size);
+        T* scalars = features_.take(4 * size);
+        const Features features{scalars, scalars + size};
         short_range_.tell(atoms, told_);
-        network_.forward(atoms, told_.data(), exchange, scalars_.data(), vectors_.data());
+        network_.forward(atoms, told_.data(), exchange, features.scalars, features.vectors);
 
-        answer.energy.resize(atoms.own);
-        readout_.run(atoms, scalars_.data(), answer.energy.data(), g_scalars_.data());
-        back(g_scalars_.data(), nullptr, exchange, answer.to_vectors);
-        short_range_.finish(atoms, answer.energy.data(), answer.to_vectors.data());
-
+        // What σ needs of the features comes before the way back, which takes their place if it is gone once.
         answer.has_sigma = has_sigma() && (asked.sigma || asked.gradient_of_sigma);
-        if (answer.has_sigma) uncertainty(atoms, asked.gradient_of_sigma, exchange, answer);
+        const bool twice = answer.has_sigma && asked.gradient_of_sigma;
+        std::vector<double> slopes[4];
+        if (answer.has_sigma) uncertainty(atoms, features, twice, exchange, answer, slopes);
+        if (twice) g_scalars_.resize(size);
+        T* g_scalars = twice ? g_scalars_.data() : scalars;
+        answer.energy.resize(atoms.own);
+        readout_.run(atoms, scalars, answer.energy.data(), g_scalars);
+        std::vector<T>& to_vectors = answer.to_vectors.template in<T>();
+        back(g_scalars, nullptr, twice ? nullptr : scalars, exchange, to_vectors);
+        short_range_.finish(atoms, answer.energy.data(), to_vectors.data());
+        if (twice) gradient_of_sigma(atoms, features, slopes, exchange, answer.to_vectors_of_sigma.template in<T>());
     }
 
 private:
@@ -55,31 +60,35 @@ private:
     Evidence<T> evidence_;
     Distance<T> distance_;
     Layers layers_;
-    std::vector<T> told_, to_told_, scalars_, vectors_, g_scalars_, g_vectors_;
+    struct Features {
+        T *scalars, *vectors;
+    };
+    Room<T> features_;
+    std::vector<T> told_, g_scalars_, g_vectors_;
     std::vector<double> raw_, own_, around_, missing_, nearness_;
 
     // The gradient in what the network is told of the edges.
-    void back(const T* g_scalars, const T* g_vectors, Exchange& exchange, std::vector<double>& to) {
-        to_told_.assign(told_.size(), T(0));
-        network_.backward(g_scalars, g_vectors, exchange, to_told_.data());
-        to.assign(to_told_.begin(), to_told_.end());
+    void back(const T* g_scalars, const T* g_vectors, T* spent, Exchange& exchange, std::vector<T>& to) {
+        to.assign(told_.size(), T(0));
+        network_.backward(g_scalars, g_vectors, spent, exchange, to.data());
     }
 
-    void uncertainty(const Surroundings& atoms, bool gradient, Exchange& exchange, Answer& answer) {
+    // slopes: of each σ_i in raw σ, d², D² and Σ m².
+    void uncertainty(const Surroundings& atoms, const Features& features, bool gradient, Exchange& exchange,
+                     Answer& answer, std::vector<double>* slopes) {
         raw_.resize(atoms.own);
-        evidence_.forward(atoms, scalars_.data(), vectors_.data(), raw_.data());
+        evidence_.forward(atoms, features.scalars, features.vectors, raw_.data());
         own_.assign(atoms.own, 1.0);
         around_.assign(atoms.own, 1.0);
-        if (distance_) distance_.forward(atoms, scalars_.data(), vectors_.data(), exchange, own_, around_);
+        if (distance_) distance_.forward(atoms, features.scalars, features.vectors, exchange, own_, around_);
         missing_.assign(atoms.own, 0.0);
         nearness_.assign(atoms.own, 0.0);
         for (const Close& one : short_range_.close()) {
             missing_[one.center] += one.missing * one.missing;
             nearness_[one.center] = std::max(nearness_[one.center], one.nearness);
         }
-        std::vector<double> slopes[4];
         if (gradient)
-            for (auto& slope : slopes) slope.resize(atoms.own);
+            for (int k = 0; k < 4; k++) slopes[k].resize(atoms.own);
         answer.sigma.resize(atoms.own);
         if (has_grade()) answer.grade.resize(atoms.own);
         for (int64_t i = 0; i < atoms.own; i++) {
@@ -90,25 +99,24 @@ private:
             if (gradient)
                 for (int k = 0; k < 4; k++) slopes[k][i] = sigma.slope[k];
         }
-        if (gradient) gradient_of_sigma(atoms, slopes, exchange, answer.to_vectors_of_sigma);
     }
 
-    // slopes: of each σ_i in raw σ, d², D² and Σ m².
-    void gradient_of_sigma(const Surroundings& atoms, const std::vector<double>* slopes, Exchange& exchange,
-                           std::vector<double>& to) {
-        g_scalars_.assign(scalars_.size(), T(0));
-        g_vectors_.assign(vectors_.size(), T(0));
-        std::vector<double> direct(3 * atoms.edges(), 0.0);
-        evidence_.backward(atoms, scalars_.data(), vectors_.data(), slopes[0].data(), g_scalars_.data(),
+    void gradient_of_sigma(const Surroundings& atoms, const Features& features, const std::vector<double>* slopes,
+                           Exchange& exchange, std::vector<T>& to) {
+        const size_t size = atoms.own * network_.channels();
+        g_scalars_.assign(size, T(0));
+        g_vectors_.assign(3 * size, T(0));
+        std::vector<T> direct(3 * atoms.edges(), T(0));
+        evidence_.backward(atoms, features.scalars, features.vectors, slopes[0].data(), g_scalars_.data(),
                            g_vectors_.data());
         if (distance_)
-            distance_.backward(atoms, vectors_.data(), exchange, own_, around_, slopes[1], slopes[2],
-                               g_scalars_.data(), g_vectors_.data(), direct.data());
-        back(g_scalars_.data(), g_vectors_.data(), exchange, to);
+            distance_.backward(atoms, features.scalars, features.vectors, exchange, own_, around_, slopes[1],
+                               slopes[2], g_scalars_.data(), g_vectors_.data(), direct.data());
+        back(g_scalars_.data(), g_vectors_.data(), features.scalars, exchange, to);
         for (const Close& one : short_range_.close()) {
             ShortRange::of_told(one, to.data());
             const double rate = slopes[3][one.center] * 2 * one.missing * one.missing_slope;
-            for (int k = 0; k < 3; k++) to[3 * one.edge + k] += rate * one.direction[k];
+            for (int k = 0; k < 3; k++) to[3 * one.edge + k] += static_cast<T>(rate * one.direction[k]);
         }
         for (size_t k = 0; k < to.size(); k++) to[k] += direct[k];
     }

@@ -30,7 +30,7 @@ public:
         offsets_ = file.doubles("element_energies");
     }
 
-    // Energy of each atom, eV, and the gradient in its scalars.
+    // Energy of each atom, eV, and the gradient in its scalars, which may take their place.
     void run(const Surroundings& atoms, const T* scalars, double* energy, T* g_scalars) const {
         constexpr int64_t SIZE = 24;
         constexpr int L = Simd<T>::LANES;

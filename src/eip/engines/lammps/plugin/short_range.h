@@ -39,13 +39,13 @@ public:
     template <class T>
     void tell(const Surroundings& atoms, std::vector<T>& told) {
         told.resize(3 * atoms.edges());
-        for (int64_t k = 0; k < 3 * atoms.edges(); k++) told[k] = static_cast<T>(atoms.vectors[k]);
         close_.clear();
-        if (!some_) return;
         const size_t kinds = numbers_.size();
         for (int64_t i = 0; i < atoms.own; i++)
             for (int64_t e = atoms.first[i]; e < atoms.first[i + 1]; e++) {
-                const double* d = atoms.vectors + 3 * e;
+                double d[3];
+                atoms.vector(i, e, d);
+                for (int k = 0; k < 3; k++) told[3 * e + k] = static_cast<T>(d[k]);
                 const double square = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
                 if (square >= longest_ * longest_) continue;
                 const double begin = begins_[atoms.species[i] * kinds + atoms.species[atoms.neighbors[e]]];
@@ -72,23 +72,25 @@ public:
 
     // Adds half of each pair's Z(r) − Z(s) to its atom, and makes of the gradient in what was told, which is in
     // to_vectors, that in the true vectors.
-    void finish(const Surroundings& atoms, double* energy, double* to_vectors) const {
+    template <class T>
+    void finish(const Surroundings& atoms, double* energy, T* to_vectors) const {
         for (const Close& one : close_) {
             const int64_t i = one.center, j = atoms.neighbors[one.edge];
             const Repulsion at_r = repulsion(i, j, atoms, one.r), at_s = repulsion(i, j, atoms, one.s);
             energy[i] += 0.5 * (at_r.energy - at_s.energy);
             of_told(one, to_vectors);
             const double radial = 0.5 * (one.slope * at_s.steepness - at_r.steepness);
-            for (int k = 0; k < 3; k++) to_vectors[3 * one.edge + k] += radial * one.direction[k];
+            for (int k = 0; k < 3; k++) to_vectors[3 * one.edge + k] += static_cast<T>(radial * one.direction[k]);
         }
     }
 
     // The gradient in what was told as that in the true vector.
-    static void of_told(const Close& one, double* to_vectors) {
-        double* g = to_vectors + 3 * one.edge;
+    template <class T>
+    static void of_told(const Close& one, T* to_vectors) {
+        T* g = to_vectors + 3 * one.edge;
         const double* u = one.direction;
         const double along = g[0] * u[0] + g[1] * u[1] + g[2] * u[2], ratio = one.s / one.r;
-        for (int k = 0; k < 3; k++) g[k] = ratio * g[k] + (one.slope - ratio) * along * u[k];
+        for (int k = 0; k < 3; k++) g[k] = static_cast<T>(ratio * g[k] + (one.slope - ratio) * along * u[k]);
     }
 
 private:
