@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from eip.kernels.triton import launch, sources
+from eip.kernels.triton import launch
+from eip.kernels.triton.sources import atoms, edges
+from eip.kernels.triton.sources.edges import COUPLING, PAINN
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
@@ -42,19 +44,25 @@ def compiled(kernel: Any, dtype: str, target: Any) -> Any:
 
 
 KERNELS = {
-    "sums_3": lambda: sources.sums(3, False),
-    "sums_14": lambda: sources.sums(14, False),
-    "sums_14_tangent": lambda: sources.sums(14, True),
-    "gradients_14_edges": lambda: sources.gradients(14, True, False),
-    "gradients_14_tangent": lambda: sources.gradients(14, False, True),
-    "table_gradient_3": lambda: sources.table_gradient(3, True),
-    "table_gradient_14": lambda: sources.table_gradient(14, False),
-    "table_gradient_14_tangent": lambda: sources.table_gradient(14, True),
-    "products": lambda: sources.products_of(False, False),
-    "products_back": lambda: sources.products_of(True, False),
-    "products_back_tangent": lambda: sources.products_of(True, True),
-    "weights_gradient": lambda: sources.weights_gradient(False),
-    "weights_gradient_tangent": lambda: sources.weights_gradient(True),
+    "sums_3": lambda: edges.sums(COUPLING[3], False),
+    "sums_14": lambda: edges.sums(COUPLING[14], False),
+    "sums_14_tangent": lambda: edges.sums(COUPLING[14], True),
+    "gradients_14_edges": lambda: edges.gradients(COUPLING[14], True, False),
+    "gradients_14_tangent": lambda: edges.gradients(COUPLING[14], False, True),
+    "table_gradient_3": lambda: edges.table_gradient(COUPLING[3], True),
+    "table_gradient_14": lambda: edges.table_gradient(COUPLING[14], False),
+    "table_gradient_14_tangent": lambda: edges.table_gradient(COUPLING[14], True),
+    "sums_painn": lambda: edges.sums(PAINN, False),
+    "sums_painn_tangent": lambda: edges.sums(PAINN, True),
+    "gradients_painn_edges": lambda: edges.gradients(PAINN, True, False),
+    "gradients_painn_tangent": lambda: edges.gradients(PAINN, False, True),
+    "table_gradient_painn": lambda: edges.table_gradient(PAINN, False),
+    "table_gradient_painn_tangent": lambda: edges.table_gradient(PAINN, True),
+    "products": lambda: atoms.products_of(False, False),
+    "products_back": lambda: atoms.products_of(True, False),
+    "products_back_tangent": lambda: atoms.products_of(True, True),
+    "weights_gradient": lambda: atoms.weights_gradient(False),
+    "weights_gradient_tangent": lambda: atoms.weights_gradient(True),
 }
 
 
@@ -73,7 +81,9 @@ def test_it_compiles_for_nvidia_without_spilling(name: str, tmp_path: Path) -> N
     assert int(stack) == 0, said
 
 
-@pytest.mark.parametrize("name", ["sums_14", "gradients_14_edges", "products_back"])
+@pytest.mark.parametrize(
+    "name", ["sums_14", "gradients_14_edges", "gradients_painn_edges", "products_back"]
+)
 def test_it_compiles_for_amd(name: str) -> None:
     from triton.backends.compiler import GPUTarget
 

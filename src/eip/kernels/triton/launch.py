@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from eip.kernels.build import KernelWarning
 from eip.kernels.operators import NotToBeHad
-from eip.kernels.triton import sources
+from eip.kernels.triton.sources import text
 
 #: Threads of a program: numbers of a block, each of a channel of one edge, one for each thread.
 #: A thread holds some 200 numbers on its way; with more than one each it had to put some away.
@@ -58,7 +58,7 @@ def why_not(device: str) -> str | None:
     try:
         with _disable_current_modes():  # a trace asks too
             probe = torch.zeros(1, device=device)
-            sources.probe()[(1,)](probe)
+            text.probe()[(1,)](probe)
             # Only here does the host wait for the card.
             return None if float(probe) == 2.0 else "a kernel of one number gave another one"
     except Exception as error:  # whatever compiler, driver and card may say
