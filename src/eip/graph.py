@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from eip.kernels.geometry import edge_vectors
+from eip.kernels.indexing import sums
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ class AtomGraph:
             per_atom = torch.where(owned, per_atom, 0.0)
         if self.n_frames == 1:
             return per_atom.sum(dim=0, keepdim=True)
-        out = per_atom.new_zeros(self.n_frames, *per_atom.shape[1:])
-        return out.index_add(0, self.frame, per_atom)
+        found: Tensor = sums(per_atom, self.frame, self.n_frames)
+        return found
 
     def mean_by_frame(
         self, per_atom: Float[Tensor, "atoms *rest"]

@@ -12,6 +12,7 @@ from torch.nn.functional import linear, pad, silu, softplus
 
 from eip.kernels.build import Library, kernels_for
 from eip.kernels.geometry import edge_vectors
+from eip.kernels.indexing import sums, take
 from eip.kernels.operators import contiguous, operator
 from eip.kernels.packing import addresses, block, panels
 
@@ -218,9 +219,9 @@ def _plain_neighborhood_mean(
     vectors = edge_vectors(positions, cell, frame, centers, neighbors, shifts, per_atom.dtype)
     square = vectors.square().sum(dim=1)
     weight = (1.0 - square / cutoff**2).clamp(min=0.0).square()
-    passed = weight * per_atom.index_select(0, neighbors)
-    total = per_atom.index_add(0, centers, passed)
-    return total / torch.ones_like(per_atom).index_add(0, centers, weight)
+    both = torch.stack([weight * take(per_atom, neighbors), weight], dim=1)
+    total, weights = sums(both, centers, len(per_atom)).unbind(1)
+    return (per_atom + total) / (1.0 + weights)
 
 
 #: Mean over each atom, of weight 1, and its neighbors, of weight (1 − r²/rc²)².

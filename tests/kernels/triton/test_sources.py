@@ -10,13 +10,31 @@ from typing import Any
 import pytest
 
 from eip.kernels.triton import launch
-from eip.kernels.triton.sources import atoms, edges
+from eip.kernels.triton.sources import atoms, edges, geometry, indexing
 from eip.kernels.triton.sources.edges import COUPLING, PAINN
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
-_INTEGERS = {"atoms", "edges", "intervals", "elements"}
-_LONG, _SHORT = {"first", "slot", "order", "center", "species"}, {"neighbor", "knot"}
+_INTEGERS = ("atoms", "edges", "intervals", "elements", "kinds")
+_LONG = ("first", "first_of_others", "slot", "order", "center", "centers", "neighbors")
+_LONG += ("species", "frame")
+#: Those that are the same whatever a network computes in; what is not named is as the network.
+_TYPES = {
+    **dict.fromkeys(_INTEGERS, "i32"),
+    **dict.fromkeys(_LONG, "*i64"),
+    **dict.fromkeys(("neighbor", "knot"), "*i32"),
+    **dict.fromkeys(("positions", "cell", "out_h"), "*fp64"),
+    "shifts": "*fp32",
+}
+_CONSTANTS = {
+    "F": 64,
+    "BF": 64,
+    "BE": 2,
+    "BA": 64,
+    "BLOCK": 128,
+    "inverse_square": 0.01,
+    "PARTS": 1,
+}
 
 
 def compiled(kernel: Any, dtype: str, target: Any) -> Any:
@@ -24,21 +42,9 @@ def compiled(kernel: Any, dtype: str, target: Any) -> Any:
     import triton
     from triton.compiler import ASTSource
 
-    constants = {"F": 64, "BF": 64, "BE": 2, "BLOCK": 128, "inverse_square": 0.01}
-    constants = {name: constants[name] for name in kernel.arg_names if name in constants}
-    types = {}
-    for name in kernel.arg_names:
-        types[name] = (
-            "constexpr"
-            if name in constants
-            else "i32"
-            if name in _INTEGERS
-            else "*i64"
-            if name in _LONG
-            else "*i32"
-            if name in _SHORT
-            else f"*{dtype}"
-        )
+    constants = {name: _CONSTANTS[name] for name in kernel.arg_names if name in _CONSTANTS}
+    types = {name: _TYPES.get(name, f"*{dtype}") for name in kernel.arg_names}
+    types |= dict.fromkeys(constants, "constexpr")
     source = ASTSource(fn=kernel, signature=types, constexprs=constants)
     return triton.compile(source, target=target, options=launch.OPTIONS)
 
@@ -58,6 +64,10 @@ KERNELS = {
     "gradients_painn_tangent": lambda: edges.gradients(PAINN, False, True),
     "table_gradient_painn": lambda: edges.table_gradient(PAINN, False),
     "table_gradient_painn_tangent": lambda: edges.table_gradient(PAINN, True),
+    "edge_vectors": geometry.vectors,
+    "edge_vectors_back": lambda: geometry.transposed(False),
+    "edge_vectors_back_cell": lambda: geometry.transposed(True),
+    "sums_by": indexing.sums,
     "products": lambda: atoms.products_of(False, False),
     "products_back": lambda: atoms.products_of(True, False),
     "products_back_tangent": lambda: atoms.products_of(True, True),
@@ -82,7 +92,14 @@ def test_it_compiles_for_nvidia_without_spilling(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["sums_14", "gradients_14_edges", "gradients_painn_edges", "products_back"]
+    "name",
+    [
+        "sums_14",
+        "gradients_14_edges",
+        "gradients_painn_edges",
+        "products_back",
+        "edge_vectors_back",
+    ],
 )
 def test_it_compiles_for_amd(name: str) -> None:
     from triton.backends.compiler import GPUTarget

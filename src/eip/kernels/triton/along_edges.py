@@ -51,11 +51,8 @@ def gradients(
 
 
 def _launch(kernel: object, listed: Listed, table: Tensor, *arrays: Tensor) -> None:
-    atoms, edges, channels = len(listed.first) - 1, len(listed.slot), table.shape[3]
-    launch(
-        *(kernel, atoms, blocks(channels), *listed, table, *arrays),
-        *(atoms, edges, channels),
-    )
+    sizes = len(listed.first) - 1, len(listed.slot), table.shape[3]
+    launch(kernel, sizes[0], blocks(sizes[2]), *listed, table, *arrays, *sizes)
 
 
 def table_gradient(
@@ -76,10 +73,8 @@ def table_gradient(
     out = table.new_empty(sources.TABLE_PARTS, intervals, 4, paths, channels)
     arrays = first, order, listed.slot, centers.contiguous(), listed.neighbor, listed.numbers
     kernel, programs = sources.table_gradient(message, bool(rates)), len(out) * intervals
-    launch(
-        *(kernel, programs, blocks(channels), *arrays, *g, *said, *rates, out),
-        *(atoms, count, intervals, channels),
-    )
+    sizes = atoms, count, intervals, channels
+    launch(kernel, programs, blocks(channels), *arrays, *g, *said, *rates, out, *sizes)
     to_table, rows = torch.zeros_like(table), out.sum(0)
     for q in range(4):
         to_table[0, q : q + intervals] += rows[:, q]

@@ -112,8 +112,12 @@ class Blocks:
 def blocks(channels: int) -> Blocks:
     """For a width."""
     wide = min(64, 1 << max(4, (channels - 1).bit_length()))
-    threads = _INTERPRETED_THREADS if interpreted() else _THREADS
-    return Blocks(wide, threads // wide, -(-channels // wide))
+    return Blocks(wide, rows_at_once(wide), -(-channels // wide))
+
+
+def rows_at_once(wide: int) -> int:
+    """Of a program that is so wide."""
+    return (_INTERPRETED_THREADS if interpreted() else _THREADS) // wide
 
 
 def launch(kernel: Any, programs: int, wide: Blocks, *arguments: Any, **constants: Any) -> None:
@@ -126,6 +130,13 @@ def launch_flat(kernel: Any, numbers: int, *arguments: Any, **constants: Any) ->
     """Starts a kernel with a thread for each number."""
     block = _INTERPRETED_THREADS if interpreted() else _THREADS
     _start(kernel, (-(-numbers // block),), arguments, {"BLOCK": block} | constants)
+
+
+def launch_atoms(kernel: Any, atoms: int, *arguments: Any) -> None:
+    """Starts a kernel whose programs have several atoms and take some of the edges of each."""
+    edges = 64 if interpreted() else 16
+    sizes = {"BA": rows_at_once(edges), "BE": edges}
+    _start(kernel, (-(-atoms // sizes["BA"]),), arguments, sizes)
 
 
 def _start(

@@ -19,7 +19,7 @@ from eip.kernels.triton.sources.text import (
     names,
     program,
     store,
-    sums,
+    sum_names,
     zeros,
 )
 
@@ -107,7 +107,7 @@ def weights_gradient(tangent: bool) -> Any:
     count = tl.load(first + element + 1) - start
     begin = start + count * part // {WEIGHT_PARTS}
     end = start + count * (part + 1) // {WEIGHT_PARTS}
-{zeros(sums(_WEIGHTS), "out")}
+{zeros(sum_names(_WEIGHTS), "out")}
     for at in range(begin, end, BE):
         place = at + tl.arange(0, BE)[:, None]
         on = (place < end) & wide

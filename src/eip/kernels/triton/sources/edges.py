@@ -28,7 +28,7 @@ from eip.kernels.triton.sources.text import (
     program,
     store,
     stores,
-    sums as sums_of,
+    sum_names,
     zeros,
 )
 
@@ -169,7 +169,7 @@ def sums(message: Message, tangent: bool) -> Any:
     ]
     body = f"""{_AT_CENTER}
 {indented(places("own", "i", heard, message.by_atom), 1)}
-{zeros(sums_of(len(g)), heard[0][0])}
+{zeros(sum_names(len(g)), heard[0][0])}
     for at in range(begin, end, BE):
         e = at + tl.arange(0, BE)[:, None]
         on = e < end
@@ -222,7 +222,7 @@ def gradients(message: Message, in_edges: bool, tangent: bool) -> Any:
     body = f"""{_AT_CENTER}
 {indented(places("own", "i", message.said, message.by_atom), 1)}
 {indented(_said(message, tangent, "own", "wide"), 1)}
-{zeros(sums_of(len(x)), out[0][0])}
+{zeros(sum_names(len(x)), out[0][0])}
     for at in range(begin, end, BE):
         e = at + tl.arange(0, BE)[:, None]
         on = e < end

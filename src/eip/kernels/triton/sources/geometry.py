@@ -10,10 +10,6 @@ from typing import Any
 
 from eip.kernels.triton.sources.text import indented, program
 
-#: Parts of a structure's atoms that are summed apart: fixed, so that the order of summation depends
-#: on nothing.
-FRAME_PARTS = 32
-
 
 @functools.cache
 def vectors() -> Any:
@@ -56,19 +52,14 @@ def transposed(with_cell: bool) -> Any:
     """
     numbers = [f"x{k}" for k in range(3)]
     numbers += [f"h{a}{k}" for a in range(3) for k in range(3)] if with_cell else []
-    own = [
-        f"g{k} = tl.load(g + 3 * e + {k}, mask=on, other=0.0).to(tl.float64)" for k in range(3)
-    ]
+    own = [f"g{k} = tl.load(g + 3 * e + {k}, mask=on, other=0.0).to(tl.float64)" for k in range(3)]
     own += [f"x{k} -= g{k}" for k in range(3)]
     if with_cell:
         own += _shifts("e")
         own += [f"h{a}{k} += s{a} * g{k}" for a in range(3) for k in range(3)]
     others = [
         "e = tl.load(order + e, mask=on, other=0)",
-        *(
-            f"x{k} += tl.load(g + 3 * e + {k}, mask=on, other=0.0).to(tl.float64)"
-            for k in range(3)
-        ),
+        *(f"x{k} += tl.load(g + 3 * e + {k}, mask=on, other=0.0).to(tl.float64)" for k in range(3)),
     ]
     kept = [
         f"tl.store(out_x + 3 * i + {k}, tl.sum(x{k}, axis=1, keep_dims=True), mask=there)"
@@ -106,25 +97,3 @@ def transposed(with_cell: bool) -> Any:
         ["atoms", "BA: tl.constexpr", "BE: tl.constexpr"],
         body,
     )
-
-
-@functools.cache
-def frame_sums() -> Any:
-    """Sums of the rows of each structure, in `FRAME_PARTS` parts: ``[parts, frames, F]``."""
-    body = f"""
-    part, one = tl.program_id(0) % {FRAME_PARTS}, tl.program_id(0) // {FRAME_PARTS}
-    c = tl.program_id(1) * BF + tl.arange(0, BF)[None, :]
-    wide = c < F
-    start = tl.load(first + one)
-    count = tl.load(first + one + 1) - start
-    begin = start + count * part // {FRAME_PARTS}
-    end = start + count * (part + 1) // {FRAME_PARTS}
-    added = tl.zeros([BE, BF], out.dtype.element_ty)
-    for at in range(begin, end, BE):
-        row = at + tl.arange(0, BE)[:, None]
-        added += tl.load(rows + row * F + c, mask=(row < end) & wide, other=0.0)
-    place = (part * frames + one).to(tl.int64) * F + c
-    tl.store(out + place, tl.sum(added, axis=0, keep_dims=True), mask=wide)
-"""
-    sizes = ["frames", "F: tl.constexpr", "BE: tl.constexpr", "BF: tl.constexpr"]
-    return program("frame_sums", ["first", "rows", "out"], sizes, body)

@@ -75,9 +75,7 @@ def places(at: str, atom: str, arrays: Arrays, by_atom: bool) -> list[str]:
     ]
 
 
-def components(
-    prefix: str, arrays: Arrays, at: str, mask: str, by_atom: bool = False
-) -> list[str]:
+def components(prefix: str, arrays: Arrays, at: str, mask: str, by_atom: bool = False) -> list[str]:
     """``prefix0``, ``prefix1`` …: of all components of some arrays."""
     flat = [(array, k, count) for array, count in arrays for k in range(count)]
     return [
@@ -89,12 +87,12 @@ def components(
 # Sums -------------------------------------------------------------------------------------------
 
 
-def sums(count: int) -> list[str]:
+def sum_names(count: int) -> list[str]:
     return [f"sum{k}" for k in range(count)]
 
 
-def zeros(sums: Sequence[str], like: str) -> str:
-    return indented([f"{one} = tl.zeros([BE, BF], {like}.dtype.element_ty)" for one in sums], 1)
+def zeros(tiles: Sequence[str], like: str) -> str:
+    return indented([f"{one} = tl.zeros([BE, BF], {like}.dtype.element_ty)" for one in tiles], 1)
 
 
 def store(at: str, tile: str) -> str:
