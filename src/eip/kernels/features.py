@@ -13,8 +13,10 @@ from torch.nn.functional import linear, pad, silu, softplus
 from eip.kernels.build import Library, kernels_for
 from eip.kernels.geometry import edge_vectors
 from eip.kernels.indexing import sums, take
-from eip.kernels.operators import contiguous, operator
+from eip.kernels.operators import contiguous, implement, operator
 from eip.kernels.packing import addresses, block, panels
+from eip.kernels.triton import features as by_triton
+from eip.kernels.triton.launch import works_on
 
 #: Added under the root of a vector's squared norm: without it, the gradient of an isolated atom's
 #: zero vector is NaN.
@@ -109,16 +111,23 @@ def two_layers(
     return linear(silu(linear(x, hidden, hidden_bias)), out, out_bias)
 
 
+def _read_for_head(
+    scalars: Tensor, vectors: Tensor, weights: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """What the last layer gives, and the vectors u_k."""
+    lengths, directions, hidden, hidden_bias, out, out_bias = weights
+    both = torch.cat([scalars, norm(linear(vectors, lengths))], dim=1)
+    return two_layers(both, hidden, hidden_bias, out, out_bias), linear(vectors, directions)
+
+
 def _plain_tensor_head(
     scalars: Tensor, vectors: Tensor, weights: Sequence[Tensor], pack: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    lengths, directions, hidden, hidden_bias, out, out_bias = weights
-    both = torch.cat([scalars, norm(linear(vectors, lengths))], dim=1)
-    raw = two_layers(both, hidden, hidden_bias, out, out_bias)
+    raw, mixed = _read_for_head(scalars, vectors, weights)
     nu, alpha, base = positive(raw[:, 0]), 1.0 + positive(raw[:, 1]), positive(raw[:, 2])
     # float64: in float32 the sum would round b0 away beside a wide direction, and B with it
     # its positive definiteness.
-    mixed = linear(vectors, directions).double()
+    mixed = mixed.double()
     weighted = mixed * softplus(raw[:, None, 3:]).double()
     identity = torch.eye(3, dtype=torch.float64, device=raw.device)
     beta = base.double()[:, None, None] * identity + weighted @ mixed.transpose(1, 2)
@@ -142,6 +151,14 @@ tensor_head = operator(
     plain=_plain_tensor_head,
     fake=_fake_tensor_head,
     takes=lambda lib, scalars, *_: lib.takes(scalars.shape[1], scalars.dtype),
+)
+
+implement(
+    *("tensor_head", "cuda"),
+    lambda scalars, vectors, weights, _: by_triton.evidence(
+        *_read_for_head(scalars, vectors, weights), FLOOR
+    ),
+    lambda scalars, vectors, weights, _: works_on(scalars, vectors, *weights),
 )
 
 
@@ -198,6 +215,12 @@ squared_distance = operator(
     takes=lambda lib, features, *_: lib.takes(features.shape[1], features.dtype),
 )
 
+implement(
+    *("squared_distance", "cuda"),
+    lambda *arguments: by_triton.squared_distance(*arguments[:4], DISTANCE_EPSILON),
+    lambda features, _, means, whitening, __: works_on(features, means, whitening),
+)
+
 
 def _neighborhood_mean(
     lib: Library, per_atom: Tensor, positions: Tensor, cell: Tensor, *graph: Any
@@ -231,4 +254,9 @@ neighborhood_mean = operator(
     kernel=_neighborhood_mean,
     plain=_plain_neighborhood_mean,
     fake=lambda per_atom, *_: torch.empty_like(per_atom),
+)
+
+implement(
+    *("neighborhood_mean", "cuda", by_triton.neighborhood_mean),
+    lambda per_atom, *_: works_on(per_atom),
 )

@@ -49,10 +49,9 @@ def _backward_take(ctx: Any, g: Tensor) -> tuple[Any, ...]:
 #: Sums of the rows of each index, ``[count, …]``; differentiable any number of times.
 sums = operator(
     "sums_by(Tensor rows, Tensor index, SymInt count) -> Tensor",
-    kernel=lambda lib, *arguments: _plain_sums(*arguments),
+    kernel=None,
     plain=_plain_sums,
     fake=_fake_sums,
-    takes=lambda lib, *_: False,
     setup_context=_setup_sums,
     backward=_backward_sums,
 )
@@ -60,10 +59,9 @@ sums = operator(
 #: ``rows[index]``.
 take = operator(
     "take(Tensor rows, Tensor index) -> Tensor",
-    kernel=lambda lib, *arguments: _plain_take(*arguments),
+    kernel=None,
     plain=_plain_take,
     fake=lambda rows, index: rows.new_empty(len(index), *rows.shape[1:]),
-    takes=lambda lib, *_: False,
     setup_context=_setup_take,
     backward=_backward_take,
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eip.kernels.triton import launch
-from eip.kernels.triton.sources import atoms, edges, geometry, indexing
+from eip.kernels.triton.sources import atoms, edges, features, geometry, indexing
 from eip.kernels.triton.sources.edges import COUPLING, PAINN
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -23,17 +23,12 @@ _TYPES = {
     **dict.fromkeys(_INTEGERS, "i32"),
     **dict.fromkeys(_LONG, "*i64"),
     **dict.fromkeys(("neighbor", "knot"), "*i32"),
-    **dict.fromkeys(("positions", "cell", "out_h"), "*fp64"),
+    **dict.fromkeys(("positions", "cell", "out_h", "beta"), "*fp64"),
     "shifts": "*fp32",
 }
 _CONSTANTS = {
-    "F": 64,
-    "BF": 64,
-    "BE": 2,
-    "BA": 64,
-    "BLOCK": 128,
-    "inverse_square": 0.01,
-    "PARTS": 1,
+    **{"F": 64, "BF": 64, "BE": 2, "BA": 64, "BLOCK": 128, "PARTS": 1, "K": 8},
+    **{"inverse_square": 0.01, "FLOOR": 1e-6, "EPSILON": 1e-6, "PER_SQUARE": 0.04},
 }
 
 
@@ -68,6 +63,9 @@ KERNELS = {
     "edge_vectors_back": lambda: geometry.transposed(False),
     "edge_vectors_back_cell": lambda: geometry.transposed(True),
     "sums_by": indexing.sums,
+    "evidence": features.evidence,
+    "squared_distance": features.squared_distance,
+    "neighborhood_mean": features.neighborhood_mean,
     "products": lambda: atoms.products_of(False, False),
     "products_back": lambda: atoms.products_of(True, False),
     "products_back_tangent": lambda: atoms.products_of(True, True),

@@ -132,11 +132,20 @@ def launch_flat(kernel: Any, numbers: int, *arguments: Any, **constants: Any) ->
     _start(kernel, (-(-numbers // block),), arguments, {"BLOCK": block} | constants)
 
 
-def launch_atoms(kernel: Any, atoms: int, *arguments: Any) -> None:
-    """Starts a kernel whose programs have several atoms and take some of the edges of each."""
+def launch_each(
+    kernel: Any, programs: int, wide: Blocks, *arguments: Any, **constants: Any
+) -> None:
+    """Starts a kernel whose programs go through the blocks of channels themselves."""
+    sizes = {"BE": wide.edges, "BF": wide.channels}
+    _start(kernel, (programs,), arguments, sizes | constants)
+
+
+def launch_atoms(kernel: Any, atoms: int, *arguments: Any, **constants: Any) -> None:
+    """Starts a kernel whose programs have several atoms and take some of what each has, edges
+    say, at a time."""
     edges = 64 if interpreted() else 16
     sizes = {"BA": rows_at_once(edges), "BE": edges}
-    _start(kernel, (-(-atoms // sizes["BA"]),), arguments, sizes)
+    _start(kernel, (-(-atoms // sizes["BA"]),), arguments, sizes | constants)
 
 
 def _start(
