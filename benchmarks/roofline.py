@@ -67,6 +67,17 @@ def geometry(neighbors: float) -> dict[str, tuple[float, float, float]]:
     }
 
 
+def sigma(channels: int, neighbors: float, rank: int = 8) -> dict[str, tuple[float, float, float]]:
+    """Of σ beside the head's maps: in place of the table, a whitening matrix, which is read for
+    each atom."""
+    width = 2 * channels
+    return {
+        "evidence": (rank * 18, (3 + 4 * rank) * NUMBER + 2 * NUMBER + 72, 0.0),
+        "squared_distance": (2 * width**2, 2 * width * NUMBER, width**2 * NUMBER),
+        "neighborhood_mean": (neighbors * 32, neighbors * (24 + 8 + 12 + NUMBER), 0.0),
+    }
+
+
 def at_atoms(channels: int) -> dict[str, tuple[float, float, float]]:
     a, c, g = symbols("a", 9), symbols("c", 27), symbols("g", 9)
     out = products(a, c, symbol("inverse_square"))
@@ -92,7 +103,8 @@ def main() -> None:
     print(f"of an atom, {channels} channels, {neighbors:g} neighbors, float32; H100: least time")
     print("| kernel | kFLOP | kB memory | kB table | ns FLOP | ns memory | ns table |")
     print("|---|---|---|---|---|---|---|")
-    found = messages(channels, neighbors) | geometry(neighbors) | at_atoms(channels)
+    found = messages(channels, neighbors) | geometry(neighbors)
+    found |= sigma(channels, neighbors) | at_atoms(channels)
     for name, (flop, memory, table) in found.items():
         least = flop / FLOPS, memory / MEMORY, table / CACHE
         cells = (

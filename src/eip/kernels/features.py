@@ -217,8 +217,10 @@ squared_distance = operator(
 
 implement(
     *("squared_distance", "cuda"),
-    lambda *arguments: by_triton.squared_distance(*arguments[:4], DISTANCE_EPSILON),
-    lambda features, _, means, whitening, __: works_on(features, means, whitening),
+    lambda features, species, means, whitening, _: by_triton.squared_distance(
+        features, species, means, whitening, DISTANCE_EPSILON
+    ),
+    lambda features, species, means, whitening, _: works_on(features, means, whitening),
 )
 
 

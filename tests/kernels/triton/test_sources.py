@@ -97,6 +97,7 @@ def test_it_compiles_for_nvidia_without_spilling(name: str, tmp_path: Path) -> N
         "gradients_painn_edges",
         "products_back",
         "edge_vectors_back",
+        "evidence",
     ],
 )
 def test_it_compiles_for_amd(name: str) -> None:
