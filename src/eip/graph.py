@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from eip.errors import InputError
 from eip.kernels.geometry import edge_vectors
 from eip.kernels.indexing import sums
 
@@ -96,6 +97,20 @@ class AtomGraph:
             return per_atom.mean(dim=0, keepdim=True)
         count = self.atoms_per_frame.to(per_atom.dtype)
         return self.sum_by_frame(per_atom) / count.reshape(-1, *[1] * (per_atom.ndim - 1))
+
+    def demand_on(self, device: torch.device) -> None:
+        """That all arrays are on a device: a kernel takes addresses for its own device's.
+
+        Raises:
+            InputError: if one is not.
+        """
+        for field in fields(self):
+            array = getattr(self, field.name)
+            if array is not None and array.device != device:
+                raise InputError(
+                    f"the graph's {field.name} are on '{array.device}', but the potential is on "
+                    f"'{device}'; graph.to('{device}') moves all of a graph"
+                )
 
     def to(self, device: torch.device | str | None) -> AtomGraph:
         """The same graph elsewhere; where it is, for None."""
