@@ -1,4 +1,4 @@
-"""What a GPU's kernels of `cartesian_ace` do for an atom, counted from their formulas.
+"""What a GPU's kernels do for an atom, counted from their formulas.
 
 python benchmarks/roofline.py [CHANNELS] [NEIGHBORS]
 
@@ -12,15 +12,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from eip.kernels.triton.expressions import (
-    Number,
-    gradient,
-    in_order,
-    symbol,
-    symbols,
-    tangents,
-)
-from eip.kernels.triton.formulas import couple, dot, products
+from eip.kernels.triton.expressions import Number, gradient, in_order, symbol, symbols, tangents
+from eip.kernels.triton.formulas import dot, products
+from eip.kernels.triton.sources.edges import COUPLING, PAINN
 
 #: Bytes of a number, and of an edge's own: twelve numbers and three integers.
 NUMBER, EDGE = 4, 12 * 4 + 16
@@ -33,33 +27,55 @@ def operations(numbers: Sequence[Number]) -> int:
     return sum(bool(one.arguments) for one in in_order(numbers))
 
 
-def couplings(channels: int, neighbors: float) -> dict[str, tuple[float, float, float]]:
+def messages(channels: int, neighbors: float) -> dict[str, tuple[float, float, float]]:
     """By kernel: FLOP, bytes from memory and from the table, of an atom."""
     found = {}
-    for paths, said in ((3, 3), (14, 11)):
-        d, w, x, g = symbols("d", 3), symbols("w", paths), symbols("x", said), symbols("g", 9)
-        out = couple(d, w, x)
+    for message in (*COUPLING.values(), PAINN):
+        d, w, x, g = message.symbols()
+        paths, said, heard = len(w), len(x), len(g)
+        out = message.formula(d, w, x)
         to_d, to_w, to_x = (gradient(dot(g, out), by) for by in (d, w, x))
         along = {one: symbol(f"{one.content}_dot") for one in (*d, *w, *x)}
         filters = 7 * paths
+        in_all = operations([*to_d, *to_w, *to_x]) + said + 2 * paths
         kernels = {
             # operations, filters by the table, numbers gathered, at the atom, and bytes of an edge
-            "sums": (operations(out) + 9, 1, said, 9),
-            "gradients": (operations([*to_d, *to_w, *to_x]) + said + 2 * paths, 2, 9, 2 * said),
-            "sums_tangent": (operations(tangents(out, along)) + 9, 2, 2 * said, 9),
-            "gradients_tangent": (operations(tangents(to_x, along)) + said, 2, 9, 3 * said),
-            "table_gradient": (operations(to_w) + 8 * paths, 0, 9 + said, 0),
+            "sums": (operations(out) + heard, 1, said, heard),
+            "gradients": (in_all, 2, heard, 2 * said),
+            "sums_tangent": (operations(tangents(out, along)) + heard, 2, 2 * said, heard),
+            "gradients_tangent": (operations(tangents(to_x, along)) + said, 2, heard, 3 * said),
+            "table_gradient": (operations(to_w) + 8 * paths, 0, heard + said, 0),
             "table_gradient_tangent": (
                 operations([*to_w, *tangents(to_w, along)]) + 16 * paths,
-                *(0, 9 + 2 * said, 0),
+                *(0, heard + 2 * said, 0),
             ),
         }
         for name, (flop, kinds, gathered, own) in kernels.items():
             memory = neighbors * (gathered * channels * NUMBER + EDGE) + own * channels * NUMBER
             table = neighbors * 4 * paths * channels * NUMBER if kinds else 0.0
             total = (flop + kinds * filters) * channels * neighbors
-            found[f"{name}_{paths}"] = total, memory, table
+            found[f"{name}_{message.name}"] = total, memory, table
     return found
+
+
+def geometry(neighbors: float) -> dict[str, tuple[float, float, float]]:
+    """Of an edge: two positions, two ends and a shift are read and a vector is written; back, its
+    gradient is read twice, once where it lies (a sector of 32 bytes), and where to find it."""
+    return {
+        "edge_vectors": (neighbors * 21, neighbors * (2 * 24 + 2 * 8 + 12 + 12), 0.0),
+        "edge_vectors_back": (neighbors * 6, neighbors * (12 + 32 + 8) + 24, 0.0),
+    }
+
+
+def sigma(channels: int, neighbors: float, rank: int = 8) -> dict[str, tuple[float, float, float]]:
+    """Of σ beside the head's maps: in place of the table, a whitening matrix, which is read for
+    each atom."""
+    width = 2 * channels
+    return {
+        "evidence": (rank * 18, (3 + 4 * rank) * NUMBER + 2 * NUMBER + 72, 0.0),
+        "squared_distance": (2 * width**2, 2 * width * NUMBER, width**2 * NUMBER),
+        "neighborhood_mean": (neighbors * 32, neighbors * (24 + 8 + 12 + NUMBER), 0.0),
+    }
 
 
 def at_atoms(channels: int) -> dict[str, tuple[float, float, float]]:
@@ -87,7 +103,8 @@ def main() -> None:
     print(f"of an atom, {channels} channels, {neighbors:g} neighbors, float32; H100: least time")
     print("| kernel | kFLOP | kB memory | kB table | ns FLOP | ns memory | ns table |")
     print("|---|---|---|---|---|---|---|")
-    found = couplings(channels, neighbors) | at_atoms(channels)
+    found = messages(channels, neighbors) | geometry(neighbors)
+    found |= sigma(channels, neighbors) | at_atoms(channels)
     for name, (flop, memory, table) in found.items():
         least = flop / FLOPS, memory / MEMORY, table / CACHE
         cells = (

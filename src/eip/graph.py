@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from eip.errors import InputError
 from eip.kernels.geometry import edge_vectors
+from eip.kernels.indexing import sums
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ class AtomGraph:
             per_atom = torch.where(owned, per_atom, 0.0)
         if self.n_frames == 1:
             return per_atom.sum(dim=0, keepdim=True)
-        out = per_atom.new_zeros(self.n_frames, *per_atom.shape[1:])
-        return out.index_add(0, self.frame, per_atom)
+        found: Tensor = sums(per_atom, self.frame, self.n_frames)
+        return found
 
     def mean_by_frame(
         self, per_atom: Float[Tensor, "atoms *rest"]
@@ -95,6 +97,20 @@ class AtomGraph:
             return per_atom.mean(dim=0, keepdim=True)
         count = self.atoms_per_frame.to(per_atom.dtype)
         return self.sum_by_frame(per_atom) / count.reshape(-1, *[1] * (per_atom.ndim - 1))
+
+    def demand_on(self, device: torch.device) -> None:
+        """That all arrays are on a device: a kernel takes addresses for its own device's.
+
+        Raises:
+            InputError: if one is not.
+        """
+        for field in fields(self):
+            array = getattr(self, field.name)
+            if array is not None and array.device != device:
+                raise InputError(
+                    f"the graph's {field.name} are on '{array.device}', but the potential is on "
+                    f"'{device}'; graph.to('{device}') moves all of a graph"
+                )
 
     def to(self, device: torch.device | str | None) -> AtomGraph:
         """The same graph elsewhere; where it is, for None."""

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from eip.graph import AtomGraph
 from eip.kernels import build, choice, kernels_for, library, reference_path, variant
 from eip.models.painn import PaiNN
 from eip.neighbors import build_graph
+from eip.settings.values import Kernels
 
 FORCES = """
 import warnings
@@ -258,10 +261,10 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing_behind(
 
 def test_variants_have_libraries_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EIP_KERNELS", raising=False)
-    assert build.variant() == "native"
+    assert variant() == "native"
     for name in choice.runnable():
         monkeypatch.setenv("EIP_KERNELS", name)
-        assert build.variant() == name
+        assert variant() == name
     marches = [march for march, _ in choice.VARIANTS.values() if march is not None]
     assert len(set(marches)) == len(marches)
 
@@ -272,12 +275,12 @@ def test_a_variant_that_is_none_or_cannot_run_is_refused(monkeypatch: pytest.Mon
         InputError,
         match="EIP_KERNELS is 'avx3'; expected one of native, avx512, avx2, triton, reference",
     ):
-        build.variant()
+        variant()
     monkeypatch.setattr(choice, "processor", lambda: "flags : fma avx avx2 bmi1 bmi2 f16c movbe")
     assert choice.runnable() == ("native", "avx2", "triton", "reference")
     monkeypatch.setenv("EIP_KERNELS", "avx512")
     with pytest.raises(InputError, match=r"this processor lacks avx512f, .*take 'reference'"):
-        build.variant()
+        variant()
 
 
 def test_the_reference_path_can_be_asked_for() -> None:
@@ -353,3 +356,45 @@ def test_processors_of_other_vector_widths_compute_the_same(
     lib = build._load("-march=native")
     assert lib.path.parent == tmp_path / "cache"
     torch.testing.assert_close(features(lib), plain, rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nobody has asked for kernels."""
+    with monkeypatch.context() as patched:
+        patched.delenv("EIP_KERNELS", raising=False)
+        choice.chosen.cache_clear()
+        yield
+    choice.chosen.cache_clear()
+
+
+def test_a_run_chooses_its_kernels_for_itself_and_its_processes(unasked: None) -> None:
+    cpu = torch.device("cpu")
+    with choice.using("reference", "training.kernels"):
+        assert os.environ["EIP_KERNELS"] == variant() == "reference"
+        assert choice.whose_kernels(cpu) is None and library() is None
+        with choice.using("triton"):
+            assert choice.whose_kernels(cpu) == "cuda"
+        with choice.using(None):
+            assert variant() == "reference"
+    assert "EIP_KERNELS" not in os.environ and choice.whose_kernels(cpu) == "cpu"
+
+
+def test_kernels_that_there_are_not_are_refused_by_the_name_of_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (
+        pytest.raises(InputError, match=r"training\.kernels is 'cpu'; expected one of native, "),
+        choice.using("cpu", "training.kernels"),
+    ):
+        pass
+    monkeypatch.setattr(choice, "processor", lambda: "flags: sse2")
+    with (
+        pytest.raises(InputError, match=r"^kernels is 'avx2', but this processor lacks avx2, bmi1"),
+        choice.using("avx2"),
+    ):
+        pass
+
+
+def test_settings_know_the_kernels_that_there_are() -> None:
+    assert get_args(Kernels) == tuple(choice.VARIANTS)

@@ -16,6 +16,7 @@ from eip.kernels import (
     edges,
     features,
     geometry,
+    indexing,
     messages,
     operators,
     packing,
@@ -125,6 +126,8 @@ def cases() -> dict[str, tuple[object, tuple[object, ...]]]:
             geometry.edge_vectors_backward,
             (array(GRAPH.n_edges, 3, grad=True), *PERIODIC, GRAPH.n_frames, True),
         ),
+        "sums_by": (indexing.sums, (array(n, 2, grad=True), GRAPH.frame, 3)),
+        "take": (indexing.take, (array(n, 2, grad=True), GRAPH.neighbors)),
         "closer_than": (
             geometry.closer_than,
             (vectors(), SPECIES, *ENDS, 1.2 * torch.ones(2, 2, dtype=torch.float64)),

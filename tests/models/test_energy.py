@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -126,3 +127,15 @@ def test_no_neighbors() -> None:
     energy_model = model().double()
     graph = build_graph(Atoms("H"), 4.0)
     assert energy_model(graph).energy.isfinite().all()
+
+
+def test_a_graph_on_another_device_is_refused_by_name() -> None:
+    """Also one of whose arrays a single one lies elsewhere: a kernel takes their addresses."""
+    graph = build_graph(molecule("H2O"), 4.0)
+    expected = (
+        r"the graph's numbers are on 'meta', but the potential is on 'cpu'; graph\.to\('cpu'\)"
+    )
+    with pytest.raises(InputError, match=expected):
+        model()(graph.to("meta"))
+    with pytest.raises(InputError, match="graph's shifts are on 'meta'"):
+        model()(replace(graph, shifts=graph.shifts.to("meta")))

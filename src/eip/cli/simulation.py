@@ -112,6 +112,7 @@ def md(
             udd=settings.udd,
             resume=resume,
             device=settings.device,
+            kernels=settings.kernels,
             progress=progress,
             log=show,
         )

@@ -9,7 +9,7 @@ from pydantic import Field
 from eip.active_learning.settings import ReferenceSettings
 from eip.analysis.settings import AnalysisSettings
 from eip.settings import Settings
-from eip.settings.values import ConfigPath, Count, Files, Symbols
+from eip.settings.values import ConfigPath, Count, Files, Kernels, Symbols
 from eip.simulation.settings import DynamicsSettings, UDDSettings
 
 
@@ -28,6 +28,9 @@ class MDConfig(Settings):
         None, description="of types 1, 2, … of LAMMPS' files, as [O, H]"
     )
     device: str | None = Field(None, description="cpu or cuda; empty: a GPU if there is one")
+    kernels: Kernels | None = Field(
+        None, description="whose kernels, in place of EIP_KERNELS; empty: as that says"
+    )
     dynamics: DynamicsSettings = DynamicsSettings()
     udd: UDDSettings | None = Field(
         None,

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from eip.kernels import cache
-from eip.kernels.choice import VARIANTS, processor, variant, whose_kernels
+from eip.kernels.choice import VARIANTS, chosen, processor, whose_kernels
 
 #: Of a library of kernels, whoever loads it.
 FLAGS = (
@@ -104,14 +104,18 @@ def kernels_for(array: Tensor) -> Library | None:
     return library()
 
 
-@functools.cache
 def library() -> Library | None:
     """The kernels, compiled if need be; None, with a warning, where that cannot be done.
 
     Raises:
         InputError: as `variant`.
     """
-    march = VARIANTS[variant()][0]
+    return _library(chosen())
+
+
+@functools.cache
+def _library(variant: str) -> Library | None:
+    march = VARIANTS[variant][0]
     if march is None:
         return None
     try:

@@ -40,19 +40,51 @@ def variant() -> str:
     Raises:
         InputError: if it is none of `VARIANTS`, or this processor cannot run it.
     """
-    chosen = os.environ.get("EIP_KERNELS") or "native"
+    return _demanded(os.environ.get("EIP_KERNELS") or "native", "EIP_KERNELS")
+
+
+def _demanded(chosen: str, key: str) -> str:
     if chosen not in VARIANTS:
-        raise InputError(f"EIP_KERNELS is '{chosen}'; expected one of {', '.join(VARIANTS)}")
+        raise InputError(f"{key} is '{chosen}'; expected one of {', '.join(VARIANTS)}")
     needed = VARIANTS[chosen][1]
     if needed:
         has = set(processor().split())
         missing = [feature for feature in needed if feature not in has]
         if missing:
             raise InputError(
-                f"EIP_KERNELS is '{chosen}', but this processor lacks {', '.join(missing)}; leave "
+                f"{key} is '{chosen}', but this processor lacks {', '.join(missing)}; leave "
                 "it unset, or take 'reference'"
             )
     return chosen
+
+
+@contextmanager
+def using(kernels: str | None, key: str = "kernels") -> Iterator[None]:
+    """Within it, a run takes these kernels whatever ``EIP_KERNELS`` asks for; None: as that does.
+
+    By the environment, so that the processes and threads of the run take the same.
+
+    Args:
+        key: what a wrong one is called in the error.
+
+    Raises:
+        InputError: as `variant`.
+    """
+    if kernels is None:
+        yield
+        return
+    _demanded(kernels, key)
+    before = os.environ.get("EIP_KERNELS")
+    os.environ["EIP_KERNELS"] = kernels
+    chosen.cache_clear()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["EIP_KERNELS"]
+        else:
+            os.environ["EIP_KERNELS"] = before
+        chosen.cache_clear()
 
 
 def runnable() -> tuple[str, ...]:
@@ -98,16 +130,13 @@ def triton_path() -> Iterator[None]:
         yield
 
 
-@functools.cache
-def _always() -> str | None:
-    """What EIP_KERNELS asks for on every device."""
-    chosen = variant()
-    return chosen if chosen in ("reference", "triton") else None
+#: `variant`, read once: each operator asks several times a call.
+chosen = functools.cache(variant)
 
 
 def whose_kernels(device: torch.device) -> str | None:
     """The type of device whose kernels work on arrays of a device; None: plain PyTorch does."""
-    asked = _ASKED.get() or _always()
+    asked = _ASKED.get() or chosen()
     if asked == "reference":
         return None
     return "cuda" if asked == "triton" else device.type

@@ -12,8 +12,11 @@ from torch.nn.functional import linear, pad, silu, softplus
 
 from eip.kernels.build import Library, kernels_for
 from eip.kernels.geometry import edge_vectors
-from eip.kernels.operators import contiguous, operator
+from eip.kernels.indexing import sums, take
+from eip.kernels.operators import contiguous, implement, operator
 from eip.kernels.packing import addresses, block, panels
+from eip.kernels.triton import features as by_triton
+from eip.kernels.triton.launch import works_on
 
 #: Added under the root of a vector's squared norm: without it, the gradient of an isolated atom's
 #: zero vector is NaN.
@@ -108,16 +111,23 @@ def two_layers(
     return linear(silu(linear(x, hidden, hidden_bias)), out, out_bias)
 
 
+def _read_for_head(
+    scalars: Tensor, vectors: Tensor, weights: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """What the last layer gives, and the vectors u_k."""
+    lengths, directions, hidden, hidden_bias, out, out_bias = weights
+    both = torch.cat([scalars, norm(linear(vectors, lengths))], dim=1)
+    return two_layers(both, hidden, hidden_bias, out, out_bias), linear(vectors, directions)
+
+
 def _plain_tensor_head(
     scalars: Tensor, vectors: Tensor, weights: Sequence[Tensor], pack: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    lengths, directions, hidden, hidden_bias, out, out_bias = weights
-    both = torch.cat([scalars, norm(linear(vectors, lengths))], dim=1)
-    raw = two_layers(both, hidden, hidden_bias, out, out_bias)
+    raw, mixed = _read_for_head(scalars, vectors, weights)
     nu, alpha, base = positive(raw[:, 0]), 1.0 + positive(raw[:, 1]), positive(raw[:, 2])
     # float64: in float32 the sum would round b0 away beside a wide direction, and B with it
     # its positive definiteness.
-    mixed = linear(vectors, directions).double()
+    mixed = mixed.double()
     weighted = mixed * softplus(raw[:, None, 3:]).double()
     identity = torch.eye(3, dtype=torch.float64, device=raw.device)
     beta = base.double()[:, None, None] * identity + weighted @ mixed.transpose(1, 2)
@@ -141,6 +151,14 @@ tensor_head = operator(
     plain=_plain_tensor_head,
     fake=_fake_tensor_head,
     takes=lambda lib, scalars, *_: lib.takes(scalars.shape[1], scalars.dtype),
+)
+
+implement(
+    *("tensor_head", "cuda"),
+    lambda scalars, vectors, weights, _: by_triton.evidence(
+        *_read_for_head(scalars, vectors, weights), FLOOR
+    ),
+    lambda scalars, vectors, weights, _: works_on(scalars, vectors, *weights),
 )
 
 
@@ -197,6 +215,14 @@ squared_distance = operator(
     takes=lambda lib, features, *_: lib.takes(features.shape[1], features.dtype),
 )
 
+implement(
+    *("squared_distance", "cuda"),
+    lambda features, species, means, whitening, _: by_triton.squared_distance(
+        features, species, means, whitening, DISTANCE_EPSILON
+    ),
+    lambda features, species, means, whitening, _: works_on(features, means, whitening),
+)
+
 
 def _neighborhood_mean(
     lib: Library, per_atom: Tensor, positions: Tensor, cell: Tensor, *graph: Any
@@ -218,9 +244,9 @@ def _plain_neighborhood_mean(
     vectors = edge_vectors(positions, cell, frame, centers, neighbors, shifts, per_atom.dtype)
     square = vectors.square().sum(dim=1)
     weight = (1.0 - square / cutoff**2).clamp(min=0.0).square()
-    passed = weight * per_atom.index_select(0, neighbors)
-    total = per_atom.index_add(0, centers, passed)
-    return total / torch.ones_like(per_atom).index_add(0, centers, weight)
+    both = torch.stack([weight * take(per_atom, neighbors), weight], dim=1)
+    total, weights = sums(both, centers, len(per_atom)).unbind(1)
+    return (per_atom + total) / (1.0 + weights)
 
 
 #: Mean over each atom, of weight 1, and its neighbors, of weight (1 − r²/rc²)².
@@ -230,4 +256,9 @@ neighborhood_mean = operator(
     kernel=_neighborhood_mean,
     plain=_plain_neighborhood_mean,
     fake=lambda per_atom, *_: torch.empty_like(per_atom),
+)
+
+implement(
+    *("neighborhood_mean", "cuda", by_triton.neighborhood_mean),
+    lambda per_atom, *_: works_on(per_atom),
 )

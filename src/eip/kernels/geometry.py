@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from eip.kernels.build import Library
-from eip.kernels.operators import contiguous, operator
+from eip.kernels.operators import contiguous, implement, operator
+from eip.kernels.triton import geometry as by_triton
+from eip.kernels.triton.launch import works_on
 
 #: Edges of a structure from which on a matrix product of its own pays, on a CPU.
 _EDGES_WORTH_A_PRODUCT = 500
@@ -101,6 +103,8 @@ edge_vectors_backward = operator(
     backward=_backward_transposed,
 )
 
+implement("edge_vectors_backward", "cuda", by_triton.transposed, lambda g, *_: works_on(g))
+
 
 def _setup(ctx: Any, arguments: tuple[Any, ...], output: Tensor) -> None:
     positions, cell, *graph, _ = arguments
@@ -127,6 +131,11 @@ edge_vectors = operator(
     takes=lambda lib, *arguments: lib.handles(arguments[-1]),
     setup_context=_setup,
     backward=_backward,
+)
+
+implement(
+    *("edge_vectors", "cuda", by_triton.vectors),
+    lambda positions, *graph: works_on(positions) and graph[-1] in (torch.float32, torch.float64),
 )
 
 

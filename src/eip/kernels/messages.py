@@ -19,9 +19,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eip.kernels import edges as edge_list
-from eip.kernels.build import Library
-from eip.kernels.operators import constants, twice_differentiable
+from eip.kernels.build import Library, kernels_for
+from eip.kernels.operators import constants, implement_twice, implemented, twice_differentiable
 from eip.kernels.radial import cosine_cutoff, sine_basis
+from eip.kernels.triton import messages as by_triton
+from eip.kernels.triton.launch import works_on
 
 #: Intervals of the spline over [0, cutoff] by radial function. The fastest of them, sin(nπr/rc),
 #: then has 80 intervals a period; forces come out within 5e-6 of their RMS.
@@ -34,8 +36,13 @@ def intervals(radial_functions: int) -> int:
 
 
 @constants
-def spline_coefficients(cutoff: float, radial_functions: int) -> Float[Tensor, "knots functions"]:
-    """Cubic B-spline coefficients of basis · envelope and of the envelope, float64.
+def spline_coefficients(
+    cutoff: float,
+    radial_functions: int,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Float[Tensor, "knots functions"]:
+    """Cubic B-spline coefficients of basis · envelope and of the envelope.
 
     Least squares on a grid much finer than the knots, over r in (0, cutoff].
     """
@@ -49,7 +56,8 @@ def spline_coefficients(cutoff: float, radial_functions: int) -> Float[Tensor, "
     functions = torch.cat(
         [sine_basis(r, cutoff, radial_functions) * envelope[:, None], envelope[:, None]], dim=1
     )
-    return torch.from_numpy(make_lsq_spline(r.numpy(), functions.numpy(), knots, k=3).c)
+    found = make_lsq_spline(r.numpy(), functions.numpy(), knots, k=3).c
+    return torch.from_numpy(found).to(device, dtype)
 
 
 def chunk_order(channels: int, chunk: int) -> Int[Tensor, "three_channels"]:
@@ -164,3 +172,17 @@ message = twice_differentiable(
     takes=lambda lib, x: x[3].shape[3] == lib.chunk(int(x[3].shape[0] * x[3].shape[3]), x[3].dtype),
     fake=lambda scalars, vectors, *_: (torch.empty_like(scalars), torch.empty_like(vectors)),
 )
+
+implement_twice(
+    *("painn_message", "cuda", by_triton.values, by_triton.gradient),
+    takes=lambda _, x: works_on(*x) and len(x[3]) == 1,
+)
+
+
+def chunk_of(array: Tensor, channels: int) -> int | None:
+    """Channels of a chunk of tables, for the kernel that works on arrays like this one; None where
+    there is none, and filters need not be tables."""
+    if implemented("painn_message", array):
+        return channels if works_on(array) else None
+    lib = kernels_for(array)
+    return lib.chunk(channels, array.dtype) if lib and lib.takes(channels, array.dtype) else None

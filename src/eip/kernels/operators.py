@@ -48,6 +48,9 @@ class NotToBeHad(Exception):
 #: Kernels by operator and device, but for those of the CPU.
 _OTHER_DEVICES: dict[tuple[str, str], OtherKernel] = {}
 
+#: Operators that have one of the CPU.
+_ON_CPU: set[str] = set()
+
 #: By operator: what looks for a kernel and runs it; and from functions of `twice_differentiable`
 #: the kernels of an operator, its gradient and that one's.
 _CHOOSING: dict[str, Function] = {}
@@ -57,7 +60,7 @@ _THREE: dict[str, Function] = {}
 def operator(
     schema: str,
     *,
-    kernel: Function,
+    kernel: Function | None,
     plain: Function,
     fake: Function,
     takes: Function | None = None,
@@ -70,7 +73,7 @@ def operator(
     Args:
         schema: name, arguments and results, as `torch.library` writes them; the first argument is
             an array, which says device and type.
-        kernel: what runs on a CPU: the compiled library, then the arguments.
+        kernel: what runs on a CPU: the compiled library, then the arguments; None: plain PyTorch.
         plain: the same in PyTorch, which can differentiate it any number of times.
         fake: results without content, from the arguments' shapes.
         takes: whether the kernel can work on such arguments, the library first.
@@ -87,6 +90,8 @@ def operator(
         if device != "cpu":
             other = None if device is None else _OTHER_DEVICES.get((name, device))
             return other.run if other is not None and other.takes(*arguments) else None
+        if kernel is None:
+            return None
         lib = kernels_for(arguments[0])
         if lib is None or not (takes is None or takes(lib, *arguments)):
             return None
@@ -134,6 +139,8 @@ def operator(
 
     _PLAIN[chosen] = plain
     _CHOOSING[name] = choose
+    if kernel is not None:
+        _ON_CPU.add(name)
     _LIBRARY.impl(name, choose, "CPU")
     _LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
     _LIBRARY.impl(name, recorded, "Autograd")
@@ -192,7 +199,7 @@ def implemented(name: str, array: Tensor) -> bool:
 def implementations() -> dict[str, tuple[str, ...]]:
     """The devices for which each operator has a kernel, by its name; elsewhere it is plain
     PyTorch."""
-    found = {name: ["cpu"] for name in sorted(_CHOOSING)}
+    found = {name: ["cpu"] if name in _ON_CPU else [] for name in sorted(_CHOOSING)}
     for name, device in _OTHER_DEVICES:
         found[name].append(device)
     return {name: tuple(devices) for name, devices in found.items()}

@@ -91,12 +91,15 @@ def _messages(
     """
     atoms, centers, neighbors = graph
     channels, dtype = int(elements.shape[1]), edge_vectors.dtype
-    lib = kernels_for(edge_vectors)
-    if lib is not None and lib.takes(channels, dtype):
-        chunk, count = lib.chunk(channels, dtype), messages.intervals(radial_functions)
+    chunk = messages.chunk_of(edge_vectors, channels)
+    if chunk is not None:
+        count = messages.intervals(radial_functions)
         edges = edge_list.list_edges(edge_vectors, centers, neighbors, atoms, cutoff, count)
-        coefficients = messages.spline_coefficients(cutoff, radial_functions).to(dtype)
-        order = messages.chunk_order(channels, chunk)
+        coefficients = messages.spline_coefficients(
+            cutoff, radial_functions, dtype, edge_vectors.device
+        )
+        # One chunk is in order as it is.
+        order = slice(None) if chunk == channels else messages.chunk_order(channels, chunk)
 
         def by_splines(layer: Layer, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
             reordered = layer.context2[order], layer.context2_bias[order]

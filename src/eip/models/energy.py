@@ -113,8 +113,9 @@ class EnergyModel(nn.Module):
         """Index of each atom's element.
 
         Raises:
-            InputError: if the potential was not made for one.
+            InputError: if the potential was not made for one, or is on another device.
         """
+        graph.demand_on(self.species_of_number.device)
         numbers = graph.numbers
         # On a GPU the check makes the host wait for all that it has asked for before; a run of
         # dynamics hands the same array over at each step.

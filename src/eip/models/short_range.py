@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from eip.graph import AtomGraph
 from eip.kernels.geometry import closer_than
+from eip.kernels.indexing import sums
 from eip.models.zbl import screened_repulsion
 
 #: Length of the transition, as a share of b. Narrower, and forces of frames a little beyond the
@@ -167,8 +168,9 @@ class Approach:
     def covariance(self) -> Float[Tensor, "atoms 3 3"]:
         """Σ m² r̂ r̂ᵀ of each atom, (eV/Å)²: what its force is not known by."""
         along = self.missing[:, None] * self.directions
-        zeros = self.energy.new_zeros(self.energy.shape[0], 3, 3)
-        return zeros.index_add(0, self.centers, along[:, :, None] * along[:, None, :])
+        squares = along[:, :, None] * along[:, None, :]
+        found: Tensor = sums(squares, self.centers, self.energy.shape[0])
+        return found
 
     def grade(self) -> Float[Tensor, "atoms"]:
         """Extrapolation grade: the largest b/r of each atom, above 1 below the closest approach."""
@@ -224,7 +226,7 @@ class ShortRange(nn.Module):
         r = close.square().sum(dim=1).sqrt()
         s, slope = self._told(r, begins[kinds])
         (value, steepness), (at_s, _) = (screened_repulsion(z_i, z_j, d) for d in (r, s))
-        energy = vectors.new_zeros(graph.n_atoms).index_add(0, centers, 0.5 * (value - at_s))
+        energy = sums(0.5 * (value - at_s), centers, graph.n_atoms)
         missing = (1.0 - slope) * steepness
         told = close * (s / r)[:, None]
         return (

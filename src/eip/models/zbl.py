@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eip.graph import AtomGraph
+from eip.kernels.indexing import sums
 from eip.units import COULOMB, LENGTH_IN_ANGSTROM
 
 #: Of the screening, a sum of exponentials of the reduced distance.
@@ -58,4 +59,5 @@ class ZBL(nn.Module):
         # 1 at contact, 0 at the end with two continuous derivatives.
         switch = 1.0 - x**3 * (10.0 - 15.0 * x + 6.0 * x**2)
         pair = repulsion * switch
-        return pair.new_zeros(graph.n_atoms).index_add(0, graph.centers, 0.5 * pair)
+        found: Tensor = sums(0.5 * pair, graph.centers, graph.n_atoms)
+        return found

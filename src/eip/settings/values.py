@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from eip.errors import did_you_mean
 from eip.plugins import Registry
+
+#: Those of `eip.kernels.choice.VARIANTS`, which a setting can say without PyTorch.
+Kernels = Literal["native", "avx512", "avx2", "triton", "reference"]
 
 
 def _below_config(path: Path, info: Any) -> Path:

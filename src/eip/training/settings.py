@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from eip.settings import Settings
-from eip.settings.values import Count, Seed
+from eip.settings.values import Count, Kernels, Seed
 
 #: About how many steps a training of each effort takes.
 EFFORTS = {"quick": 5_000, "default": 20_000, "best": 135_000}
@@ -104,6 +104,9 @@ class TrainingSettings(Settings):
     )
     seed: Seed = Field(0, description="of initial weights and the order of frames")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
+    kernels: Kernels | None = Field(
+        None, description="whose kernels, in place of EIP_KERNELS; empty: as that says"
+    )
     devices: int = Field(1, ge=1, le=1024, description="how many of them")
     parallel: int = Field(1, ge=1, le=1024, description="members of an ensemble trained at once")
     num_workers: int = Field(

@@ -19,6 +19,7 @@ from eip.data.store import write_store
 from eip.errors import InputError
 from eip.executors import Pool
 from eip.files import write_whole
+from eip.kernels.choice import using
 from eip.run_folder import RunFolder
 from eip.verbs.learning_report import write_report
 from eip.verbs.learning_tables import result_table
@@ -55,7 +56,10 @@ def learn(
     starts = _starts(config)
     labeler = make_labeler(settings.labeler, **settings.labeler_options)
     Pool(settings.executor, settings.workers, retries=settings.retries)  # refused before all else
-    with run_of(config, "learn", resume=resume, free=_FREE_KEYS) as kept:
+    with (
+        using(config.training.kernels, "training.kernels"),
+        run_of(config, "learn", resume=resume, free=_FREE_KEYS) as kept,
+    ):
         run = LearningRun(
             folder,
             settings,

@@ -12,6 +12,7 @@ from ase import Atoms
 
 from eip.data import read_structures
 from eip.errors import InputError
+from eip.kernels.choice import using
 from eip.model_file import load_model
 from eip.potential import Potential
 from eip.simulation import (
@@ -38,6 +39,7 @@ def md(
     udd: UDDSettings | Mapping[str, Any] | None = None,
     resume: bool = False,
     device: str | None = None,
+    kernels: str | None = None,
     progress: bool = True,
     log: Log = silent,
 ) -> DynamicsSummary:
@@ -51,6 +53,7 @@ def md(
         frame: which one, from 0; -1 is the last.
         elements: of types 1, 2, … of LAMMPS' files.
         resume: go on with what is in the folder.
+        kernels: whose kernels, in place of what EIP_KERNELS says; None: as that does.
 
     Raises:
         InputError: if model, file or settings are wrong, or the run folder is in use.
@@ -59,6 +62,26 @@ def md(
     udd = None if udd is None else UDDSettings.of(udd, "udd")
     if not isinstance(frame, int):
         raise InputError(f"frame should be a whole number, got {frame!r}")
+    with using(kernels):
+        return _md(
+            *(model, start, settings, Path(out_dir), frame, elements, udd),
+            *(resume, device, progress, log),
+        )
+
+
+def _md(
+    model: str | Path,
+    start: str | Path,
+    settings: DynamicsSettings,
+    out_dir: Path,
+    frame: int,
+    elements: tuple[str, ...] | None,
+    udd: UDDSettings | None,
+    resume: bool,
+    device: str | None,
+    progress: bool,
+    log: Log,
+) -> DynamicsSummary:
     potential = load_model(model, device=device)
     by_model = settings.max_uncertainty == "auto"
     settings = settled(settings, potential)
@@ -72,7 +95,6 @@ def md(
         atoms = frames[frame]
     except IndexError:
         raise InputError(f"{start} has {len(frames)} frames, so none with index {frame}") from None
-    out_dir = Path(out_dir)
     bias = None
     if udd is not None:
         bias = _bias(potential, atoms, frames, settings, udd, out_dir, resume, log)

@@ -31,7 +31,7 @@ def configured(given: object, root: type[C]) -> C:
 
 #: Where a run goes on may change; what makes its weights may not.
 _FREE_KEYS = frozenset(
-    f"training.{key}" for key in ("device", "devices", "num_workers", "parallel")
+    f"training.{key}" for key in ("device", "devices", "kernels", "num_workers", "parallel")
 )
 
 

@@ -23,6 +23,7 @@ from eip.errors import InputError
 from eip.evaluation import calibrate, compute_metrics, evaluate, write_report
 from eip.files import write_whole
 from eip.graph import AtomGraph
+from eip.kernels.choice import using
 from eip.model_file import save_model
 from eip.potential import Potential, layers
 from eip.training import trainer
@@ -98,6 +99,7 @@ def train(
     launch = launched()
     rank = launch.rank if launch else 0
     with ExitStack() as stack:
+        stack.enter_context(using(config.training.kernels, "training.kernels"))
 
         def prepare() -> tuple[bool, dict[str, FrameStore]]:
             # Rank 0 holds the folder for all of them.

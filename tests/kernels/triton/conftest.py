@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from eip.kernels import triton_path
-from eip.kernels.triton import launch, sources
+from eip.kernels.triton import launch
+from eip.kernels.triton.sources import atoms, edges
 
 
 @pytest.fixture
@@ -36,11 +37,11 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContext
 @pytest.fixture
 def few_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Gradients of weights in two parts: in the interpreter every program takes its time."""
-    made = sources.table_gradient, sources.weights_gradient
+    made = edges.table_gradient, atoms.weights_gradient
     for one in made:
         one.cache_clear()
-    monkeypatch.setattr(sources, "TABLE_PARTS", 2)
-    monkeypatch.setattr(sources, "WEIGHT_PARTS", 2)
+    monkeypatch.setattr(edges, "TABLE_PARTS", 2)
+    monkeypatch.setattr(atoms, "WEIGHT_PARTS", 2)
     yield
     for one in made:
         one.cache_clear()

@@ -12,29 +12,17 @@ from torch import Tensor
 from eip.kernels import reference_path, triton_path
 from eip.kernels.coupling import FIRST_PATHS, PATHS, coupling
 from eip.kernels.edges import list_edges
-from eip.kernels.triton import formulas, sources
+from eip.kernels.triton import formulas
 from eip.kernels.triton.expressions import Number
+from eip.kernels.triton.sources import edges as sources
+
+from .graphs import Graph, close, random_graph
 
 pytestmark = pytest.mark.triton
 
 CUTOFF, INTERVALS = 4.0, 3
 
 Interpreted = Callable[[], AbstractContextManager[list[str]]]
-#: Edges' vectors, centers, neighbors, atoms.
-Graph = tuple[Tensor, Tensor, Tensor, int]
-
-
-def random_graph(atoms: int, pairs: int, seed: int = 0, longest: float = 5.0) -> Graph:
-    """Pairs of atoms drawn at random, an atom with itself in a neighboring cell among them, both
-    ways; some beyond the cutoff. The last atom has no neighbors where there are several."""
-    generator = torch.Generator().manual_seed(seed)
-    ends = torch.randint(0, max(1, atoms - 1), (pairs, 2), generator=generator)
-    direction = torch.randn(pairs, 3, generator=generator, dtype=torch.float64)
-    length = 0.5 + (longest - 0.5) * torch.rand(pairs, 1, generator=generator, dtype=torch.float64)
-    vectors = direction / direction.norm(dim=1, keepdim=True) * length
-    vectors, both = torch.cat([vectors, -vectors]), torch.cat([ends, ends.flip(1)])
-    order = torch.argsort(both[:, 0], stable=True)
-    return vectors[order], *(end.contiguous() for end in both[order].unbind(1)), atoms
 
 
 def arrays(graph: Graph, channels: int, first: bool, dtype: torch.dtype) -> list[Tensor]:
@@ -74,15 +62,6 @@ def derivatives(graph: Graph, inputs: list[Tensor]) -> list[Tensor]:
 def plain(graph: Graph, inputs: list[Tensor]) -> list[Tensor]:
     with reference_path():
         return derivatives(graph, [one.detach().double().requires_grad_() for one in inputs])
-
-
-def close(found: list[Tensor], expected: list[Tensor], within: float) -> None:
-    """Within rounding of the largest number of each."""
-    for one, two in zip(found, expected, strict=True):
-        scale = float(two.detach().abs().max()) if two.numel() else 0.0
-        torch.testing.assert_close(
-            one.detach().double(), two.detach(), rtol=0, atol=within * (scale + 1.0)
-        )
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -141,7 +120,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return [*others, -last]
 
     sources.sums.cache_clear()
-    monkeypatch.setattr(sources, "couple", wrong)
+    monkeypatch.setattr(formulas, "couple", wrong)
     yield
     sources.sums.cache_clear()
 

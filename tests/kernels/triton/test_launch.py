@@ -112,7 +112,7 @@ def test_a_kernel_that_does_not_compile_is_told_once_and_replaced(
 
     monkeypatch.setattr(launch, "why_not", lambda _: None)
     monkeypatch.setattr(launch, "interpreted", lambda: False)
-    monkeypatch.setattr("eip.kernels.triton.sources.products_of", lambda *_: Kernel())
+    monkeypatch.setattr("eip.kernels.triton.sources.atoms.products_of", lambda *_: Kernel())
     x, *rest = arguments()
     x.requires_grad_()
     match = "plain PyTorch does the work, .*RuntimeError: no such instruction"

@@ -1,4 +1,4 @@
-"""The kernels of a GPU, in Triton: of `eip.kernels.coupling` and `eip.kernels.products`.
+"""The kernels of a GPU, in Triton, of the modules of `eip.kernels` of the same names.
 
 Nothing here imports Triton before a kernel is wanted. `expressions` and `formulas` say what is
 worked out, `sources` how a program goes through edges and atoms, `launch` starts them. There is no

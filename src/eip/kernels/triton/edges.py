@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
 class Listed(NamedTuple):
@@ -41,8 +42,7 @@ def list_edges(
     place = torch.where(near, count - 1, behind)
     slot = torch.zeros(behind + 1, dtype=torch.int64, device=near.device)
     slot = slot.scatter_(0, place, torch.arange(behind, device=near.device))[:behind]
-    ends = torch.searchsorted(centers, torch.arange(atoms + 1, device=near.device))
-    first = torch.cat([count.new_zeros(1), count]).index_select(0, ends)
+    first = torch.cat([count.new_zeros(1), count]).index_select(0, starts(centers, atoms))
 
     distance, direction = distance.index_select(0, slot), edge_vectors.index_select(0, slot)
     per_length = intervals / cutoff
@@ -82,8 +82,35 @@ def read(edges: Tensor, atoms: int, count: int, dtype: torch.dtype) -> Listed:
     )
 
 
+def starts(kinds: Tensor, count: int) -> Tensor:
+    """Where each kind begins, and the last ends, among kinds that ascend."""
+    return torch.searchsorted(kinds, torch.arange(count + 1, device=kinds.device))
+
+
 def by_kind(kinds: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Where in the second each kind begins (and the last ends), and things in the order of their
-    kinds, those of a kind in their own; kinds from ``count`` on come last and belong to none."""
+    """`starts` of what is in the order of its kinds, and that order, things of a kind in their own;
+    kinds from ``count`` on come last and belong to none."""
     found, order = torch.sort(kinds, stable=True)
-    return torch.searchsorted(found, torch.arange(count + 1, device=kinds.device)), order
+    return starts(found, count), order
+
+
+class _Kept(NamedTuple):
+    version: int
+    kinds: int
+    starts: Tensor
+    order: Tensor
+
+
+#: Of indices that are still somewhere: a list of neighbors serves for many steps.
+_ORDERS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def in_order_of(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`by_kind`, worked out once for as long as an index is there and nobody writes to it."""
+    if index.is_inference():  # such a one does not know whether it was written to
+        return by_kind(index, count)
+    kept = _ORDERS.get(index)
+    if kept is None or (kept.version, kept.kinds) != (index._version, count):
+        kept = _Kept(index._version, count, *by_kind(index, count))
+        _ORDERS[index] = kept
+    return kept.starts, kept.order

@@ -1,4 +1,4 @@
-"""The formulas of `eip.kernels.coupling` and `eip.kernels.products`, of one edge, of one atom.
+"""The formulas of `eip.kernels.coupling`, `messages` and `products`, of one edge, of one atom.
 
 The same as the plain ones there, of single numbers: a matrix is its components xx, yy, xy, xz, yz.
 """
@@ -82,6 +82,18 @@ def couple(d: Numbers, w: Numbers, node: Numbers) -> list[Number]:
     vector = added(scaled(to_v, d), scaled(w[6], v), scaled(w[7], turned))
     across = added(scaled(to_t, d), scaled(w[11], v), scaled(w[12], turned))
     return [scalar, *vector, *added(outer(across, d), scaled(w[13], t))]
+
+
+def pass_on(d: Numbers, w: Numbers, node: Numbers) -> list[Number]:
+    """What an edge adds to its centre's scalar and vector in PaiNN: four numbers.
+
+    Args:
+        d: unit vector from centre to neighbor.
+        w: the three filters.
+        node: the neighbor's φ, three numbers, and its vector.
+    """
+    a, b, c, *v = node
+    return [w[0] * a, *added(scaled(w[1] * b, d), scaled(w[2] * c, v))]
 
 
 def products(triple: Numbers, c: Numbers, inverse_square: Number) -> list[Number]:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from eip.kernels.build import KernelWarning
 from eip.kernels.operators import NotToBeHad
-from eip.kernels.triton import sources
+from eip.kernels.triton.sources import text
 
 #: Threads of a program: numbers of a block, each of a channel of one edge, one for each thread.
 #: A thread holds some 200 numbers on its way; with more than one each it had to put some away.
@@ -58,7 +58,7 @@ def why_not(device: str) -> str | None:
     try:
         with _disable_current_modes():  # a trace asks too
             probe = torch.zeros(1, device=device)
-            sources.probe()[(1,)](probe)
+            text.probe()[(1,)](probe)
             # Only here does the host wait for the card.
             return None if float(probe) == 2.0 else "a kernel of one number gave another one"
     except Exception as error:  # whatever compiler, driver and card may say
@@ -112,8 +112,12 @@ class Blocks:
 def blocks(channels: int) -> Blocks:
     """For a width."""
     wide = min(64, 1 << max(4, (channels - 1).bit_length()))
-    threads = _INTERPRETED_THREADS if interpreted() else _THREADS
-    return Blocks(wide, threads // wide, -(-channels // wide))
+    return Blocks(wide, rows_at_once(wide), -(-channels // wide))
+
+
+def rows_at_once(wide: int) -> int:
+    """Of a program that is so wide."""
+    return (_INTERPRETED_THREADS if interpreted() else _THREADS) // wide
 
 
 def launch(kernel: Any, programs: int, wide: Blocks, *arguments: Any, **constants: Any) -> None:
@@ -126,6 +130,22 @@ def launch_flat(kernel: Any, numbers: int, *arguments: Any, **constants: Any) ->
     """Starts a kernel with a thread for each number."""
     block = _INTERPRETED_THREADS if interpreted() else _THREADS
     _start(kernel, (-(-numbers // block),), arguments, {"BLOCK": block} | constants)
+
+
+def launch_each(
+    kernel: Any, programs: int, wide: Blocks, *arguments: Any, **constants: Any
+) -> None:
+    """Starts a kernel whose programs go through the blocks of channels themselves."""
+    sizes = {"BE": wide.edges, "BF": wide.channels}
+    _start(kernel, (programs,), arguments, sizes | constants)
+
+
+def launch_atoms(kernel: Any, atoms: int, *arguments: Any, **constants: Any) -> None:
+    """Starts a kernel whose programs have several atoms and take some of what each has, edges
+    say, at a time."""
+    edges = 64 if interpreted() else 16
+    sizes = {"BA": rows_at_once(edges), "BE": edges}
+    _start(kernel, (-(-atoms // sizes["BA"]),), arguments, sizes | constants)
 
 
 def _start(

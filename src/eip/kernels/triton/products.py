@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eip.kernels.triton import sources
 from eip.kernels.triton.edges import by_kind
 from eip.kernels.triton.launch import blocks, launch, launch_flat
+from eip.kernels.triton.sources import atoms as sources
 
 
 def values(
@@ -41,11 +41,11 @@ def _each(
     dots: tuple[Any, ...] | None,
 ) -> tuple[Tensor, ...]:
     (*triple, weights), (species, inverse_square) = x, others
-    atoms, channels = triple[0].shape
+    count, channels = triple[0].shape
     out = tuple(torch.empty_like(one) for one in triple)
     kernel = sources.products_of(back, dots is not None)
     arrays = species.contiguous(), weights, *g, *triple, *(() if dots is None else dots[:3]), *out
-    launch_flat(kernel, atoms * channels, *arrays, atoms, channels, inverse_square=inverse_square)
+    launch_flat(kernel, count * channels, *arrays, count, channels, inverse_square=inverse_square)
     return out
 
 
