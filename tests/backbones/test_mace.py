@@ -66,7 +66,7 @@ def oxide() -> Atoms:
 def test_energy_and_forces(weights: Path) -> None:
     from mace.calculators import MACECalculator
 
-    network = MACEBackbone(weights, None)
+    network = MACEBackbone.of_file(weights, None)
     assert network.elements == (1, 6, 8, 11) and network.channels == 3 * 8
     atoms = oxide()
     graph = build_graph(atoms, network.cutoff)
@@ -80,7 +80,7 @@ def test_energy_and_forces(weights: Path) -> None:
 
 
 def test_the_contract_of_backbones(weights: Path) -> None:
-    subject = subject_of_backbone(MACEBackbone(weights, None), (8, 11))
+    subject = subject_of_backbone(MACEBackbone.of_file(weights, None), (8, 11))
     for law in (check_rotation, check_wrapping, check_batching, check_beyond_cutoff):
         law(subject, [oxide(), bulk("Na", "bcc", 4.2)], tolerance=1e-6, seed=0)
 
@@ -103,10 +103,10 @@ def test_a_file_is_opened_where_the_user_trusts_it(
 def test_what_is_no_mace(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(1, 1), tmp_path / "linear.model")
     with pytest.raises(InputError, match=r"expected a network as MACE saves it whole.* got Linear"):
-        MACEBackbone(tmp_path / "linear.model", None)
+        MACEBackbone.of_file(tmp_path / "linear.model", None)
     (tmp_path / "text.model").write_text("no network")
     with pytest.raises(InputError, match=r"text\.model: this is no network that MACE saved"):
-        MACEBackbone(tmp_path / "text.model", None)
+        MACEBackbone.of_file(tmp_path / "text.model", None)
 
 
 def test_attached(

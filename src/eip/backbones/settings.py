@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_serializer
 
@@ -11,12 +11,30 @@ from eip.backbones.packages import TRUSTED, Package, sha256_of, trusted
 from eip.errors import InputError
 from eip.models.settings import BackboneSettings, TrainingSet
 
+P = TypeVar("P", bound="PackageSettings")
+
 #: How the weights of a package are described in a model file.
 _VERSION = "version of the package that the model stands on; empty: what is installed"
 _SHA256 = "of the file with the weights that the model stands on; empty: what the package has"
 
 
-class CHGNetSettings(BackboneSettings):
+class PackageSettings(BackboneSettings):
+    """A network of an installed package, with its weights or with others of its own."""
+
+    package_version: str | None = Field(None, description=_VERSION)
+    weights_sha256: str | None = Field(None, description=_SHA256)
+    architecture: dict[str, Any] | None = Field(
+        None,
+        description="of fine-tuned weights, which are in the model file: what the package makes "
+        "the network of",
+    )
+
+    def thawed(self: P, network: Any) -> P:
+        """Of a network that these describe, when it has weights of its own."""
+        return self.replace(architecture=network.architecture())
+
+
+class CHGNetSettings(PackageSettings):
     """CHGNet, trained on the relaxations of the Materials Project."""
 
     name: Literal["chgnet"] = Field("chgnet", description="CHGNet, of the package chgnet")
@@ -24,14 +42,17 @@ class CHGNetSettings(BackboneSettings):
     weights: Literal["0.3.0", "r2scan"] = Field(
         "0.3.0", description="0.3.0 (GGA/GGA+U), or r2scan; both come with the package"
     )
-    package_version: str | None = Field(None, description=_VERSION)
-    weights_sha256: str | None = Field(None, description=_SHA256)
 
     def build(self, n_elements: int) -> Any:
+        if self.architecture is not None:
+            CHGNET.installed(self.package_version)
+            from eip.backbones.chgnet import CHGNetBackbone
+
+            return CHGNetBackbone.of_architecture(self.architecture).thawed()
         found = CHGNET.found(f"{self.weights}/*.pth.tar", self.package_version, self.weights_sha256)
         from eip.backbones.chgnet import CHGNetBackbone
 
-        return CHGNetBackbone(found.weights, self.weights)
+        return CHGNetBackbone.of_file(found.weights, self.weights)
 
     def informed(self, frames: TrainingSet) -> CHGNetSettings:
         """With the version and the weights that are installed."""
@@ -39,7 +60,7 @@ class CHGNetSettings(BackboneSettings):
         return self.replace(package_version=found.version, weights_sha256=found.sha256)
 
 
-class SevenNetSettings(BackboneSettings):
+class SevenNetSettings(PackageSettings):
     """SevenNet, trained on the relaxations of the Materials Project."""
 
     name: Literal["sevenn"] = Field("sevenn", description="SevenNet, of the package sevenn")
@@ -47,14 +68,17 @@ class SevenNetSettings(BackboneSettings):
     weights: Literal["7net-0", "7net-l3i5"] = Field(
         "7net-0", description="7net-0, or 7net-l3i5, larger; both come with the package"
     )
-    package_version: str | None = Field(None, description=_VERSION)
-    weights_sha256: str | None = Field(None, description=_SHA256)
 
     def build(self, n_elements: int) -> Any:
+        if self.architecture is not None:
+            SEVENN.installed(self.package_version)
+            from eip.backbones.sevenn import SevenNetBackbone
+
+            return SevenNetBackbone.of_architecture(self.architecture).thawed()
         found = SEVENN.found(_SEVENN_FILES[self.weights], self.package_version, self.weights_sha256)
         from eip.backbones.sevenn import SevenNetBackbone
 
-        return SevenNetBackbone(found.weights)
+        return SevenNetBackbone.of_file(found.weights)
 
     def informed(self, frames: TrainingSet) -> SevenNetSettings:
         """With the version and the weights that are installed."""
@@ -62,7 +86,7 @@ class SevenNetSettings(BackboneSettings):
         return self.replace(package_version=found.version, weights_sha256=found.sha256)
 
 
-class MACESettings(BackboneSettings):
+class MACESettings(PackageSettings):
     """A MACE whose file the user has; a model file keeps its name and sha256, not where it lies."""
 
     name: Literal["mace"] = Field("mace", description="MACE, of the package mace-torch")
@@ -75,8 +99,6 @@ class MACESettings(BackboneSettings):
     trust_weights: bool = Field(
         False, exclude=True, description="the file may be unpickled, which runs what is in it"
     )
-    package_version: str | None = Field(None, description=_VERSION)
-    weights_sha256: str | None = Field(None, description=_SHA256)
 
     @field_serializer("weights")
     def _its_name(self, weights: str) -> str:
@@ -84,10 +106,14 @@ class MACESettings(BackboneSettings):
 
     def build(self, n_elements: int) -> Any:
         MACE.installed(self.package_version)
+        if self.architecture is not None:
+            from eip.backbones.mace import MACEBackbone
+
+            return MACEBackbone.of_architecture(self.architecture, self.energy_head).thawed()
         weights = self._weights()
         from eip.backbones.mace import MACEBackbone
 
-        return MACEBackbone(weights, self.energy_head)
+        return MACEBackbone.of_file(weights, self.energy_head)
 
     def informed(self, frames: TrainingSet) -> MACESettings:
         """With version, weights and cutoff."""

@@ -5,16 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import sevenn._const as const
 import sevenn._keys as key
 import torch
 from jaxtyping import Float
 from sevenn.checkpoint import SevenNetCheckpoint
-from torch import Tensor
+from sevenn.model_build import build_E3_equivariant_model
+from torch import Tensor, nn
 
 from eip.backbones import irreps
 from eip.backbones.frozen import FrozenBackbone
 from eip.graph import AtomGraph
 from eip.models.backbone import AtomFeatures
+
+#: Of its configuration what a network is made of; the elements' energies are weights.
+_SPECIES = key.CHEMICAL_SPECIES_BY_ATOMIC_NUMBER
+_MADE_OF = (
+    *const.DEFAULT_E3_EQUIVARIANT_MODEL_CONFIG,
+    *(key.NUM_SPECIES, key.SHIFT, key.SCALE),
+)
 
 
 class SevenNetBackbone(FrozenBackbone):
@@ -25,9 +34,9 @@ class SevenNetBackbone(FrozenBackbone):
     runs what is in that file of the installed package, as it runs the package's code.
     """
 
-    def __init__(self, weights: Path) -> None:
-        network: Any = SevenNetCheckpoint(weights).build_model()
+    def __init__(self, network: Any, config: dict[str, Any]) -> None:
         super().__init__(network)
+        self._config = config
         self.cutoff = float(network.cutoff)
         self.elements = tuple(sorted(network.type_map))
         *_, before, last = (name for name in network._modules if name.endswith("equivariant_gate"))
@@ -35,6 +44,29 @@ class SevenNetBackbone(FrozenBackbone):
         self._irreps = network._modules[before].gate.irreps_out
         turning = irreps.count(self._irreps) - self._irreps.count("0e")
         self.channels = network._modules[last].gate.irreps_out.dim + turning
+
+    @classmethod
+    def of_file(cls, weights: Path) -> SevenNetBackbone:
+        """Of a file of weights, which is unpickled."""
+        kept = SevenNetCheckpoint(weights)
+        network = kept.build_model()
+        config = kept.config
+        options = {name: config[name] for name in _MADE_OF if name in config}
+        return cls(network, {**options, _SPECIES: sorted(network.type_map, key=network.type_map.get)})
+
+    @classmethod
+    def of_architecture(cls, options: dict[str, Any]) -> SevenNetBackbone:
+        """Of what `architecture` says, with fresh weights."""
+        types = {z: k for k, z in enumerate(options[_SPECIES])}
+        return cls(build_E3_equivariant_model({**options, key.TYPE_MAP: types}), options)
+
+    def architecture(self) -> dict[str, Any]:
+        return self._config
+
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        names = list(self.network._modules)
+        found = [self.network._modules[name] for name in names[names.index(self._before) + 1 :]]
+        return tuple(module for module in found if module is not None)
 
     def forward(
         self, graph: AtomGraph, species: Tensor, edge_vectors: Float[Tensor, "edges 3"]

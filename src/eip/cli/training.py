@@ -118,6 +118,13 @@ def attach(
     trust_weights: Annotated[
         bool, typer.Option("--trust-weights", help="Open the file, which runs what is in it.")
     ] = False,
+    finetune: Annotated[
+        str | None,
+        typer.Option(
+            help="Train the network, too: all of its layers, or the last; its weights are then in "
+            "the model file."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
     *,
     labels: Options,
@@ -136,6 +143,7 @@ def attach(
         named,
         files,
         out,
+        finetune=finetune,
         labels=labels_from(labels),
         seed=seed,
         device=device,
