@@ -52,7 +52,9 @@ class SevenNetBackbone(FrozenBackbone):
         network = kept.build_model()
         config = kept.config
         options = {name: config[name] for name in _MADE_OF if name in config}
-        return cls(network, {**options, _SPECIES: sorted(network.type_map, key=network.type_map.get)})
+        return cls(
+            network, {**options, _SPECIES: sorted(network.type_map, key=network.type_map.get)}
+        )
 
     @classmethod
     def of_architecture(cls, options: dict[str, Any]) -> SevenNetBackbone:

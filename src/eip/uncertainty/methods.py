@@ -59,8 +59,9 @@ class Method:
         starts_from: what is trained: its own network, a "plain" potential or "several" of them,
             which other methods can share.
         latent_distance: σ is multiplied by powers of the latent distance, which are fitted or
-            given: evidence knows nothing of where no data was. The guard (`eip.uncertainty.guard`) is of
-            every method that has a σ for each atom's force and features.
+            given: evidence knows nothing of where no data was. The guard
+            (`eip.uncertainty.guard`) is of every method that has a σ for each atom's force and
+            features.
         energy_error: energies get an error bar where the potential is made of one network.
         by_atom: it has a σ for each atom's force.
         invariant: σ is the same however the structure lies.

@@ -231,9 +231,7 @@ def as_begun(config: Config) -> Config:
             f"{model.start_from} is a model of eip attach and keeps its error bar: leave "
             f"model.uncertainty out, which is '{model.uncertainty}'"
         )
-    return config.model_copy(
-        update={"model": model.model_copy(update={"uncertainty": "attached"})}
-    )
+    return config.model_copy(update={"model": model.model_copy(update={"uncertainty": "attached"})})
 
 
 def bare_network(potential: Potential) -> Potential:
