@@ -26,6 +26,8 @@ from mace import modules
 
 from eip.backbones.mace import MACEBackbone
 
+from .thawing import check_thawing
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -95,7 +97,7 @@ def test_a_file_is_opened_where_the_user_trusts_it(
     monkeypatch.setenv(TRUSTED, str(weights))
     assert isinstance(known.build(2), MACEBackbone)
     with pytest.raises(InputError, match=r"MACE brings no weights: name the file"):
-        MACESettings().build(2)
+        MACESettings().pretrained()
     with pytest.raises(InputError, match=r"these weights are not those that the model stands on"):
         MACESettings(weights=str(weights), trust_weights=True, weights_sha256="0" * 64).build(2)
 
@@ -131,3 +133,10 @@ def test_attached(
         eip.load(out)
     monkeypatch.setenv(TRUSTED, str(weights))
     assert eip.load(out).predict(ase.io.read(frames, index=0)).force_uncertainty.min() > 0
+
+
+def test_thawed_it_stands_on_its_own(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = MACESettings(weights=str(weights), trust_weights=True)
+    check_thawing(settings, oxide(), tmp_path, monkeypatch)

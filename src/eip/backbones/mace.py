@@ -150,8 +150,9 @@ def _described(network: Any) -> dict[str, Any]:
 
 def _made(options: dict[str, Any]) -> Any:
     with imported():
-        from e3nn import o3
+        # Which imports e3nn, as e3nn by itself cannot be under torch's rules for pickles.
         from mace import modules
+        from mace.modules.models import o3
 
         given = dict(options)
         for name in _CLASSES:

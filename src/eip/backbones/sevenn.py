@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +85,25 @@ class SevenNetBackbone(FrozenBackbone):
             key.NUM_ATOMS: graph.atoms_per_frame,
         }
         scalars: list[Tensor] = []
-        for name, module in network._modules.items():
-            data = module(data)
-            # Its species are float32 whatever the network computes in.
-            for what in (key.NODE_FEATURE, key.NODE_ATTR):
-                if what in data and data[what].is_floating_point():
-                    data[what] = data[what].to(edge_vectors.dtype)
+        said = data
+        for name, said in passed(network._modules, data, edge_vectors.dtype):
             if name == self._before:
-                scalars += irreps.lengths(data[key.NODE_FEATURE], self._irreps)
+                scalars += irreps.lengths(said[key.NODE_FEATURE], self._irreps)
             elif name == self._last:
-                scalars.append(data[key.NODE_FEATURE])
-            if key.ATOMIC_ENERGY in data:  # what follows sums and differentiates
+                scalars.append(said[key.NODE_FEATURE])
+            if key.ATOMIC_ENERGY in said:  # what follows sums and differentiates
                 break
-        return AtomFeatures(torch.cat(scalars, dim=1), None, data[key.ATOMIC_ENERGY][:, 0])
+        return AtomFeatures(torch.cat(scalars, dim=1), None, said[key.ATOMIC_ENERGY][:, 0])
+
+
+def passed(
+    modules: Any, data: dict[str, Any], dtype: torch.dtype
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each module leaves behind, by its name, one after the other."""
+    for name, module in modules.items():
+        data = module(data)
+        # Its species are float32 whatever the network computes in.
+        for what in (key.NODE_FEATURE, key.NODE_ATTR):
+            if what in data and data[what].is_floating_point():
+                data[what] = data[what].to(dtype)
+        yield name, data

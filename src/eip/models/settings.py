@@ -59,6 +59,14 @@ class BackboneSettings(Settings):
         """With what the network wants to know of the frames that it will be trained on."""
         return self
 
+    def pretrained(self: S) -> S:
+        """Of a network with weights of others; where none are named, those that its package brings.
+
+        Raises:
+            InputError: if there are none.
+        """
+        return self
+
     def thawed(self: S, network: Any) -> S:
         """Of a network that others trained, when its weights are trained on and kept with it.
 

@@ -98,7 +98,7 @@ def attach(
     began = time.monotonic()
     if finetune not in (None, *get_args(Layers)):
         raise InputError(f"finetune should be all or last, got {finetune!r}")
-    settings = backbone_settings(backbone)
+    settings = backbone_settings(backbone).pretrained()
     labels = Labels() if labels is None else Labels.of(labels, "labels")
     paths = as_paths(files)
     store = open_labelled(paths, labels, ("forces",))
