@@ -42,7 +42,7 @@ def test_a_potential_is_trained_and_kept(name: str, demo_data: Path, tmp_path: P
     config = Config(
         run_dir=tmp_path / "run",
         data={"train": [frames], "validation": 12},
-        model={"backbone": {"name": name, "channels": 4, "cutoff": 3.0, "interactions": 1}},
+        model={"backbone": {"name": name, "channels": 4, "cutoff": 3.0, "interactions": 2}},
         training={"epochs": 1, "device": "cpu"},
     )
     made = eip.train(config, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -203,6 +204,39 @@ def test_training_goes_on_with_what_is_attached(
         model = {"start_from": start, "uncertainty": method}
         with pytest.raises(InputError, match=said_of):
             eip.train(config.replace(run_dir=tmp_path / method, model=model), progress=False)
+
+
+def test_active_learning_starts_from_it(
+    attached: Path, frames: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    ase.io.write(tmp_path / "start.xyz", ase.io.read(frames, index=0))
+    (tmp_path / "calc.py").write_text(
+        "from ase.calculators.emt import EMT\n\ndef make():\n    return EMT()\n"
+    )
+    (tmp_path / "config.yaml").write_text(f"""
+run_dir: run
+model: {{start_from: {attached}}}
+training: {{epochs: 1, learning_rate: 1.0e-4, device: cpu}}
+learn:
+  starts: start.xyz
+  labeler: ase
+  labeler_options: {{calculator: "{tmp_path / "calc.py"}:make"}}
+  generations: 2
+  initial: 10
+  labels: 3
+  length_ps: 0.005
+  frame_interval: 2
+  lower: 1.0e-6
+  upper: 1.0e6
+  executor: serial
+""")
+    code, _, errors = run("learn", tmp_path / "config.yaml", "--no-progress")
+    assert code == 0, errors
+    outcome = json.loads((tmp_path / "run/learning.json").read_text())
+    assert outcome["labels"] == 13 and len(outcome["generations"]) == 2
+    last = eip.load(tmp_path / "run" / outcome["model"], device="cpu")
+    kinds = [type(layer) for layer in layers(last)]
+    assert kinds == [CalibratedPotential, LatentDistancePotential, AttachedPotential]
 
 
 def test_what_cannot_be_fine_tuned_is_said(

@@ -163,6 +163,9 @@ class MACESettings(SizedSettings):
     weights: str = Field(
         "", description="file with a network, as MACE saves it whole; empty: from nothing"
     )
+    interactions: int = Field(
+        2, ge=2, le=100, description="from nothing: rounds of message passing; one has no vectors"
+    )
     correlation: int = Field(
         3, ge=1, le=5, description="from nothing: factors of a product, at most"
     )

@@ -249,6 +249,13 @@ def compare(
     seeds: Annotated[
         str | None, typer.Option(help="By commas, as 0,1,2; by default training.seed.")
     ] = None,
+    rivals: Annotated[
+        str | None,
+        typer.Option(
+            help="Potentials of others, by commas: chgnet, sevenn, a model.eip, or "
+            "module:function, which makes an ASE calculator; the difference of two is a row."
+        ),
+    ] = None,
     set_: Set = None,
     progress: Progress = True,
 ) -> None:
@@ -273,6 +280,7 @@ def compare(
             settings,
             verb.DEFAULT_METHODS if methods is None else [m.strip() for m in methods.split(",")],
             chosen,
+            rivals=[] if rivals is None else [name.strip() for name in rivals.split(",")],
             progress=progress,
             log=show,
         )

@@ -109,27 +109,14 @@ def attach(
             f"bar, expected {FEWEST} or more"
         )
     training, held_out = _chosen(store, seed, log)
-    settings = settings.informed(GraphDataset(store, training, cutoff=settings.cutoff))
-    elements = [int(z) for z in np.unique(store.numbers_of(np.sort([*training, *held_out]))[0])]
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    potential = AttachedPotential(
-        elements=elements,
-        element_energies=dict.fromkeys(elements, 0.0),
-        force_scale=force_scale(store, training),
-        backbone=settings,
-    ).to(device)
-    if potential.energy_model.backbone.trainable:
-        raise InputError(
-            f"the backbone {settings.name} is one that eIP trains; attach is for networks that "
-            "were trained elsewhere and have energies of their own"
-        )
-    potential.eval().requires_grad_(False)
-    with potential.remembering():
-        known, unseen = (
-            _asked(potential, dataset_for(store, potential, which), what, progress)
-            for which, what in ((training, "Training frames"), (held_out, "Held-out frames"))
-        )
-        made = with_error_bar(potential, known, unseen, seed=seed, progress=progress, log=log)
+    made = attached_to(
+        *(settings, (store, training), (store, held_out)),
+        seed=seed,
+        device=device,
+        progress=progress,
+        log=log,
+    )
     info: dict[str, Any] = {
         # That energies are of other labels, `eip evaluate` reads here.
         "config": {"data": {"labels": labels.given()}, "training": {"energy_weight": 0.0}},
@@ -211,6 +198,52 @@ def _before_and_after(before: Mapping[str, float], after: Mapping[str, float]) -
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
     return {k: v for k, v in metrics.items() if np.isfinite(v)}
+
+
+#: Frames of a store.
+Frames = tuple[FrameStore, Int[np.ndarray, "frames"]]
+
+
+def attached_to(
+    settings: BackboneSettings,
+    training: Frames,
+    held_out: Frames,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = False,
+    log: Log = silent,
+) -> Attached:
+    """`attach` to frames that are open already, and split.
+
+    Raises:
+        InputError: as `attach`.
+    """
+    settings = settings.informed(GraphDataset(*training, cutoff=settings.cutoff))
+    elements = sorted(
+        {int(z) for store, which in (training, held_out) for z in store.numbers_of(which)[0]}
+    )
+    potential = AttachedPotential(
+        elements=elements,
+        element_energies=dict.fromkeys(elements, 0.0),
+        force_scale=force_scale(*training),
+        backbone=settings,
+    ).to(device)
+    if potential.energy_model.backbone.trainable:
+        raise InputError(
+            f"the backbone {settings.name} is one that eIP trains; attach is for networks that "
+            "were trained elsewhere and have energies of their own"
+        )
+    potential.eval().requires_grad_(False)
+    with potential.remembering():
+        known, unseen = (
+            _asked(potential, dataset_for(store, potential, which), what, progress)
+            for (store, which), what in (
+                (training, "Training frames"),
+                (held_out, "Held-out frames"),
+            )
+        )
+        return with_error_bar(potential, known, unseen, seed=seed, progress=progress, log=log)
 
 
 @dataclass(frozen=True)
