@@ -64,7 +64,7 @@ def test_rows_of_others_and_of_their_difference(
     folder = config.parent
     names = [f"{folder}/calc.py:{name}" for name in ("one", "other")]
     asked = ("compare", config, "--methods", "none", "--rivals", ",".join(names))
-    code, printed, errors = run(*asked, "--no-progress")
+    code, _, errors = run(*asked, "--no-progress")
     assert code == 0, errors
     figures = json.loads((folder / "run/comparison.json").read_text())
     assert set(figures) == {"none", "calc.py:one", "calc.py:other", "calc.py:one − calc.py:other"}
@@ -84,12 +84,15 @@ def test_what_is_no_rival_is_said(config: Path, monkeypatch: pytest.MonkeyPatch)
     settings = load_config(config)
     monkeypatch.setattr("eip.verbs.compare.train_members", lambda *given: [])
     for name, said in (
-        ("chgnett", r"rival 'chgnett': expected a network that others trained \(.*sevenn"),
+        (
+            "chgnett",
+            r"rival 'chgnett': expected a network that others trained \(did you mean 'chgnet'",
+        ),
         ("nowhere.module:make", "nowhere.module:make': cannot be imported"),
         ("painn", "the backbone painn is one that eIP trains"),
         ("mace", "MACE brings no weights"),
     ):
         with pytest.raises(InputError, match=said):
             compare(settings, "none", rivals=[name], progress=False)
-    with pytest.raises(InputError, match="two rivals are called a.eip"):
+    with pytest.raises(InputError, match=r"two rivals are called a\.eip"):
         compare(settings, "none", rivals=["a.eip", "b/a.eip"], progress=False)

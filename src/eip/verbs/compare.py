@@ -23,7 +23,7 @@ from eip.verbs.comparison_tables import Figures, bars, markdown, rich_tables, su
 from eip.verbs.costs import costs_of, test_set
 from eip.verbs.members import plain_config, train_members
 from eip.verbs.messages import Log, silent
-from eip.verbs.rivals import Rival, rival_rows
+from eip.verbs.rivals import Rival, check_rivals, rival_rows
 from eip.verbs.runs import configured, is_trained
 from eip.verbs.train import train, train_member
 
@@ -74,6 +74,7 @@ def compare(
     config = configured(config, Config)
     if isinstance(methods, str):
         methods = [methods]
+    check_rivals(rivals)
     if not config.data.test:
         raise InputError("a comparison needs data.test: frames that no method has seen")
     seeds = list(seeds) if seeds is not None else [config.training.seed]

@@ -18,11 +18,11 @@ from eip import evaluation
 from eip.active_learning.labelers.calculator import calculator_function
 from eip.config import Config
 from eip.data import FrameStore
-from eip.errors import InputError
+from eip.errors import InputError, did_you_mean
 from eip.evaluation import Evaluation, compute_metrics
 from eip.graph import AtomGraph
 from eip.model_file import load_model, read_model_info, save_model
-from eip.models.settings import BACKBONES, backbone_settings
+from eip.models.settings import BACKBONES, BackboneSettings, backbone_settings
 from eip.potential import Differentiable, Potential, prepared
 from eip.prediction import Prediction
 from eip.uncertainty.calibration import fit_calibration
@@ -149,6 +149,21 @@ def rival_rows(
     }
 
 
+def check_rivals(names: Sequence[str]) -> None:
+    """Refuses before anything is trained, as far as it can be known, what is no rival.
+
+    Raises:
+        InputError: as `rival_rows`.
+    """
+    for _, name in _labels(names):
+        if name.endswith(".eip"):
+            read_model_info(name)
+        elif ":" in name:
+            calculator_function(name)
+        else:
+            _settings(name)
+
+
 def _labels(names: Sequence[str]) -> list[tuple[str, str]]:
     """What a row is called: the name, without the folders of a file."""
     labels = [name.rpartition("/")[2] for name in names]
@@ -156,6 +171,17 @@ def _labels(names: Sequence[str]) -> list[tuple[str, str]]:
         if labels.count(label) > 1:
             raise InputError(f"two rivals are called {label}: name each once")
     return list(zip(labels, names, strict=True))
+
+
+def _settings(name: str) -> BackboneSettings:
+    known = BACKBONES.names()
+    if name not in known:
+        meant = did_you_mean(name, known)
+        raise InputError(
+            f"rival '{name}': expected a network that others trained ({meant}), a model.eip, or "
+            "'file.py:function' or 'package.module:function', which makes an ASE calculator"
+        )
+    return backbone_settings(name).pretrained()
 
 
 def _potential(
@@ -169,14 +195,7 @@ def _potential(
         return load_model(name)
     if ":" in name:
         return CalculatorPotential(calculator_function(name)(), name)
-    known = BACKBONES.names()
-    if name not in known:
-        raise InputError(
-            f"rival '{name}': expected a network that others trained ({', '.join(known)}), a "
-            "model.eip, or 'file.py:function' or 'package.module:function', which makes an ASE "
-            "calculator"
-        )
-    settings = backbone_settings(name).pretrained()
+    settings = _settings(name)
     kept = config.run_dir / "rivals" / f"{name}.eip"
     asked = {"data": config.data.to_dict(), "training": {"energy_weight": 0.0}}
     if kept.is_file() and read_model_info(kept)["info"].get("config") == asked:
