@@ -28,7 +28,7 @@ def empty(network: str, elements: list[int], force_scale: float = 1.0) -> Attach
         elements=elements,
         element_energies=dict.fromkeys(elements, 0.0),
         force_scale=force_scale,
-        backbone=backbone_settings(network),
+        backbone=backbone_settings(network).pretrained(),
     )
     return potential.eval().requires_grad_(False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ from eip.testing.contract import subject_of_backbone
 
 pytest.importorskip("chgnet", reason="chgnet is not installed: pip install 'eip[chgnet]'")
 from eip.backbones.chgnet import CHGNetBackbone
+
+from .thawing import check_thawing
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +83,7 @@ def test_an_atom_that_is_alone_is_refused(network: CHGNetBackbone) -> None:
     graph = build_graph([salt(), Atoms("NaCl", [[0, 0, 0], [0, 0, 9]])], network.cutoff)
     with pytest.raises(InputError, match=r"within 6 Å: atom 0 \(Na\) of structure 1 is alone"):
         network(graph, graph.numbers, graph.edge_vectors(torch.float32))
+
+
+def test_thawed_it_stands_on_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_thawing(CHGNetSettings(), salt(), tmp_path, monkeypatch)

@@ -26,6 +26,8 @@ from mace import modules
 
 from eip.backbones.mace import MACEBackbone
 
+from .thawing import check_thawing
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -66,7 +68,7 @@ def oxide() -> Atoms:
 def test_energy_and_forces(weights: Path) -> None:
     from mace.calculators import MACECalculator
 
-    network = MACEBackbone(weights, None)
+    network = MACEBackbone.of_file(weights, None)
     assert network.elements == (1, 6, 8, 11) and network.channels == 3 * 8
     atoms = oxide()
     graph = build_graph(atoms, network.cutoff)
@@ -80,7 +82,7 @@ def test_energy_and_forces(weights: Path) -> None:
 
 
 def test_the_contract_of_backbones(weights: Path) -> None:
-    subject = subject_of_backbone(MACEBackbone(weights, None), (8, 11))
+    subject = subject_of_backbone(MACEBackbone.of_file(weights, None), (8, 11))
     for law in (check_rotation, check_wrapping, check_batching, check_beyond_cutoff):
         law(subject, [oxide(), bulk("Na", "bcc", 4.2)], tolerance=1e-6, seed=0)
 
@@ -95,7 +97,7 @@ def test_a_file_is_opened_where_the_user_trusts_it(
     monkeypatch.setenv(TRUSTED, str(weights))
     assert isinstance(known.build(2), MACEBackbone)
     with pytest.raises(InputError, match=r"MACE brings no weights: name the file"):
-        MACESettings().build(2)
+        MACESettings().pretrained()
     with pytest.raises(InputError, match=r"these weights are not those that the model stands on"):
         MACESettings(weights=str(weights), trust_weights=True, weights_sha256="0" * 64).build(2)
 
@@ -103,10 +105,10 @@ def test_a_file_is_opened_where_the_user_trusts_it(
 def test_what_is_no_mace(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(1, 1), tmp_path / "linear.model")
     with pytest.raises(InputError, match=r"expected a network as MACE saves it whole.* got Linear"):
-        MACEBackbone(tmp_path / "linear.model", None)
+        MACEBackbone.of_file(tmp_path / "linear.model", None)
     (tmp_path / "text.model").write_text("no network")
     with pytest.raises(InputError, match=r"text\.model: this is no network that MACE saved"):
-        MACEBackbone(tmp_path / "text.model", None)
+        MACEBackbone.of_file(tmp_path / "text.model", None)
 
 
 def test_attached(
@@ -131,3 +133,10 @@ def test_attached(
         eip.load(out)
     monkeypatch.setenv(TRUSTED, str(weights))
     assert eip.load(out).predict(ase.io.read(frames, index=0)).force_uncertainty.min() > 0
+
+
+def test_thawed_it_stands_on_its_own(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = MACESettings(weights=str(weights), trust_weights=True)
+    check_thawing(settings, oxide(), tmp_path, monkeypatch)

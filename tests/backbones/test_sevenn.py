@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,10 +18,12 @@ from eip.testing.contract import subject_of_backbone
 pytest.importorskip("sevenn", reason="sevenn is not installed: pip install 'eip[sevenn]'")
 from eip.backbones.sevenn import SevenNetBackbone
 
+from .thawing import check_thawing
+
 
 @pytest.fixture(scope="module")
 def network() -> SevenNetBackbone:
-    return SevenNetSettings().build(2)
+    return SevenNetSettings().pretrained().build(2)
 
 
 def salt() -> Atoms:
@@ -48,3 +52,7 @@ def test_the_contract_of_backbones(network: SevenNetBackbone) -> None:
     subject = subject_of_backbone(network, (11, 17))
     for law in (check_rotation, check_wrapping, check_batching, check_beyond_cutoff):
         law(subject, structures, tolerance=1e-3, seed=0)
+
+
+def test_thawed_it_stands_on_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_thawing(SevenNetSettings().pretrained(), salt(), tmp_path, monkeypatch)

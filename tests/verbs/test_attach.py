@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import eip
 from eip.backbones.frozen import FrozenBackbone
+from eip.config import Config
 from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.models.backbone import AtomFeatures
@@ -33,8 +35,14 @@ class Stranger(BackboneSettings):
     cutoff: float = Field(4.0, gt=0)
     weights: str = "usual"
 
+    own_weights: bool = False
+
     def build(self, n_elements: int) -> StrangersNetwork:
-        return StrangersNetwork(self.cutoff)
+        made = StrangersNetwork(self.cutoff)
+        return made.thawed() if self.own_weights else made
+
+    def thawed(self, network: StrangersNetwork) -> Stranger:
+        return self.replace(own_weights=True)
 
 
 class StrangersNetwork(FrozenBackbone):
@@ -140,6 +148,107 @@ def test_the_command(
     assert f"Wrote {out}" in printed and "Calibrated on 15 frames" in printed
     code, _, errors = run("attach", "chgnett", frames, "--out", out)
     assert code == 2 and "did you mean 'chgnet'?" in errors
+
+
+@pytest.mark.parametrize("which", ["all", "last"])
+def test_fine_tuned_it_stands_on_its_own(
+    which: str,
+    attached: Path,
+    frames: Path,
+    tmp_path: Path,
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
+    out = tmp_path / "tuned.eip"
+    asked = ("attach", "stranger", frames, "--finetune", which, "--out", out, "--no-progress")
+    code, printed, errors = run(*asked)
+    assert code == 0, errors
+    assert "By fine-tuning, on the held-out frames: force MAE" in printed
+    before, after = (eip.info(path)["measured on validation frames"] for path in (attached, out))
+    assert eip.info(out)["training"]["metrics_before"] == before
+    assert after["force_mae"] < before["force_mae"]
+    with safe_open(out, framework="pt") as file:
+        assert any(name.endswith("backbone.own.strength") for name in file.keys())  # noqa: SIM118
+    potential = eip.load(out, device="cpu")
+    kinds = [type(layer) for layer in layers(potential)]
+    assert kinds == [CalibratedPotential, LatentDistancePotential, AttachedPotential]
+    check_potential(potential)
+    measured = eip.evaluate(out, frames, tmp_path / "evaluation", progress=False)
+    # Energies are of the frames' level of theory then, −468 eV an atom.
+    assert measured["energy_mae_per_atom"] < 10.0
+
+
+def test_training_goes_on_with_what_is_attached(
+    attached: Path, frames: Path, tmp_path: Path
+) -> None:
+    config = Config(
+        run_dir=tmp_path / "run",
+        data={"train": [frames], "validation": 15},
+        model={"start_from": attached},
+        training={"epochs": 1, "learning_rate": 1e-30, "ema_decay": 0.0, "device": "cpu"},
+    )
+    said: list[str] = []
+    made = eip.train(config, progress=False, log=lambda message: said.append(str(message)))
+    assert "the layers of stranger" in "\n".join(said)
+    atoms = ase.io.read(frames, index=0)
+    before, after = (eip.load(path).predict(atoms) for path in (attached, made.model))
+    torch.testing.assert_close(after.forces, before.forces)
+    again = config.replace(run_dir=tmp_path / "again", model={"start_from": made.model})
+    third = eip.load(eip.train(again, progress=False).model).predict(atoms)
+    torch.testing.assert_close(third.forces, before.forces)
+    torch.testing.assert_close(third.energy, after.energy, rtol=0, atol=0.1)
+    for method, said_of in (
+        ("mve", "is a model of eip attach and keeps its error bar"),
+        ("attached", "name a model of eip attach as model.start_from"),
+    ):
+        start = attached if method == "mve" else None
+        model = {"start_from": start, "uncertainty": method}
+        with pytest.raises(InputError, match=said_of):
+            eip.train(config.replace(run_dir=tmp_path / method, model=model), progress=False)
+
+
+def test_active_learning_starts_from_it(
+    attached: Path, frames: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    ase.io.write(tmp_path / "start.xyz", ase.io.read(frames, index=0))
+    (tmp_path / "calc.py").write_text(
+        "from ase.calculators.emt import EMT\n\ndef make():\n    return EMT()\n"
+    )
+    (tmp_path / "config.yaml").write_text(f"""
+run_dir: run
+model: {{start_from: {attached}}}
+training: {{epochs: 1, learning_rate: 1.0e-4, device: cpu}}
+learn:
+  starts: start.xyz
+  labeler: ase
+  labeler_options: {{calculator: "{tmp_path / "calc.py"}:make"}}
+  generations: 2
+  initial: 10
+  labels: 3
+  length_ps: 0.005
+  frame_interval: 2
+  lower: 1.0e-6
+  upper: 1.0e6
+  executor: serial
+""")
+    code, _, errors = run("learn", tmp_path / "config.yaml", "--no-progress")
+    assert code == 0, errors
+    outcome = json.loads((tmp_path / "run/learning.json").read_text())
+    assert outcome["labels"] == 13 and len(outcome["generations"]) == 2
+    last = eip.load(tmp_path / "run" / outcome["model"], device="cpu")
+    kinds = [type(layer) for layer in layers(last)]
+    assert kinds == [CalibratedPotential, LatentDistancePotential, AttachedPotential]
+
+
+def test_what_cannot_be_fine_tuned_is_said(
+    frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "my.eip"
+    with pytest.raises(InputError, match="finetune should be all or last, got 'some'"):
+        eip.attach("stranger", frames, out, finetune="some", progress=False)
+    monkeypatch.setattr(Stranger, "thawed", BackboneSettings.thawed)
+    with pytest.raises(InputError, match="the backbone stranger cannot be fine-tuned"):
+        eip.attach("stranger", frames, out, finetune="all", progress=False)
+    assert not out.exists()
 
 
 def test_what_cannot_be_done_is_said(frames: Path, tmp_path: Path) -> None:

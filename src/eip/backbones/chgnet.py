@@ -18,7 +18,7 @@ import torch
 from ase.data import chemical_symbols
 from chgnet.model.model import BatchedGraph, CHGNet
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from eip.backbones.frozen import FrozenBackbone
 from eip.errors import InputError
@@ -33,16 +33,38 @@ class CHGNetBackbone(FrozenBackbone):
     the labels that it was trained on, which the Materials Project had corrected.
     """
 
-    def __init__(self, weights: Path, name: str) -> None:
-        state = torch.load(weights, map_location="cpu", weights_only=True)["model"]
-        with contextlib.redirect_stdout(io.StringIO()):
-            # As its own loading has it.
-            made = CHGNet.from_dict(state, mlp_out_bias=False, version=name)
+    def __init__(self, made: CHGNet) -> None:
+        # What the elements' energies are is not learned from frames of a few compositions.
+        made.composition_model.requires_grad_(False)
         super().__init__(made)
         self.channels = made.atom_fea_dim
         self.cutoff = float(made.graph_converter.atom_graph_cutoff)
         self.bond_cutoff = float(made.graph_converter.bond_graph_cutoff)
         self.elements = tuple(range(1, made.atom_embedding.embedding.num_embeddings + 1))
+
+    @classmethod
+    def of_file(cls, weights: Path, name: str) -> CHGNetBackbone:
+        """Of a version of the weights."""
+        state = torch.load(weights, map_location="cpu", weights_only=True)["model"]
+        # As its own loading has it.
+        options = {**state["model_args"], "mlp_out_bias": False, "version": name}
+        backbone = cls.of_architecture(options)
+        backbone.network.load_state_dict(state["state_dict"])
+        return backbone
+
+    @classmethod
+    def of_architecture(cls, options: dict[str, Any]) -> CHGNetBackbone:
+        """Of what `architecture` says, with fresh weights."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            return cls(CHGNet(**options))
+
+    def architecture(self) -> dict[str, Any]:
+        options: dict[str, Any] = self.network.model_args  # type: ignore[assignment]
+        return dict(options)
+
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        network: Any = self.network
+        return network.atom_conv_layers[-1], network.readout_norm, network.mlp
 
     def forward(
         self, graph: AtomGraph, species: Tensor, edge_vectors: Float[Tensor, "edges 3"]

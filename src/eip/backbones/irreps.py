@@ -27,6 +27,16 @@ def scalars(features: Float[Tensor, "atoms width"], irreps: Any) -> list[Tensor]
     return [features[:, place] for (_, irrep), place in placed if _is_scalar(irrep)]
 
 
+def vectors(features: Float[Tensor, "atoms width"], irreps: Any) -> Float[Tensor, "atoms 3 count"]:
+    """What turns as positions do, of features that have one kind of them."""
+    (place,) = (
+        place
+        for (_, irrep), place in zip(irreps, irreps.slices(), strict=True)
+        if _is_vector(irrep)
+    )
+    return features[:, place].reshape(len(features), -1, 3).transpose(1, 2)
+
+
 def count(irreps: Any) -> int:
     """How many scalars and lengths there are."""
     return sum(many for many, _ in irreps)
@@ -34,3 +44,7 @@ def count(irreps: Any) -> int:
 
 def _is_scalar(irrep: Any) -> bool:
     return bool(irrep.l == 0 and irrep.p == 1)
+
+
+def _is_vector(irrep: Any) -> bool:
+    return bool(irrep.l == 1 and irrep.p == -1)

@@ -65,7 +65,8 @@ class Package:
         if of_version is not None and installed != of_version:
             raise InputError(
                 f"the model stands on {self.name} {of_version}, and {installed} is installed: "
-                f"pip install {self.name}=={of_version}, or attach it again to what is installed"
+                f"pip install {self.name}=={of_version}, or attach or train it again with what is "
+                "installed"
             )
         return installed, Path(next(iter(spec.submodule_search_locations)))
 

@@ -118,6 +118,13 @@ def attach(
     trust_weights: Annotated[
         bool, typer.Option("--trust-weights", help="Open the file, which runs what is in it.")
     ] = False,
+    finetune: Annotated[
+        str | None,
+        typer.Option(
+            help="Train the network, too: all of its layers, or the last; its weights are then in "
+            "the model file."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
     *,
     labels: Options,
@@ -136,6 +143,7 @@ def attach(
         named,
         files,
         out,
+        finetune=finetune,
         labels=labels_from(labels),
         seed=seed,
         device=device,
@@ -241,6 +249,13 @@ def compare(
     seeds: Annotated[
         str | None, typer.Option(help="By commas, as 0,1,2; by default training.seed.")
     ] = None,
+    rivals: Annotated[
+        str | None,
+        typer.Option(
+            help="Potentials of others, by commas: chgnet, sevenn, a model.eip, or "
+            "module:function, which makes an ASE calculator; the difference of two is a row."
+        ),
+    ] = None,
     set_: Set = None,
     progress: Progress = True,
 ) -> None:
@@ -265,6 +280,7 @@ def compare(
             settings,
             verb.DEFAULT_METHODS if methods is None else [m.strip() for m in methods.split(",")],
             chosen,
+            rivals=[] if rivals is None else [name.strip() for name in rivals.split(",")],
             progress=progress,
             log=show,
         )

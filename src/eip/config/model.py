@@ -24,7 +24,8 @@ class ModelConfig(Settings):
     uncertainty: Annotated[str, one_of(METHODS)] = Field(
         "tensor",
         description=f"{', '.join(METHODS.names())}: evidence, but for mve to gmm; "
-        "componentwise, the paper's, breaks rotation",
+        "componentwise, the paper's, breaks rotation; attached, that of eip attach, only goes on "
+        "with a model of it",
     )
     latent_distance: bool = Field(
         True,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 from eip.graph import AtomGraph
 from eip.kernels.features import invariants, norm
+
+#: Of a network, what is trained.
+Layers = Literal["all", "last"]
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,22 @@ class Backbone(nn.Module, ABC):
         super().train(mode and self.trainable)
         return self
 
+    def trained(self, layers: Layers = "all") -> Iterator[nn.Parameter]:
+        """The weights that are trained.
 
-def begin_training(network: nn.Module) -> None:
-    """Training mode, and gradients of all weights but those of a backbone that is not trained."""
+        Args:
+            layers: of ``last`` none, because what is last is read from the features; a backbone
+                with energies of its own has last layers itself.
+        """
+        if self.trainable and layers == "all":
+            yield from self.parameters()
+
+
+def begin_training(network: nn.Module, layers: Layers = "all") -> None:
+    """Training mode, and gradients of all weights but those of a backbone that are not trained."""
     network.train().requires_grad_(True)
     for module in network.modules():
-        if isinstance(module, Backbone) and not module.trainable:
+        if isinstance(module, Backbone):
             module.requires_grad_(False)
+            for weight in module.trained(layers):
+                weight.requires_grad_(True)

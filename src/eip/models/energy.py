@@ -153,10 +153,12 @@ class EnergyModel(nn.Module):
         if approach is not None:
             atom_energy = atom_energy + approach.energy.double()
         if self.readout is not None:
-            atom_energy = atom_energy + self._offsets_on(atom_energy.device).index_select(
-                0, species
-            )
+            atom_energy = atom_energy + self.offsets(species)
         return EnergyOutput(graph.sum_by_frame(atom_energy), atom_energy, features, approach)
+
+    def offsets(self, species: Int[Tensor, "atoms"]) -> Float[Tensor, "atoms"]:
+        """E0 of each atom, eV, float64."""
+        return self._offsets_on(species.device).index_select(0, species)
 
     def _offsets_on(self, device: torch.device) -> Float[Tensor, "elements"]:
         """E0 by species, float64: not a buffer, because a module's casts take buffers along."""

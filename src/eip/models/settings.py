@@ -59,6 +59,25 @@ class BackboneSettings(Settings):
         """With what the network wants to know of the frames that it will be trained on."""
         return self
 
+    def pretrained(self: S) -> S:
+        """Of a network with weights of others; where none are named, those that its package brings.
+
+        Raises:
+            InputError: if there are none.
+        """
+        return self
+
+    def thawed(self: S, network: Any) -> S:
+        """Of a network that others trained, when its weights are trained on and kept with it.
+
+        Args:
+            network: the `eip.backbones.frozen.FrozenBackbone` that these settings describe.
+
+        Raises:
+            InputError: if that cannot be.
+        """
+        raise InputError(f"the backbone {self.name} cannot be fine-tuned: it does not say how")
+
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
         if cls is not BackboneSettings:

@@ -47,6 +47,11 @@ class TrainingSettings(Settings):
         ge=1,
         description="pairs of atoms within the cutoff, of a step on each device, in place of both",
     )
+    layers: Literal["all", "last"] = Field(
+        "all",
+        description="weights that are trained: all, or last, those by which energy and σ are read "
+        "from features (of a network that others trained its last layers)",
+    )
     learning_rate: float = Field(2e-3, gt=0, description="of AdamW, after the warm-up")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="of the rate: cosine or constant"

@@ -110,7 +110,7 @@ def train(
     settings = planned(settings, training_set)
     train_loader = _loader(training_set, settings, shuffle=True, epoch=epoch)
     validation_loader = _loader(validation_set, settings, shuffle=False, epoch=epoch)
-    begin_training(potential)
+    begin_training(potential, settings.layers)
     module = TrainingModule(potential, settings, steps_per_epoch=len(train_loader))
     history = History(run_dir / "train.csv")
     monitor = f"val_{settings.selection}"

@@ -15,12 +15,14 @@ linearly, do not (`experiments/backbones`). What they can add is bounded, so tha
 training atoms σ follows the force and the latent distance (`eip.uncertainty.latent_distance`),
 which is put round this.
 
-The network's weights are not among those of the potential: `eip.backbones`.
+The network's weights are not among those of the potential (`eip.backbones`), until they are trained
+on (`AttachedPotential.thawed`). Then the head learns beside it from what it says, but what the head
+reads is not differentiated: a force would else be bent towards the σ that suits its error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -29,16 +31,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from eip.backbones.frozen import FrozenBackbone
 from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.kernels.features import positive
 from eip.potential import Differentiable
 from eip.prediction import Prediction
 from eip.uncertainty.evidence import TensorEvidence
+from eip.uncertainty.methods import Method
 from eip.uncertainty.network import NetworkPotential
 
 #: ε, of the RMS force.
 SMALLEST = 0.01
+#: σ goes with the evidence and, by its root, with the distance of an atom and its neighbors from
+#: the training atoms. Fitted on frames like the training frames, the powers come out too small for
+#: what is far away; this one costs little at home, and on hot crystals σ grows as errors do
+#: (`experiments/backbones`).
+POWERS = (1.0, 0.0, 0.5)
 #: By how much the components can change log B, and how many spreads from the mean they are read.
 BOUND = 3.0
 #: Principal components that distances are measured in, and those that the head reads. Of the spread
@@ -111,11 +120,11 @@ class AttachedPotential(NetworkPotential):
     """A network that was trained elsewhere, with energies of its own, and a `ForceHead`.
 
     Args:
-        network: elements and their energies, which nothing is added of; force scale, backbone: see
-            `NetworkPotential`.
+        network: elements; energies of them that are added to the network's own, which are of
+            another level of theory; force scale, backbone: see `NetworkPotential`.
 
     Raises:
-        InputError: if the backbone has no energies of its own, or is one that eIP trains.
+        InputError: if the backbone has no energies of its own.
     """
 
     kind: ClassVar[str] = "attached"
@@ -123,7 +132,7 @@ class AttachedPotential(NetworkPotential):
     def __init__(self, **network: Any) -> None:
         super().__init__(**network)
         backbone = self.energy_model.backbone
-        if backbone.trainable or not backbone.own_energy:
+        if not backbone.own_energy:
             raise InputError(
                 f"the backbone {self.backbone_settings.name} is one that eIP trains; attach is for "
                 "networks that were trained elsewhere and have energies of their own"
@@ -136,7 +145,10 @@ class AttachedPotential(NetworkPotential):
     def settings(self) -> dict[str, Any]:
         """Everything but the weights, JSON-able; of the network's, where they are to be found."""
         described = super().settings()
-        return {key: described[key] for key in ("elements", "force_scale", "backbone")}
+        keys = ["elements", "force_scale", "backbone"]
+        if self._moves_energies:
+            keys.append("element_energies")
+        return {key: described[key] for key in keys}
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> AttachedPotential:
@@ -145,7 +157,41 @@ class AttachedPotential(NetworkPotential):
         Raises:
             InputError: if the network's package is not installed, or another, or its weights are.
         """
-        return cls(**settings, element_energies=dict.fromkeys(settings["elements"], 0.0))
+        given = settings.get("element_energies") or dict.fromkeys(settings["elements"], 0.0)
+        return cls(**{**settings, "element_energies": {int(z): e for z, e in given.items()}})
+
+    @property
+    def _moves_energies(self) -> bool:
+        return any(self.energy_model.element_energies.values())
+
+    @torch.no_grad()
+    def thawed(self, energies: Mapping[int, float] | None = None) -> AttachedPotential:
+        """A copy whose network is trained from now on, and kept in a model file.
+
+        Args:
+            energies: of elements, eV, that are added to what the network says; None: the same.
+
+        Raises:
+            InputError: if the network's package cannot make it anew.
+        """
+        model = self.energy_model
+        found = model.backbone
+        if not isinstance(found, FrozenBackbone):
+            raise InputError(
+                f"the backbone {self.backbone_settings.name} cannot be fine-tuned: it is no "
+                "FrozenBackbone"
+            )
+        made = AttachedPotential(
+            elements=self.elements,
+            element_energies=model.element_energies if energies is None else energies,
+            force_scale=model.force_scale,
+            backbone=self.backbone_settings.thawed(found),
+        ).to(device=self.device, dtype=self.dtype)
+        theirs = made.energy_model.backbone
+        assert isinstance(theirs, FrozenBackbone)
+        theirs.network.load_state_dict(found.network.state_dict())
+        made.head.load_state_dict(self.head.state_dict())
+        return made.eval()
 
     def forward(
         self,
@@ -159,8 +205,11 @@ class AttachedPotential(NetworkPotential):
         found = self.asked(graph, stress=stress, differentiable=differentiable)
         assert found.features is not None and found.forces is not None
         with torch.set_grad_enabled(later):
-            components = self.head.components(found.features)
-            evidence = self.head(components, found.forces)
+            read = found.features, found.forces
+            if self.training:
+                read = found.features.detach(), found.forces.detach()
+            components = self.head.components(read[0])
+            evidence = self.head(components, read[1])
             moments = evidence.moments()
         said = replace(
             found,
@@ -184,8 +233,12 @@ class AttachedPotential(NetworkPotential):
             force, virial = run.forces_and_stress(
                 run.output.energy, retain_graph=later, create_graph=later
             )
+            energy = run.output.energy
+            if self._moves_energies:
+                moved = self.energy_model.offsets(self.energy_model.species(graph))
+                energy = energy + graph.sum_by_frame(moved)
             found = Prediction(
-                energy=run.output.energy,
+                energy=energy,
                 forces=force,
                 stress=virial,
                 features=run.output.features.invariants(),
@@ -207,3 +260,17 @@ class AttachedPotential(NetworkPotential):
             yield
         finally:
             self._kept = None
+
+
+def _attached(*, members: int, **network: Any) -> AttachedPotential:
+    return AttachedPotential(**network)
+
+
+#: What training goes on with that begins with an attached model.
+ATTACHED = Method(
+    about="that of eip attach, of networks that others trained",
+    network=_attached,
+    latent_distance=POWERS,
+    energy_error=False,
+    foreign=True,
+)

@@ -58,13 +58,15 @@ class Method:
             prediction alone.
         starts_from: what is trained: its own network, a "plain" potential or "several" of them,
             which other methods can share.
-        latent_distance: σ is multiplied by powers of the latent distance, which are fitted:
-            evidence knows nothing of where no data was. The guard (`eip.uncertainty.guard`) is of
-            every method that has a σ for each atom's force and features.
+        latent_distance: σ is multiplied by powers of the latent distance, which are fitted or
+            given: evidence knows nothing of where no data was. The guard
+            (`eip.uncertainty.guard`) is of every method that has a σ for each atom's force and
+            features.
         energy_error: energies get an error bar where the potential is made of one network.
         by_atom: it has a σ for each atom's force.
         invariant: σ is the same however the structure lies.
         needs_energies: it is learned from energies too.
+        foreign: of networks that others trained; training can only go on with it.
     """
 
     about: str
@@ -73,11 +75,12 @@ class Method:
     joined: Callable[[Sequence[Potential]], Potential] | None = None
     members: int = 0
     starts_from: Literal["its own", "plain", "several"] = "its own"
-    latent_distance: bool = False
+    latent_distance: bool | tuple[float, float, float] = False
     energy_error: bool = True
     by_atom: bool = True
     invariant: bool = True
     needs_energies: bool = False
+    foreign: bool = False
 
 
 def method(name: str) -> Method:
@@ -94,7 +97,8 @@ def method(name: str) -> Method:
 
 def compared() -> list[str]:
     """The methods that have a σ for each atom's force, and the same however a structure lies."""
-    return [n for n in METHODS.names() if method(n).by_atom and method(n).invariant]
+    found = {name: method(name) for name in METHODS.names()}
+    return [n for n, of in found.items() if of.by_atom and of.invariant and not of.foreign]
 
 
 def new_network(name: str, members: int | None = None, **network: Any) -> Potential:

@@ -27,6 +27,7 @@ METHODS = Registry(
         "llpr": "eip.uncertainty.readout_ensemble:LLPR",
         "gmm": "eip.uncertainty.mixture:GMM",
         "none": "eip.uncertainty.evidential:NONE",
+        "attached": "eip.uncertainty.attached:ATTACHED",
     },
 )
 

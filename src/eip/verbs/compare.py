@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eip import plots
 from eip.config import Config
 from eip.data.dataset import make_loader
 from eip.errors import InputError
-from eip.evaluation import evaluate
+from eip.evaluation import Evaluation, evaluate
 from eip.files import json_text, write_whole
 from eip.locks import locked
 from eip.model_file import load_model, read_model_info
@@ -21,6 +23,7 @@ from eip.verbs.comparison_tables import Figures, bars, markdown, rich_tables, su
 from eip.verbs.costs import costs_of, test_set
 from eip.verbs.members import plain_config, train_members
 from eip.verbs.messages import Log, silent
+from eip.verbs.rivals import Rival, check_rivals, rival_rows
 from eip.verbs.runs import configured, is_trained
 from eip.verbs.train import train, train_member
 
@@ -48,6 +51,7 @@ def compare(
     methods: Sequence[str] | Mapping[str, Config] = DEFAULT_METHODS,
     seeds: Sequence[int] | None = None,
     *,
+    rivals: Sequence[str] = (),
     progress: bool = True,
     log: Log = silent,
 ) -> Comparison:
@@ -60,13 +64,17 @@ def compare(
     Args:
         methods: names, or labels with a configuration for each (to vary more than the method).
         seeds: of initial weights and the order of frames; by default that of the configuration.
+        rivals: potentials of others as rows, and of each two of them their difference as an error
+            bar: networks that eIP can attach to (chgnet), model files, and functions that make an
+            ASE calculator ("file.py:function", "package.module:function").
 
     Raises:
-        InputError: as `eip.train`; if a method is unknown or there is no test set.
+        InputError: as `eip.train`; if a method or a rival is unknown or there is no test set.
     """
     config = configured(config, Config)
     if isinstance(methods, str):
         methods = [methods]
+    check_rivals(rivals)
     if not config.data.test:
         raise InputError("a comparison needs data.test: frames that no method has seen")
     seeds = list(seeds) if seeds is not None else [config.training.seed]
@@ -101,7 +109,9 @@ def compare(
         for run, networks in built:
             if not is_trained(run.run_dir):
                 train(run, networks=networks, resume=True, progress=progress)
-        return _report(folder, list(configs), seeds, config, log)
+        plain = folder / "none" / f"seed{seeds[0]}" / "model.eip"
+        rows = rival_rows(rivals, config, plain, progress=progress, log=log) if rivals else {}
+        return _report(folder, list(configs), seeds, config, rows, log)
 
 
 def _with_method(config: Config, name: str) -> Config:
@@ -132,7 +142,12 @@ def _networks_of(
 
 
 def _report(
-    folder: Path, labels: Sequence[str], seeds: Sequence[int], config: Config, log: Log
+    folder: Path,
+    labels: Sequence[str],
+    seeds: Sequence[int],
+    config: Config,
+    rivals: Mapping[str, Rival],
+    log: Log,
 ) -> Comparison:
     runs = {label: [folder / label / f"seed{seed}" for seed in seeds] for label in labels}
     costs = costs_of({label: of[0] / "model.eip" for label, of in runs.items()}, config)
@@ -151,6 +166,8 @@ def _report(
                 columns[label].setdefault(key, []).append(float(value))
         for key, value in costs[label].items():
             columns[label][key] = [value]
+    for label, row in rivals.items():
+        columns[label] = {key: [value] for key, value in row.metrics.items()}
     figures = {
         label: {key: summary(values) for key, values in of_label.items()}
         for label, of_label in columns.items()
@@ -164,6 +181,9 @@ def _report(
     write_whole(out.json, json_text(figures))
     write_whole(out.table, markdown(figures))
     panels = _panels({label: of[0] for label, of in runs.items() if label != "none"}, config)
+    for label, row in rivals.items():
+        if row.measured.force_uncertainty is not None:
+            panels[label] = _panel(label, row.measured, row.metrics)
     plots.save_figure(plots.comparison(panels, bars(figures)), out.plot)
     for table in rich_tables(figures):
         log(table)
@@ -179,6 +199,13 @@ def _panels(runs: Mapping[str, Path], config: Config) -> dict[str, tuple[Any, An
         found = evaluate(potential, loader, progress=False)
         if found.force_uncertainty is not None:
             metrics = json.loads((run / "metrics.json").read_text())
-            note = f"{label}\nSpearman {metrics['spearman_atom']:.2f}"
-            panels[label] = (found.force_uncertainty, found.atom_error, note)
+            panels[label] = _panel(label, found, metrics)
     return panels
+
+
+def _panel(
+    label: str, found: Evaluation, metrics: Mapping[str, float]
+) -> tuple[np.ndarray, np.ndarray, str]:
+    assert found.force_uncertainty is not None
+    note = f"{label}\nSpearman {metrics['spearman_atom']:.2f}"
+    return found.force_uncertainty, found.atom_error, note

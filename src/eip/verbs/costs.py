@@ -46,7 +46,7 @@ def costs_of(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, 
     """
     loaded = {label: load_model(path) for label, path in models.items()}
     snapshots = {label: prepared(potential) for label, potential in loaded.items()}
-    batch = _timed_batch(config, loaded["none"])
+    batch = timed_batch(config, loaded["none"])
     loss = Loss.of(config.training)
     networks = {label: bare_network(load_model(path)) for label, path in models.items()}
     for label, path in models.items():
@@ -60,7 +60,7 @@ def costs_of(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, 
     training: dict[str, list[float]] = {label: [] for label in loaded}
     for round_ in range(_WARM_UP + _ROUNDS):
         for label, potential in snapshots.items():
-            times = _predict(potential, batch), _step(networks[label], batch, loss)
+            times = predicting_seconds(potential, batch), _step(networks[label], batch, loss)
             if round_ >= _WARM_UP:
                 predicting[label].append(times[0])
                 training[label].append(times[1])
@@ -92,14 +92,16 @@ def test_set(config: Config, potential: Potential) -> GraphDataset:
     return GraphDataset(store, cutoff=potential.cutoff, dtype=potential.dtype)
 
 
-def _timed_batch(config: Config, potential: Potential) -> Batch:
+def timed_batch(config: Config, potential: Potential) -> Batch:
+    """Frames of the test set, some two hundred atoms."""
     dataset = test_set(config, potential)
     loader = make_loader(dataset, max_atoms=_TIMED_ATOMS, shuffle=False, seed=0)
     batch: Batch = next(iter(loader)).to(potential.device)
     return batch
 
 
-def _predict(potential: Potential, batch: Batch) -> float:
+def predicting_seconds(potential: Potential, batch: Batch) -> float:
+    """Of energy, forces and σ."""
     started = time.perf_counter()
     potential(batch.graph)
     _wait_for(potential)
@@ -125,7 +127,7 @@ def _peak_memory(model: Path, config: Config) -> float:
     """MB that loading and predicting add; on a GPU, the peak there."""
     before = _forget_peak()
     potential = load_model(model)
-    batch = _timed_batch(config, potential)
+    batch = timed_batch(config, potential)
     for _ in range(3):
         potential(batch.graph)
     if potential.device.type == "cuda":

@@ -26,9 +26,11 @@ from eip.model_file import load_model, read_model_info
 from eip.models.short_range import ShortRangeSettings
 from eip.potential import Potential, WrappedPotential
 from eip.training.trainer import TrainingResult, seeded
+from eip.uncertainty.attached import AttachedPotential
 from eip.uncertainty.ensemble import EnsemblePotential
-from eip.uncertainty.methods import Method, new_network
+from eip.uncertainty.methods import Method, method, new_network
 from eip.uncertainty.network import NetworkPotential
+from eip.uncertainty.registry import inside
 from eip.verbs.messages import Log, silent
 
 
@@ -43,6 +45,11 @@ def fresh_network(
     """
     if config.model.start_from is not None:
         return continued_network(config, config.model.start_from, store, indices, log)
+    if method(config.model.uncertainty).foreign:
+        raise InputError(
+            f"model.uncertainty is '{config.model.uncertainty}', which is that of a network that "
+            "others trained: name a model of eip attach as model.start_from"
+        )
     given = {atomic_numbers[s]: e for s, e in (config.data.element_energies or {}).items()}
     given = store.isolated_atoms | given
     has = {label: bool(store.has(label)[indices].all()) for label in ("energy", "forces")}
@@ -96,7 +103,8 @@ def continued_network(
         raise InputError(f"{path} is no network of eIP's own: training cannot start from it")
     has = begun.backbone_settings.to_dict()
     asked = {key: value for key, value in model.backbone.to_dict().items() if value is not None}
-    if model.backbone != ModelConfig().backbone and asked.items() - has.items():
+    differs = any(has.get(key) != value for key, value in asked.items())
+    if model.backbone != ModelConfig().backbone and differs:
         raise InputError(
             f"{path} has the backbone {has}, and model.backbone asks for {asked}: without that key "
             "training goes on with what the model has"
@@ -108,6 +116,8 @@ def continued_network(
             f"{path} is for {', '.join(known)}, and the training frames hold {', '.join(missing)}"
         )
     frames = GraphDataset(store, indices, cutoff=begun.cutoff)
+    if isinstance(begun, AttachedPotential):
+        return _thawed(config, begun, frames, log)
     short_range = None
     if model.zbl:
         short_range = ShortRangeSettings.of_frames(frames.closest_approaches(), len(frames))
@@ -136,16 +146,42 @@ def continued_network(
     found = network(energies)
     fresh = _take_weights(found, begun)
     log(f"Training begins with the weights of {path}{f', but for {fresh}' if fresh else ''}.")
-    if bool(store.has("energy")[indices].all()):
-        predicted = [
-            energy
-            for batch in make_loader(frames, max_atoms=2000, shuffle=False, seed=0)
-            for energy in found(batch.graph, forces=False).energy.tolist()
-        ]
-        shifts = fit_energy_shifts(store, indices, np.array(predicted), fixed=given)
+    if "energy" in frames.labels:
+        shifts = _energy_shifts(found, frames, given)
         found = network({z: e + shifts.get(z, 0.0) for z, e in energies.items()})
         _take_weights(found, begun)
     return found
+
+
+def _thawed(
+    config: Config, begun: AttachedPotential, frames: GraphDataset, log: Log
+) -> AttachedPotential:
+    """A network that others trained, with energies moved to the frames' level of theory.
+
+    Nuclei are not made to repel: it was trained on closer pairs than the frames show.
+    """
+    energies = None
+    if "energy" in frames.labels:
+        before = begun.energy_model.element_energies
+        shifts = _energy_shifts(begun, frames, {})
+        energies = {z: e + shifts.get(z, 0.0) for z, e in before.items()}
+    found = begun.thawed(energies)
+    name = begun.backbone_settings.name
+    layers = "last layers" if config.training.layers == "last" else "layers"
+    log(f"Training begins with the weights of {config.model.start_from}: the {layers} of {name}.")
+    return found.to(getattr(torch, config.model.dtype))
+
+
+def _energy_shifts(
+    potential: Potential, frames: GraphDataset, fixed: Mapping[int, float]
+) -> dict[int, float]:
+    """By element, eV, what brings a potential's energies to those of frames."""
+    predicted = [
+        energy
+        for batch in make_loader(frames, max_atoms=2000, shuffle=False, seed=0)
+        for energy in potential(batch.graph, forces=False).energy.tolist()
+    ]
+    return fit_energy_shifts(frames.store, frames.indices, np.array(predicted), fixed=fixed)
 
 
 def _take_weights(network: Potential, begun: NetworkPotential) -> str:
@@ -174,6 +210,28 @@ def assembled(paths: Sequence[Path], of: Method) -> tuple[Potential, TrainingRes
         history=[],
     )
     return (of.joined(networks) if of.joined else networks[0]), result
+
+
+def as_begun(config: Config) -> Config:
+    """With the method of the model that training starts from, where it is one of `eip attach`.
+
+    Raises:
+        InputError: if that model is not readable, or another method is asked for.
+    """
+    model = config.model
+    if model.start_from is None:
+        return config
+    described = read_model_info(model.start_from)["potential"]
+    while within := inside(described):
+        described = within[0]
+    if described["kind"] != AttachedPotential.kind:
+        return config
+    if model.uncertainty not in ("attached", ModelConfig().uncertainty):
+        raise InputError(
+            f"{model.start_from} is a model of eip attach and keeps its error bar: leave "
+            f"model.uncertainty out, which is '{model.uncertainty}'"
+        )
+    return config.model_copy(update={"model": model.model_copy(update={"uncertainty": "attached"})})
 
 
 def bare_network(potential: Potential) -> Potential:

@@ -43,7 +43,7 @@ from eip.verbs.messages import (
     sentence,
     silent,
 )
-from eip.verbs.networks import assembled, fresh_network
+from eip.verbs.networks import as_begun, assembled, fresh_network
 from eip.verbs.run_logs import plot_training
 from eip.verbs.runs import configured, run_of
 
@@ -92,7 +92,7 @@ def train(
         InputError: if the run folder is in use, files or labels are wrong, or an element of the
             validation, test or ood frames does not occur in training.
     """
-    config = configured(config, Config)
+    config = as_begun(configured(config, Config))
     run_dir = config.run_dir
     if config.training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device is 'cuda', but torch finds no GPU; 'auto' takes the CPU")

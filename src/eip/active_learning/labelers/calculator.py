@@ -151,6 +151,15 @@ _FACTORIES: dict[str, Callable[..., Any]] = {}
 _CALCULATORS: dict[tuple[Any, ...], Any] = {}
 
 
+def calculator_function(text: str) -> Callable[..., Any]:
+    """The function "file.py:function" or "package.module:function", which makes a calculator.
+
+    Raises:
+        InputError: if the name is neither, or the function cannot be imported.
+    """
+    return _import_factory(_named_factory(text))
+
+
 def _named_factory(text: str) -> str:
     """The name with a file's path made absolute: a worker may run in another folder."""
     module, colon, function = text.rpartition(":")
