@@ -102,6 +102,7 @@ class FreshMACE(Backbone):
                 first_layer=number == 0,
             )
             features = product(node_feats=features, sc=beside, node_attrs=elements)
-            kinds: Any = product.linear.irreps_out
+            linear: Any = product.linear
+            kinds = linear.irreps_out
             scalars += irreps.scalars(features, kinds)
         return AtomFeatures(torch.cat(scalars, dim=1), irreps.vectors(features, kinds))
