@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms, units
 from ase.calculators.socketio import SocketIOCalculator, SocketServer
 from ase.io import write
@@ -27,6 +28,7 @@ from eip.errors import InputError, NonFinitePrediction
 from eip.potential import Potential
 from eip.simulation import Calculator
 from eip.testing import check_engine, engine_structures
+from eip.uncertainty.ensemble import EnsemblePotential
 
 from .conftest import network
 
@@ -246,6 +248,91 @@ def test_path_integrals_of_water(how: str, model_file: Path, tmp_path: Path) -> 
         first[: len(atoms)], atoms.calc.results["force_uncertainty"], rtol=1e-4
     )
     assert np.ptp(table[:, 2]) < 1e-3  # what is conserved, Hartree
+
+
+COMMITTEE = """<simulation mode='md' verbosity='low' threading='false'>
+  <output prefix='run'>
+    <properties filename='out' stride='1'> [step, potential] </properties>
+    <trajectory filename='spread' extra_type='committee_uncertainty'> extras </trajectory>
+    <trajectory filename='forces' stride='1' format='xyz'> forces </trajectory>
+  </output>
+  <total_steps> 1 </total_steps>
+  <ffcommittee name='all'>
+    {members}
+    {more}
+  </ffcommittee>
+  <system>
+    <initialize nbeads='1'> <file mode='ase' units='angstrom'> start.xyz </file> </initialize>
+    <forces> <force forcefield='all'/> </forces>
+    <motion mode='dynamics'>
+      <dynamics mode='nve'> <timestep units='femtosecond'> 0.25 </timestep> </dynamics>
+    </motion>
+    <ensemble> <temperature units='kelvin'> 300 </temperature> </ensemble>
+  </system>
+</simulation>
+"""
+
+
+@pytest.mark.engines
+def test_a_committee_of_i_pi_is_an_ensemble(tmp_path: Path) -> None:
+    """Its mean is `EnsemblePotential`'s, its spread that of the members' energies; over a baseline
+    it is weighted by that spread, as i-PI has it."""
+    pytest.importorskip("ipi", reason="i-PI is not installed: pip install 'eip[ipi]'")
+    atoms = engine_structures((1, 8, 14), 4.0)["liquid water"]
+    write(tmp_path / "start.xyz", atoms)
+    members = []
+    for k in range(3):
+        member = network(head="none")
+        with torch.no_grad():
+            for weight in member.parameters():
+                weight.mul_(1 + 0.02 * k)
+        eip.save(member, tmp_path / f"{k}.eip")
+        members.append(member)
+
+    def run(of: Sequence[int], more: str = "") -> tuple[float, float, np.ndarray]:
+        forcefields = "".join(
+            f"<ffdirect name='m{k}' pbc='false'> <pes>custom</pes> "
+            f"<pes_path>{driver_file.__file__}</pes_path> "
+            f"<parameters> {{model:{k}.eip,template:start.xyz}} </parameters> </ffdirect>"
+            for k in of
+        )
+        (tmp_path / "input.xml").write_text(COMMITTEE.format(members=forcefields, more=more))
+        ipi = _i_pi(tmp_path)
+        said, _ = ipi.communicate(timeout=600)
+        assert ipi.returncode == 0, said
+        spread = np.loadtxt(tmp_path / "run.spread_0", ndmin=1)[0] * units.Hartree
+        energy = np.loadtxt(tmp_path / "run.out", ndmin=2)[0, 1] * units.Hartree
+        rows = (tmp_path / "run.forces_0.xyz").read_text().splitlines()[2 : 2 + len(atoms)]
+        said_forces = np.array([row.split()[1:4] for row in rows], dtype=float)
+        return energy, spread, said_forces * units.Hartree / units.Bohr
+
+    def by_ase(potential: Potential) -> tuple[float, np.ndarray]:
+        alone = atoms.copy()
+        alone.calc = Calculator(potential)
+        return alone.get_potential_energy(), alone.get_forces()
+
+    energies, forces = zip(*(by_ase(member) for member in members), strict=True)
+    energy, spread, mean_forces = run([0, 1])
+    ensemble_energy, ensemble_forces = by_ase(EnsemblePotential(members[:2]))
+    assert energy == pytest.approx(ensemble_energy, abs=1e-4)
+    assert spread == pytest.approx(np.std(energies[:2], ddof=1), rel=1e-4)
+    digits = 1e-4 * np.abs(ensemble_forces).max()  # that i-PI writes
+    np.testing.assert_allclose(mean_forces, ensemble_forces, atol=digits)
+
+    # The first two are a correction of the third, which is trusted to `trust` Hartree.
+    trust = float(np.std(energies[:2], ddof=1)) / units.Hartree
+    energy, _, weighted_forces = run(
+        [0, 1, 2],
+        "<weights> [1.0, 1.0] </weights> <baseline_name> m2 </baseline_name> "
+        f"<baseline_uncertainty> {trust} </baseline_uncertainty>",
+    )
+    mean = np.mean(energies[:2])
+    assert energy == pytest.approx(energies[2] + mean / 2, abs=1e-3)
+    apart = (np.array(energies[:2]) - mean)[:, None, None] * (forces[:2] - np.mean(forces[:2], 0))
+    variance = np.var(energies[:2], ddof=1)
+    push = -2 * mean * variance / (2 * variance) ** 2 * apart.sum(0)
+    expected = forces[2] + np.mean(forces[:2], 0) / 2 + push
+    np.testing.assert_allclose(weighted_forces, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def _port() -> int:
