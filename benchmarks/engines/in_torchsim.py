@@ -4,8 +4,8 @@ Needs torch-sim (`pip install torch-sim-atomistic`). Velocity Verlet with `EIPMo
 uncertainty-driven dynamics, `BiasedEIPModel`; neighbor lists, integrator and states are in both.
 Small organic molecules of many sizes, untrained weights of the default size. Rounds take all
 variants in turn, so that what else the machine does hits all; figures are medians of rounds, ratios
-medians of those within a round. Both CPU time and elapsed time are taken: on a machine that is not
-quiet the first says what elapsed time would.
+medians of those within a round. Beside elapsed time stands that of the processor, which says more
+where the machine was not quiet.
 """
 
 from __future__ import annotations
