@@ -361,14 +361,14 @@ def test_frames_that_do_not_ascend_are_refused() -> None:
 def there(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """vesin's search by tensors serves on the CPU too; the positions that it was given."""
     given = []
-    search = device_search.search
+    search = eip.neighbors.search_on_device
 
     def counted(positions: torch.Tensor, *rest: object) -> object:
         given.append(positions)
         return search(positions, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(device_search, "serves", lambda _: not device_search._FAILURES)
-    monkeypatch.setattr(device_search, "search", counted)
+    monkeypatch.setattr(eip.neighbors, "can_search_on", lambda _: not device_search._FAILURES)
+    monkeypatch.setattr(eip.neighbors, "search_on_device", counted)
     return given
 
 

@@ -21,12 +21,12 @@ class NeighborWarning(RuntimeWarning):
 _FAILURES: list[str] = []
 
 
-def serves(device: torch.device) -> bool:
+def can_search_on(device: torch.device) -> bool:
     """Whether vesin can search on a device: a card of NVIDIA's, on which it has not failed yet."""
     return device.type == "cuda" and torch.version.hip is None and not _FAILURES
 
 
-def search(
+def search_on_device(
     positions: Float[Tensor, "atoms 3"], cell: Float[Tensor, "3 3"], cutoff: float
 ) -> Edges | None:
     """All pairs closer than the cutoff, of a structure that is periodic in all directions.

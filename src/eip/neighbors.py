@@ -12,8 +12,7 @@ from ase.geometry import complete_cell
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from eip import device_search
-from eip.device_search import Edges
+from eip.device_search import Edges, can_search_on, search_on_device
 from eip.graph import AtomGraph, batch_graphs
 
 #: Up to so many atoms, a structure without periodic directions is searched pair by pair, many
@@ -99,12 +98,12 @@ def _edges_of(
     memory without end; and so is what is not finite, of which the error is to tell.
     """
     positions, cell = positions.detach(), cell.detach()
-    if device_search.serves(positions.device):
+    if can_search_on(positions.device):
         box = cell.cpu().numpy()
         sound = bool(pbc.all() & torch.isfinite(positions).all()) and np.isfinite(box).all()
         if sound and np.linalg.matrix_rank(box) == 3:
             _demand_room(len(positions), box, cutoff)
-            found = device_search.search(positions, cell, cutoff)
+            found = search_on_device(positions, cell, cutoff)
             if found is not None:
                 return found
     places, vectors, axes = (a.cpu().numpy() for a in (positions, cell, pbc))
@@ -236,7 +235,7 @@ def build_graph(
 
 def _graph_of(atoms: Atoms, cutoff: float, device: torch.device) -> AtomGraph:
     """Of one structure: on the device, if that is where its edges are looked for."""
-    if not device_search.serves(device):
+    if not can_search_on(device):
         return graph_from_arrays(
             atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, cutoff
         )
