@@ -277,6 +277,15 @@ def md(card: Card, record: Record) -> None:
                     return {"atoms": atoms, "us_per_atom": per_atom, "peak_bytes": peak, **taken}
 
                 record(f"{side}: {name}", timed)
+
+        def of_list(side: int = side) -> dict[str, Any]:
+            box = water_box(side)
+            taken = card.seconds(
+                lambda: eip.build_graph(box, CUTOFF + SKIN, device=card.device), 1.0
+            )
+            return {"atoms": len(box), "us_per_atom": 1e6 * taken["median"] / len(box), **taken}
+
+        record(f"{side}: neighbor list", of_list)
         if side > 16:
             continue
 

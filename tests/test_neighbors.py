@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eip.neighbors
+from eip import device_search
 from eip.graph import AtomGraph, batch_graphs
 from eip.neighbors import TooDense, VerletList, build_graph, find_edges, graph_from_tensors
 
@@ -351,3 +352,113 @@ def test_frames_that_do_not_ascend_are_refused() -> None:
             *(graph.numbers, graph.positions, graph.cell, graph.pbc, 4.0),
             frame=graph.frame.flip(0),
         )
+
+
+# Where the positions are: on a card, of which arrays of the CPU stand in.
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """vesin's search by tensors serves on the CPU too; the positions that it was given."""
+    given = []
+    search = eip.neighbors.search_on_device
+
+    def counted(positions: torch.Tensor, *rest: object) -> object:
+        given.append(positions)
+        return search(positions, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(eip.neighbors, "can_search_on", lambda _: not device_search._FAILURES)
+    monkeypatch.setattr(eip.neighbors, "search_on_device", counted)
+    return given
+
+
+def tilted(seed: int) -> Atoms:
+    """Atoms in and far outside a small, left-handed cell."""
+    generator = np.random.default_rng(seed)
+    cell = np.diag([3.0, 4.0, -5.0]) + generator.normal(0, 0.4, (3, 3))
+    return Atoms("OH3", positions=generator.normal(0, 9, (4, 3)), cell=cell, pbc=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_search_by_tensors_finds_the_same(there: list[torch.Tensor], seed: int) -> None:
+    structures = [tilted(seed), crystal(), Atoms("He", cell=[9.0] * 3, pbc=True)]
+    found = build_graph(structures, 4.0)
+    assert [len(one) for one in there] == [4, len(crystal()), 1]
+    for atoms, graph in zip(structures, split(found), strict=True):
+        keys = torch.cat([graph[0][:, None], graph[1][:, None], graph[2].long()], dim=1)
+        assert len(torch.unique(keys, dim=0)) == len(keys)
+        i, j, shifts = find_edges(atoms.positions, atoms.cell.array, atoms.pbc, 4.0)
+        expected = edges(i, j, shifts, np.ones(len(i), dtype=bool))
+        assert edges(*(part.numpy() for part in graph), np.ones(len(keys), bool)) == expected
+    assert found.shifts.dtype == torch.float32 and found.centers.dtype == torch.int64
+
+
+def split(graph: AtomGraph) -> list[tuple[torch.Tensor, ...]]:
+    """Centers, neighbors and shifts of each structure, counted from its first atom."""
+    frame = graph.frame[graph.centers]
+    first = torch.bincount(graph.frame).cumsum(0) - torch.bincount(graph.frame)
+    return [
+        (graph.centers[on] - first[k], graph.neighbors[on] - first[k], graph.shifts[on])
+        for k in range(graph.n_frames)
+        for on in [frame == k]
+    ]
+
+
+def test_the_order_of_edges_is_not_that_in_which_they_are_found(
+    there: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card finds them in an order of chance, and the same input is to give the same bits."""
+
+    class Shuffling(device_search.vesin.NeighborList):
+        def compute(self, points: object, **rest: object) -> object:
+            found = super().compute(points=points, **rest)
+            return tuple(torch.tensor(part.numpy()[::-1].copy()) for part in found)
+
+    expected = build_graph(tilted(0), 4.0)
+    monkeypatch.setattr(device_search.vesin, "NeighborList", Shuffling)
+    found = build_graph(tilted(0), 4.0)
+    for name in ("centers", "neighbors", "shifts"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+    assert bool((found.centers.diff() >= 0).all()) and len(there) == 2
+
+
+def test_what_a_search_by_tensors_cannot_do_the_cpu_does(there: list[torch.Tensor]) -> None:
+    """Directions that are not periodic; and errors are those of before."""
+    wire = Atoms("HF", [[0, 0, 0], [0, 0, 900.0]], cell=[3, 0, 0], pbc=[True, False, False])
+    assert build_graph(wire, 4.0).n_edges == 4 and not there
+    broken = crystal()
+    broken.positions[1, 0] = np.nan
+    with pytest.raises(ValueError, match=r"^structure 1: positions of atoms \[1\] are not finite"):
+        build_graph([crystal(), broken], 4.0)
+    with pytest.raises(TooDense, match=r"^structure 0: .*is the cell in Å"):
+        build_graph(Atoms("O", cell=[0.01] * 3, pbc=True), 4.0)
+
+
+def test_a_list_on_the_device_is_rebuilt_when_half_the_skin_is_gone(
+    there: list[torch.Tensor],
+) -> None:
+    atoms = crystal()
+    verlet = VerletList(4.0, 0.6)
+    for moved, searches in ((0.0, 1), (0.25, 1), (0.31, 2), (0.5, 2)):
+        atoms.positions[0] = crystal().positions[0] + [moved, 0, 0]
+        graph = verlet(atoms)
+        assert len(there) == searches
+    assert edge_set(graph) >= edge_set(build_graph(atoms, 4.0))
+
+
+def test_where_vesin_fails_the_cpu_goes_on_and_one_warning_says_so(
+    there: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = edge_set(build_graph(crystal(), 4.0))
+
+    class Failing(device_search.vesin.NeighborList):
+        def compute(self, points: object, **rest: object) -> object:
+            if isinstance(points, torch.Tensor):
+                raise RuntimeError("no NVRTC\n  here")
+            return super().compute(points=points, **rest)
+
+    monkeypatch.setattr(device_search, "_FAILURES", [])
+    monkeypatch.setattr(device_search.vesin, "NeighborList", Failing)
+    with pytest.warns(device_search.NeighborWarning, match="on the CPU.*: no NVRTC here") as said:
+        found = [edge_set(build_graph(crystal(), 4.0)) for _ in range(2)]
+    assert found == [expected, expected] and len(said) == 1

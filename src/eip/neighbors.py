@@ -12,6 +12,7 @@ from ase.geometry import complete_cell
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from eip.device_search import Edges, can_search_on, search_on_device
 from eip.graph import AtomGraph, batch_graphs
 
 #: Up to so many atoms, a structure without periodic directions is searched pair by pair, many
@@ -27,9 +28,6 @@ _MOST_NEIGHBORS = 20_000
 
 class TooDense(ValueError):
     """Atoms lie so close that a neighbor list would not fit anywhere."""
-
-
-Edges = tuple[Int[Tensor, "edges"], Int[Tensor, "edges"], Shaped[Tensor, "edges 3"]]
 
 
 def find_edges(
@@ -86,6 +84,32 @@ def _edges(
         ):
             part += away.index_select(0, i) - away.index_select(0, j)
     return centers, neighbors, shifts
+
+
+def _edges_of(
+    positions: Float[Tensor, "atoms 3"],
+    cell: Float[Tensor, "3 3"],
+    pbc: Bool[Tensor, "3"],
+    cutoff: float,
+) -> Edges:
+    """`_edges` of tensors, on their device if vesin can search there.
+
+    What is not periodic in all directions is left to the CPU: an atom that flew off would ask for
+    memory without end; and so is what is not finite, of which the error is to tell.
+    """
+    positions, cell = positions.detach(), cell.detach()
+    if can_search_on(positions.device):
+        box = cell.cpu().numpy()
+        sound = bool(pbc.all() & torch.isfinite(positions).all()) and np.isfinite(box).all()
+        if sound and np.linalg.matrix_rank(box) == 3:
+            _demand_room(len(positions), box, cutoff)
+            found = search_on_device(positions, cell, cutoff)
+            if found is not None:
+                return found
+    places, vectors, axes = (a.cpu().numpy() for a in (positions, cell, pbc))
+    centers, neighbors, shifts = _edges(places, vectors, axes, cutoff)
+    home = positions.device
+    return centers.to(home), neighbors.to(home), shifts.to(home)
 
 
 def _boxed(
@@ -199,16 +223,32 @@ def build_graph(
             pairs += n_atoms**2
             continue
         try:
-            graphs.append(
-                graph_from_arrays(
-                    atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, cutoff
-                )
-            )
+            graphs.append(_graph_of(atoms, cutoff, torch.device(device)))
         except ValueError as error:
             raise type(error)(f"structure {index}: {error}") from error
     if small:
         graphs.append(_pairwise_graph(small, cutoff))
+    if len({graph.positions.device for graph in graphs}) > 1:
+        graphs = [graph.to(device) for graph in graphs]
     return batch_graphs(graphs).to(device=device)
+
+
+def _graph_of(atoms: Atoms, cutoff: float, device: torch.device) -> AtomGraph:
+    """Of one structure: on the device, if that is where its edges are looked for."""
+    if not can_search_on(device):
+        return graph_from_arrays(
+            atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, cutoff
+        )
+    try:
+        return graph_from_tensors(
+            _numbers(atoms.numbers).to(device),
+            torch.tensor(atoms.positions, dtype=torch.float64, device=device),
+            torch.tensor(atoms.cell.array[None], dtype=torch.float64, device=device),
+            torch.tensor(atoms.pbc[None], device=device),
+            cutoff,
+        )
+    except ValueError as error:
+        raise type(error)(str(error).removeprefix("structure 0: ")) from error
 
 
 def _pairwise_graph(structures: Sequence[Atoms], cutoff: float) -> AtomGraph:
@@ -273,7 +313,8 @@ def graph_from_tensors(
         owned: see `eip.graph.AtomGraph`; ghosts are to reach as far as the potential's layers
             together, and their forces are to be added to those of the atoms that they stand for.
         edges: centers, neighbors and shifts of the engine's own list, full, in any order, at least
-            up to the cutoff; None: vesin finds them, on the CPU.
+            up to the cutoff; None: vesin finds them, on an NVIDIA card where the positions are
+            there and all directions periodic, else on the CPU.
 
     Raises:
         ValueError: if frames do not ascend, there is a structure without atoms, the geometry is not
@@ -292,9 +333,8 @@ def graph_from_tensors(
         found, first = [], 0
         parts = zip(positions.split(counts.tolist()), cell, pbc, strict=True)
         for index, (part, box, periodic) in enumerate(parts):
-            places, vectors, axes = (a.detach().cpu().numpy() for a in (part, box, periodic))
             try:
-                i, j, shift = _edges(places, vectors, axes, cutoff)
+                i, j, shift = _edges_of(part, box, periodic, cutoff)
             except ValueError as error:
                 raise type(error)(f"structure {index}: {error}") from error
             found.append((i + first, j + first, shift))
