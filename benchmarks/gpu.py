@@ -25,7 +25,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 
 #: Seconds of each part, in this order; of all together, `--seconds`.
-LIMITS = {"about": 40, "correctness": 110, "md": 130, "train": 60, "largest": 80, "peers": 90}
+LIMITS = {"about": 40, "correctness": 130, "md": 130, "train": 60, "largest": 80, "peers": 90}
 
 CUTOFF, SKIN = 5.0, 0.5
 #: The default network, as experiments/accuracy trains it, and one that an interpreter can do.

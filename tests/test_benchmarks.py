@@ -188,6 +188,6 @@ def test_the_script_of_a_gpu_ends_in_time_and_says_what_is_wrong(
     assert module.run_parts(options) == 1
     said = capfd.readouterr().out
     assert "train: stopped at its limit" in said and "md, x: no" in said
-    assert "WRONG: float32 differs" in said
+    assert "WRONG: not so that float32 is right" in said
     assert not (tmp_path / "train.done").exists() and (tmp_path / "about.done").exists()
     assert json.loads((tmp_path / "gpu.json").read_text())["about"] == {"x": {"y": 1}}
