@@ -99,7 +99,10 @@ def main() -> None:
         found[name] = {}
         for key in ("force_uncertainty", "extrapolation_grade"):
             known, other = (getattr(said[of], key).numpy() for of in ("home", name))
-            per_frame = [x.reshape(arguments.frames, -1).mean(axis=1) for x in (known, other)]
+            per_frame = [
+                x.reshape(len(frames), -1).mean(axis=1)
+                for x, frames in ((known, home), (other, sets[name]))
+            ]
             short = "sigma" if key == "force_uncertainty" else "grade"
             for kind, (a, b) in {"atoms": (known, other), "structures": per_frame}.items():
                 truth = np.arange(len(a) + len(b)) >= len(a)
