@@ -201,7 +201,7 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 #: Frames of a store.
-Frames = tuple[FrameStore, Int[np.ndarray, "frames"]]
+Frames = tuple[FrameStore, Int[np.ndarray, "_"]]
 
 
 def attached_to(
