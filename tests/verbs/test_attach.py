@@ -168,6 +168,7 @@ def test_fine_tuned_it_stands_on_its_own(
     assert "By fine-tuning, on the held-out frames: force MAE" in printed
     before, after = (eip.info(path)["measured on validation frames"] for path in (attached, out))
     assert eip.info(out)["training"]["metrics_before"] == before
+    assert set(eip.info(out)["added to the network's energies (eV)"]) == {"H", "C", "O"}
     assert after["force_mae"] < before["force_mae"]
     with safe_open(out, framework="pt") as file:
         assert any(name.endswith("backbone.own.strength") for name in file.keys())  # noqa: SIM118
