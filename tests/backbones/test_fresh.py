@@ -68,7 +68,8 @@ def test_what_messages_are_divided_by_is_not_trained() -> None:
 
 def test_sizes_are_of_fresh_networks() -> None:
     assert MACESettings().fresh and SevenNetSettings().fresh
-    assert not SevenNetSettings().pretrained().fresh
+    attached = SevenNetSettings().pretrained()
+    assert not attached.fresh and "channels" not in attached.to_dict()
     with pytest.raises(InputError, match="channels is of a network that is trained from nothing"):
         SevenNetSettings(weights="7net-0", channels=8)
     with pytest.raises(InputError, match="cutoff is that of the weights, 5 Å, got 4"):

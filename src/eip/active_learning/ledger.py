@@ -186,7 +186,7 @@ class Ledger:
                 data = {"info": info} if info else {}
                 checksum = _checksum(bare, said, "", info)
                 now = time.time()
-                self._database.write(bare, data, **said, proposed_at=now, checksum=checksum)
+                self._database.write(bare, data=data, **said, proposed_at=now, checksum=checksum)
                 added.append(key)
         return added
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, field_serializer, model_validator
+from pydantic import Field, field_serializer, model_serializer, model_validator
 
 from eip.backbones.packages import TRUSTED, Package, sha256_of, trusted
 from eip.errors import InputError
@@ -17,6 +17,12 @@ Z = TypeVar("Z", bound="SizedSettings")
 #: How the weights of a package are described in a model file.
 _VERSION = "version of the package that the model stands on; empty: what is installed"
 _SHA256 = "of the file with the weights that the model stands on; empty: what the package has"
+
+
+#: What a network is made of that is trained from nothing.
+_SIZES = frozenset(
+    ("channels", "interactions", "l_max", "radial_functions", "mean_neighbors", "correlation")
+)
 
 
 class PackageSettings(BackboneSettings):
@@ -64,10 +70,15 @@ class SizedSettings(PackageSettings):
         found = {name: getattr(self, name) for name in names}
         return {**found, "mean_neighbors": self.mean_neighbors or 1.0}
 
+    @model_serializer(mode="wrap")
+    def _without_sizes_of_weights(self, written: Any) -> dict[str, Any]:
+        found: dict[str, Any] = written(self)
+        return found if self.fresh else {k: v for k, v in found.items() if k not in _SIZES}
+
     @model_validator(mode="after")
     def _sizes_are_of_the_weights(self: Z) -> Z:
         if not self.fresh:
-            for name in ("channels", "interactions", "l_max", "radial_functions", "mean_neighbors"):
+            for name in sorted(_SIZES & set(type(self).model_fields)):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(
                         f"{name} is of a network that is trained from nothing; with weights it is "

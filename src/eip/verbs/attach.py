@@ -47,7 +47,7 @@ from eip.verbs.train import train
 #: Labelled frames that it takes; of more, so many are drawn.
 FEWEST, MOST = 50, 1000
 #: Of fine-tuning: passes over the training frames, and the learning rate.
-EPOCHS, RATE = 20, 1e-4
+EPOCHS, RATE = 10, 1e-3
 #: Of the frames, those that are held out.
 _HELD_OUT = 0.25
 
@@ -201,7 +201,7 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 #: Frames of a store.
-Frames = tuple[FrameStore, Int[np.ndarray, "frames"]]
+Frames = tuple[FrameStore, Int[np.ndarray, "_"]]
 
 
 def attached_to(

@@ -114,14 +114,24 @@ def describe_model(path: str | Path) -> dict[str, Any]:
     energies = settings.pop("element_energies", {})
     short_range = settings.pop("short_range", None)
     elements = [chemical_symbols[z] for z in settings.pop("elements", [])]
+    attached = potential["kind"] == "attached"
+    backbone = settings.get("backbone")
+    if isinstance(backbone, dict) and backbone.pop("architecture", None) is not None:
+        backbone["weights are"] = "in this file, fine-tuned"
     out: dict[str, Any] = {
         "kind": " of ".join(kinds),
         "elements": elements,
-        "element energies (eV)": {chemical_symbols[int(z)]: e for z, e in energies.items()},
-        "note": sentence(groups) if groups else _UNDETERMINED if _undetermined(energies) else "",
+        _ADDED if attached else "element energies (eV)": {
+            chemical_symbols[int(z)]: e for z, e in energies.items()
+        },
+        "note": sentence(groups)
+        if groups
+        else _UNDETERMINED
+        if _undetermined(energies) and not attached
+        else "",
         "units": "eV, Å, eV/Å, eV/Å³",
         "repulsion below": ""
-        if potential["kind"] == "attached"
+        if attached
         else _NO_REPULSION
         if short_range is None
         else str(ShortRangeSettings.from_dict(short_range)),
@@ -150,6 +160,8 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         }
     return {key: value for key, value in out.items() if value}
 
+
+_ADDED = "added to the network's energies (eV)"
 
 _NO_REPULSION = (
     "no distance of atoms: closer than in training the network alone is asked; eip calibrate "

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from jaxtyping import Int
 
 from eip import evaluation
 from eip.active_learning.labelers.calculator import calculator_function
 from eip.config import Config
-from eip.data import FrameStore
 from eip.errors import InputError, did_you_mean
 from eip.evaluation import Evaluation, compute_metrics
 from eip.graph import AtomGraph
@@ -26,7 +24,7 @@ from eip.models.settings import BACKBONES, BackboneSettings, backbone_settings
 from eip.potential import Differentiable, Potential, prepared
 from eip.prediction import Prediction
 from eip.uncertainty.calibration import fit_calibration
-from eip.verbs.attach import MOST, attached_to
+from eip.verbs.attach import MOST, Frames, attached_to
 from eip.verbs.costs import predicting_seconds, timed_batch
 from eip.verbs.evaluate import without_energies
 from eip.verbs.frames import dataset_for, loader, open_labelled, split
@@ -186,7 +184,7 @@ def _settings(name: str) -> BackboneSettings:
 
 def _potential(
     name: str,
-    sets: Mapping[str, tuple[FrameStore, Int[np.ndarray, "frames"]]],
+    sets: Mapping[str, Frames],
     config: Config,
     progress: bool,
     log: Log,
