@@ -342,7 +342,7 @@ def test_info_of_the_machine_says_what_runs_where_and_why(
     said = json.loads(out)
     assert code == 0
     assert said["operators"]["coupling"] == "C++ on a CPU, Triton on a GPU"
-    assert said["operators"]["painn_message"] == "C++ on a CPU"
+    assert said["operators"]["cartesian_ace"] == "C++ on a CPU"
     there = torch.cuda.is_available()
     assert said["runs by default on"] == ("cuda" if there else "cpu")
     if not there:

@@ -204,7 +204,7 @@ def _panels(runs: Mapping[str, Path], config: Config) -> dict[str, tuple[Any, An
 
 
 def _panel(
-    label: str, found: Evaluation, metrics: Mapping[str, float]
+    label: str, found: Evaluation, metrics: Mapping[str, float | int]
 ) -> tuple[np.ndarray, np.ndarray, str]:
     assert found.force_uncertainty is not None
     note = f"{label}\nSpearman {metrics['spearman_atom']:.2f}"
