@@ -35,8 +35,8 @@ class Walker:
     start: Atoms
     udd: bool
     settings: DynamicsSettings
-    push: float = 0.3
-    hover: float | None = None
+    push: float
+    hover: float | None
 
 
 @dataclass(frozen=True)

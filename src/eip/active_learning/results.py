@@ -55,6 +55,13 @@ class Generation:
     check: dict[str, Any] | None = None
     verdict: str = ""
 
+    @property
+    def open_verdict(self) -> str:
+        """The verdict as a sentence, unless it is what the loop ended with already."""
+        if not self.verdict or self.verdict == self.stop:
+            return ""
+        return f"{self.verdict[0].upper()}{self.verdict[1:]}."
+
 
 @dataclass(frozen=True)
 class LearningResult:

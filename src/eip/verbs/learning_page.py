@@ -44,11 +44,7 @@ def write_page(folder: Path, result: LearningResult, figures: Sequence[Figure]) 
     last = result.generations[-1]
     tasks = list(read_tasks(folder / "tasks.csv"))
     seconds = {task.name: task.seconds for task in tasks if task.kind == "label"}
-    candidates = [
-        c
-        for c in Ledger(folder / "ledger.db").candidates()
-        if c.state != "proposed" or (c.generation == last.generation and c.reason)
-    ]
+    candidates = [c for c in Ledger(folder / "ledger.db").candidates() if c.state != "proposed"]
     drawn = list(figures)
     if tasks:
         drawn.append(
@@ -59,13 +55,12 @@ def write_page(folder: Path, result: LearningResult, figures: Sequence[Figure]) 
                 [task.seconds for task in tasks],
             )
         )
-    verdict = last.verdict if last.verdict and last.verdict != last.stop else ""
     title = f"Active learning: {escape(folder.absolute().name)}"
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
         f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>",
         f"<p>{_ended(result)}</p>",
-        f"<p>{escape(verdict[:1].upper() + verdict[1:])}.</p>" if verdict else "",
+        f"<p>{escape(last.open_verdict)}</p>" if last.open_verdict else "",
         "<h2>Generations</h2>",
         _table(COLUMNS, rows(result)),
         *(f"<figure>{_svg(figure)}</figure>" for figure in drawn),

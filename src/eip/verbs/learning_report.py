@@ -49,11 +49,10 @@ def _ends(generations: Sequence[Any]) -> list[Any]:
 def _markdown(result: LearningResult, folder: Path) -> str:
     model = os.path.relpath(result.model, folder)
     last = result.generations[-1]
-    verdict = "" if last.verdict == last.stop else last.verdict
     lines = [
         "# Active learning\n",
         f"\nEnded: {result.reason}. {result.labels} labels; model: `{model}`.\n\n",
-        *([f"{verdict[0].upper()}{verdict[1:]}.\n\n"] if verdict else []),
+        *([f"{last.open_verdict}\n\n"] if last.open_verdict else []),
         f"| {' | '.join(COLUMNS)} |\n",
         f"| {' | '.join(['---'] * len(COLUMNS))} |\n",
         *(f"| {' | '.join(row)} |\n" for row in rows(result)),

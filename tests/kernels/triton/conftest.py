@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from eip.kernels import triton_path
-from eip.kernels.triton import launch
+from eip.kernels.triton import formulas, launch
+from eip.kernels.triton.expressions import Number
 from eip.kernels.triton.sources import atoms, edges
 
 
@@ -32,6 +33,25 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContext
             yield started
 
     return within
+
+
+@pytest.fixture
+def wrong_sign(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Breaks a formula by its name: the sign of the last number is wrong, in kernels made of it
+    too."""
+
+    def spoil(name: str) -> None:
+        right = getattr(formulas, name)
+
+        def wrong(d: list[Number], w: list[Number], node: list[Number]) -> list[Number]:
+            *others, last = right(d, w, node)
+            return [*others, -last]
+
+        monkeypatch.setattr(formulas, name, wrong)
+
+    edges.sums.cache_clear()
+    yield spoil
+    edges.sums.cache_clear()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import pytest
@@ -12,9 +12,6 @@ from torch import Tensor
 from eip.kernels import reference_path, triton_path
 from eip.kernels.coupling import FIRST_PATHS, PATHS, coupling
 from eip.kernels.edges import list_edges
-from eip.kernels.triton import formulas
-from eip.kernels.triton.expressions import Number
-from eip.kernels.triton.sources import edges as sources
 
 from .graphs import Graph, close, random_graph
 
@@ -110,22 +107,10 @@ def test_the_same_input_gives_the_same_bits(interpreted: Interpreted, few_parts:
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-@pytest.fixture
-def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A formula with one sign that is wrong, and kernels made of it."""
-    right = formulas.couple
-
-    def wrong(d: list[Number], w: list[Number], node: list[Number]) -> list[Number]:
-        *others, last = right(d, w, node)
-        return [*others, -last]
-
-    sources.sums.cache_clear()
-    monkeypatch.setattr(formulas, "couple", wrong)
-    yield
-    sources.sums.cache_clear()
-
-
-def test_a_kernel_that_is_wrong_is_noticed(interpreted: Interpreted, broken: None) -> None:
+def test_a_kernel_that_is_wrong_is_noticed(
+    interpreted: Interpreted, wrong_sign: Callable[[str], None]
+) -> None:
+    wrong_sign("couple")
     graph = random_graph(2, 3)
     inputs = arrays(graph, 32, True, torch.float64)
     with interpreted():

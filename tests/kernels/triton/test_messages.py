@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import pytest
@@ -13,9 +13,6 @@ from torch import Tensor
 from eip.kernels import messages, reference_path
 from eip.kernels.edges import list_edges
 from eip.kernels.messages import message
-from eip.kernels.triton import formulas
-from eip.kernels.triton.expressions import Number
-from eip.kernels.triton.sources import edges as sources
 from eip.models.painn import PaiNN
 from eip.neighbors import build_graph
 
@@ -97,22 +94,10 @@ def test_single_precision_is_that_within_its_rounding_and_the_same_twice(
     assert all(torch.equal(one, two) for one, two in zip(found, again, strict=True))
 
 
-@pytest.fixture
-def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A formula with one sign that is wrong, and kernels made of it."""
-    right = formulas.pass_on
-
-    def wrong(d: list[Number], w: list[Number], node: list[Number]) -> list[Number]:
-        *others, last = right(d, w, node)
-        return [*others, -last]
-
-    sources.sums.cache_clear()
-    monkeypatch.setattr(formulas, "pass_on", wrong)
-    yield
-    sources.sums.cache_clear()
-
-
-def test_a_kernel_that_is_wrong_is_noticed(interpreted: Interpreted, broken: None) -> None:
+def test_a_kernel_that_is_wrong_is_noticed(
+    interpreted: Interpreted, wrong_sign: Callable[[str], None]
+) -> None:
+    wrong_sign("pass_on")
     graph = random_graph(2, 3)
     inputs = arrays(graph, 32, torch.float64)
     with interpreted():
