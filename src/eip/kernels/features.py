@@ -245,7 +245,8 @@ def _plain_neighborhood_mean(
     square = vectors.square().sum(dim=1)
     weight = (1.0 - square / cutoff**2).clamp(min=0.0).square()
     both = torch.stack([weight * take(per_atom, neighbors), weight], dim=1)
-    total, weights = sums(both, centers, len(per_atom)).unbind(1)
+    # Not len(): a trace would keep the number of the example's atoms.
+    total, weights = sums(both, centers, per_atom.shape[0]).unbind(1)
     return (per_atom + total) / (1.0 + weights)
 
 
