@@ -283,6 +283,20 @@ def concatenate(predictions: Sequence[Prediction]) -> Prediction:
     )
 
 
+def separate(prediction: Prediction, n_atoms: Sequence[int]) -> list[Prediction]:
+    """The structures of a batch, a prediction each: what `concatenate` joins.
+
+    Args:
+        n_atoms: of each structure.
+    """
+    columns = {
+        of.name: value.split(list(n_atoms) if of.level == "atom" else 1)
+        for of, value in prediction.figures()
+    }
+    parts = zip(*columns.values(), strict=True)
+    return [type(prediction)(**dict(zip(columns, part, strict=True))) for part in parts]
+
+
 def check_finite(
     prediction: Prediction, graph: AtomGraph, name: Callable[[int], str] = "structure {}".format
 ) -> None:

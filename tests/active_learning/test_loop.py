@@ -18,6 +18,7 @@ import torch
 from ase import Atoms
 from ase.calculators.emt import EMT
 from ase.cluster import Octahedron
+from ase.io import read
 
 from eip.active_learning.labelers import Labeler, LabelFailure, labelled_copy
 from eip.active_learning.labelling import label_one, read_label
@@ -25,6 +26,7 @@ from eip.active_learning.ledger import Ledger
 from eip.active_learning.loop import LearningRun, TrainingTask, read_frames
 from eip.active_learning.results import LearningResult, status
 from eip.active_learning.settings import LearningSettings
+from eip.active_learning.tasks import read_tasks
 from eip.errors import InputError
 from eip.model_file import save_model
 from eip.uncertainty.calibrated import CalibratedPotential
@@ -143,12 +145,37 @@ def test_md_and_udd_run_from_each_start_at_each_temperature(tmp_path: Path) -> N
     result = learn(tmp_path, settings)
     names = [r["name"] for r in result.generations[0].runs]
     assert names == [
-        "copper-200K-md", "copper-200K-udd", "copper-400K-md", "copper-400K-udd",
+        "copper-200K-md", "copper-400K-md", "copper-200K-udd", "copper-400K-udd",
     ]  # fmt: skip
     for run in result.generations[0].runs:
         assert (Path(run["folder"]) / "trajectory.xyz").is_file()
         assert (Path(run["folder"]) / "udd.json").is_file() == run["udd"]
     assert result.generations[0].seen == {"md": 22, "udd": 22}
+
+
+def test_replicas_differ_and_may_share_their_calls(tmp_path: Path) -> None:
+    found = {}
+    for together in (1, 4):
+        settings = QUICK.replace(replicas=3, together=together, generations=1)
+        folder = tmp_path / str(together)
+        folder.mkdir()
+        found[together] = learn(folder, settings).generations[0]
+    assert [r["name"] for r in found[1].runs] == [
+        "copper-300K-md", "copper-300K-md-1", "copper-300K-md-2",
+        "copper-300K-udd", "copper-300K-udd-1", "copper-300K-udd-2",
+    ]  # fmt: skip
+    ends = {}
+    for together, generation in found.items():
+        assert [r["ending"] for r in generation.runs] == ["finished"] * 6
+        ends[together] = np.array([
+            read(Path(run["folder"]) / "trajectory.xyz", "-1").positions for run in generation.runs
+        ])  # fmt: skip
+    assert np.abs(ends[1][1:] - ends[1][:-1]).max(axis=(1, 2)).min() > 1e-4
+    np.testing.assert_allclose(ends[4], ends[1], atol=1e-5)
+    times = read_tasks(tmp_path / "4" / "tasks.csv")
+    assert [t.name for t in times if t.kind == "dynamics"] == [
+        "copper-300K-md and 3 more", "copper-300K-udd-1 and 1 more",
+    ]  # fmt: skip
 
 
 def test_a_run_that_is_over_is_read_not_repeated(whole: Path) -> None:
@@ -472,6 +499,22 @@ def test_killed_while_it_checks_it_ends_the_same(tmp_path: Path) -> None:
     assert [g["check"] for g in told[0]["generations"]] == [
         g["check"] for g in told[1]["generations"]
     ]
+
+
+def test_killed_while_runs_share_their_calls_it_ends_the_same(tmp_path: Path) -> None:
+    settings, whole, folder = QUICK.replace(replicas=2, together=4), tmp_path / "a", tmp_path / "b"
+    for path in (whole, folder):
+        path.mkdir()
+    learn(whole, settings)
+    rng = random.Random(1)
+    for deaths in range(12):
+        pid = forked(folder, lambda: None, settings)
+        time.sleep(rng.uniform(0.05, 0.8 + 0.1 * deaths))
+        os.kill(pid, signal.SIGKILL)
+        if not killed(pid):
+            break
+    learn(folder, settings)
+    check_same(folder, whole)
 
 
 def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, whole: Path) -> None:

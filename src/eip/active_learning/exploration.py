@@ -1,10 +1,11 @@
-"""One run of dynamics that looks for what the potential does not know; runs in a worker."""
+"""Runs of dynamics that look for what the potential does not know; at work in a worker."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from ase import Atoms
 from ase.io import iread
 
 from eip.model_file import load_model
-from eip.simulation import DynamicsSettings, UDDParameters, propose_udd, run_dynamics
+from eip.potential import Potential
+from eip.simulation import DynamicsSettings, Together, UDDParameters, propose_udd, run_dynamics
 
 #: Seconds; a worker on another machine outlives its killed parent a while.
 _PATIENCE = 150.0
@@ -63,29 +65,69 @@ class WalkerOutcome:
     folder: Path
 
 
-def explore(model: Path, walker: Walker, folder: Path) -> WalkerOutcome:
-    """Runs a walker; a run that was cut short goes on from its checkpoint, a whole one is read.
+def explore(model: Path, walkers: Sequence[Walker], folder: Path) -> list[WalkerOutcome]:
+    """Runs walkers, each in a folder of its name; several share their calls of the model.
+
+    A run that was cut short goes on from its checkpoint, a whole one is read.
 
     Raises:
         InputError: as `eip.simulation.run_dynamics`.
     """
+    outcomes = {walker.name: _done(walker, folder / walker.name) for walker in walkers}
+    open_ = [walker for walker in walkers if outcomes[walker.name] is None]
+    if open_:
+        potential = load_model(model)
+        biases = _biases(potential, open_, folder)
+        together = Together() if len(walkers) > 1 else None
+        runs = [
+            partial(_run, walker, potential, biases[walker.name], folder / walker.name, together)
+            for walker in open_
+        ]
+        ended = [run() for run in runs] if together is None else together.run(runs)
+        outcomes |= {outcome.name: outcome for outcome in ended}
+    return [outcome for outcome in outcomes.values() if outcome is not None]
+
+
+def _done(walker: Walker, folder: Path) -> WalkerOutcome | None:
+    """How a run went that has come to its end."""
     kept = folder / "summary.json"
-    if kept.is_file():
-        summary = json.loads(kept.read_text(encoding="utf-8"))
-        if summary["cause"] != "interrupted":
-            return _outcome(walker, summary, folder)
-    potential = load_model(model)
-    bias = None
-    if walker.udd:
-        chosen = folder / "udd.json"
-        if chosen.is_file():
-            values = json.loads(chosen.read_text(encoding="utf-8"))
-            bias = UDDParameters.from_dict(values)
+    if not kept.is_file():
+        return None
+    summary = json.loads(kept.read_text(encoding="utf-8"))
+    return None if summary["cause"] == "interrupted" else _outcome(walker, summary, folder)
+
+
+def _biases(
+    potential: Potential, walkers: Sequence[Walker], folder: Path
+) -> dict[str, UDDParameters | None]:
+    """Of each walker: what its run began with, or what is proposed for its start."""
+    proposed: dict[tuple[bytes, ...], UDDParameters] = {}
+    found: dict[str, UDDParameters | None] = {}
+    for walker in walkers:
+        begun = folder / walker.name / "udd.json"
+        if not walker.udd:
+            found[walker.name] = None
+        elif begun.is_file():
+            values = json.loads(begun.read_text(encoding="utf-8"))
+            found[walker.name] = UDDParameters.from_dict(values)
         else:
-            proposal = propose_udd(
-                potential, walker.start, walker.settings.temperature, fraction=walker.push
-            )
-            bias = replace(proposal.parameters, hover=walker.hover)
+            start, temperature = walker.start, walker.settings.temperature
+            asked = start.numbers, start.positions, start.cell.array, np.array(temperature)
+            key = tuple(array.tobytes() for array in asked)
+            if key not in proposed:
+                proposal = propose_udd(potential, start, temperature, fraction=walker.push)
+                proposed[key] = replace(proposal.parameters, hover=walker.hover)
+            found[walker.name] = proposed[key]
+    return found
+
+
+def _run(
+    walker: Walker,
+    potential: Potential,
+    bias: UDDParameters | None,
+    folder: Path,
+    together: Together | None,
+) -> WalkerOutcome:
     summary = run_dynamics(
         walker.start,
         potential,
@@ -95,6 +137,7 @@ def explore(model: Path, walker: Walker, folder: Path) -> WalkerOutcome:
         udd=bias,
         progress=False,
         patience=_PATIENCE,
+        together=together,
     )
     return _outcome(walker, vars(summary), folder)
 

@@ -22,6 +22,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -328,37 +329,41 @@ class LearningRun:
     # --- exploration -----------------------------------------------------------------------------
 
     def walkers(self, index: int) -> list[Walker]:
-        """The runs of a generation."""
+        """The runs of a generation, those that can share their calls beside each other."""
         s = self.settings
+        steps = round(1000.0 * s.length_ps / s.timestep_fs)
+        kinds = {"md": False, "udd": True} if s.udd else {"md": False}
         out = []
-        for name, start in self.starts.items():
-            for temperature in s.temperatures:
-                for udd in (False, True) if s.udd else (False,):
-                    steps = round(1000.0 * s.length_ps / s.timestep_fs)
-                    settings = DynamicsSettings(
-                        steps=steps,
-                        temperature=temperature,
-                        timestep_fs=s.timestep_fs,
-                        seed=s.seed + 1000 * index,
-                        trajectory_interval=s.frame_interval,
-                        log_interval=s.frame_interval,
-                        max_bond_stretch=s.max_bond_stretch,
-                    )
-                    kind = "udd" if udd else "md"
-                    walker = f"{name}-{temperature:g}K-{kind}"
-                    out.append(Walker(walker, start, udd, settings, s.push, s.hover))
+        for (kind, udd), name, temperature, replica in product(
+            kinds.items(), self.starts, s.temperatures, range(s.replicas)
+        ):
+            settings = DynamicsSettings(
+                steps=steps,
+                temperature=temperature,
+                timestep_fs=s.timestep_fs,
+                seed=s.seed + 1000 * index + replica,
+                trajectory_interval=s.frame_interval,
+                log_interval=s.frame_interval,
+                max_bond_stretch=s.max_bond_stretch,
+            )
+            walker = f"{name}-{temperature:g}K-{kind}" + (f"-{replica}" if replica else "")
+            out.append(Walker(walker, self.starts[name], udd, settings, s.push, s.hover))
         return out
 
     def _explore(self, index: int, model: Path) -> list[WalkerOutcome]:
         folder = self._path(index) / "explore"
         walkers = self.walkers(index)
-        tasks = {w.name: (model, w, folder / w.name) for w in walkers}
+        parts = [
+            walkers[k : k + self.settings.together]
+            for k in range(0, len(walkers), self.settings.together)
+        ]
+        tasks = {_names(part): (model, part, folder) for part in parts}
         found: dict[str, WalkerOutcome] = {}
         words = f"Generation {index}: exploring"
         for outcome in self._outcomes("dynamics", explore, tasks, words):
             if outcome.error is not None:
                 raise outcome.error
-            found[outcome.key] = outcome.value
+            found |= {one.name: one for one in outcome.value}
         return [found[w.name] for w in walkers]
 
     def _check(self, index: int, potential: Potential, drawn: Sequence[Found]) -> Check | None:
@@ -543,6 +548,12 @@ class LearningRun:
         self._seconds[name] += now - self._mark
         self._mark = now
         write_whole(self.folder / "time.json", json_text(self._seconds))
+
+
+def _names(walkers: Sequence[Walker]) -> str:
+    """Of a task: the first walker's, and how many go with it."""
+    others = len(walkers) - 1
+    return walkers[0].name + (f" and {others} more" if others else "")
 
 
 def read_frames(path: Path) -> list[Atoms]:

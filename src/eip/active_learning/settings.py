@@ -49,6 +49,16 @@ class LearningSettings(ReferenceSettings):
     max_labels: Count | None = Field(None, ge=1, description="in all; empty: no bound")
     max_hours: float | None = Field(None, gt=0, description="of wall time in all; empty: no bound")
     temperatures: Temperatures = Field((300.0,), description="K; each start runs at each of them")
+    replicas: Count = Field(
+        1, ge=1, le=1000, description="runs of each, that differ in their random numbers"
+    )
+    together: Count = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="runs in one process that share each call of the model: for small structures, "
+        "and for a GPU, 16 to 64",
+    )
     length_ps: float = Field(5.0, gt=0, le=1e9, description="ps, of each run of dynamics")
     timestep_fs: float = Field(0.5, gt=0, le=1000, description="fs")
     udd: bool = Field(True, description="beside each run one driven by the uncertainty")

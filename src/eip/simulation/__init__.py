@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from eip.simulation.settings import Limiter as Limiter
     from eip.simulation.settings import UDDSettings as UDDSettings
     from eip.simulation.summary import DynamicsSummary as DynamicsSummary
+    from eip.simulation.together import Together as Together
 
 __getattr__, __all__ = importer(
     __name__,
@@ -37,6 +38,7 @@ __getattr__, __all__ = importer(
         "eip.simulation.monitors": "Ending Monitor State",
         "eip.simulation.settings": "DynamicsSettings Ensemble Limiter UDDSettings",
         "eip.simulation.summary": "DynamicsSummary",
+        "eip.simulation.together": "Together",
     },
 )
 

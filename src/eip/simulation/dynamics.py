@@ -39,6 +39,7 @@ from eip.simulation.records import (
 from eip.simulation.session import progress_bar
 from eip.simulation.settings import DynamicsSettings
 from eip.simulation.summary import DynamicsSummary, Totals
+from eip.simulation.together import Together
 from eip.uncertainty.calibrated import CalibratedPotential
 
 #: Settings that a continued run may change; all others make it another run.
@@ -81,6 +82,7 @@ def run_dynamics(
     dtype: torch.dtype | None = None,
     skin: float = 0.5,
     patience: float = 0.0,
+    together: Together | None = None,
 ) -> DynamicsSummary:
     """Runs dynamics; everything it learns is in ``run_dir`` before it returns.
 
@@ -101,6 +103,7 @@ def run_dynamics(
         udd: bias of UDD.
         progress: show a bar with temperature and σ on stderr.
         patience: seconds to wait for another process in the folder that is about to end.
+        together: of other runs, whose calls of the potential this one shares.
 
     Raises:
         InputError: if the folder holds a run already (``resume`` not set), or one of other
@@ -141,7 +144,7 @@ def run_dynamics(
     ):
         # What is not finite is a run's end, for the monitors to tell.
         calculator = BiasedCalculator(
-            model,
+            model if together is None else together.share(model),
             stress=True if settings.ensemble == "npt" else None,
             skin=skin,
             allow_non_finite=True,
@@ -153,7 +156,7 @@ def run_dynamics(
             else:
                 run.begin()
             with deferred_interrupts() as interrupted, progress_bar(settings, progress) as show:
-                ending = run.go(interrupted, show)
+                ending = run.go(together.interrupted if together else interrupted, show)
                 return run.finish(ending)
         finally:
             run.close()

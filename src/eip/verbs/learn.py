@@ -113,7 +113,8 @@ def plan(config: LearningConfig) -> Table:
     if settings.max_labels is not None:
         most = min(most, settings.max_labels)
     table.add_row("labels", f"at most {most}, by {labeler.name}")
-    table.add_row("where", f"{settings.executor}, {settings.workers} workers")
+    shared = f", up to {settings.together} runs in one" if settings.together > 1 else ""
+    table.add_row("where", f"{settings.executor}, {settings.workers} workers{shared}")
     return table
 
 
