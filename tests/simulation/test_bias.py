@@ -25,6 +25,7 @@ from eip.simulation.bias import (
     limit_bias,
     propose_udd,
 )
+from eip.simulation.calculator import BiasedCalculator
 
 from .toy import ToyPotential, cluster, crystal
 
@@ -278,6 +279,25 @@ def test_the_push_turns_round_at_the_grade_it_is_to_hover_at():
     torch.testing.assert_close(far.forces_bias, -plain.forces_bias)
     home = predict(UDDPotential(Graded(), **PARAMETERS, hover=1e9), structures)
     torch.testing.assert_close(home.forces_bias, plain.forces_bias)
+
+
+def test_a_run_feels_the_mean_of_the_bias_over_its_memory():
+    potential, atoms = UDDPotential(ToyPotential(), **PARAMETERS), cluster(7)
+    calculator = BiasedCalculator(potential, memory=3.0)
+    mean = np.zeros((7, 3))
+    for seed in range(5):
+        atoms.rattle(0.05, seed=seed)
+        now = predict(potential, atoms)
+        mean = math.exp(-1 / 3) * mean + (1 - math.exp(-1 / 3)) * now.forces_bias.numpy()
+        np.testing.assert_allclose(
+            calculator.get_forces(atoms), now.forces.numpy() + mean, atol=1e-12
+        )
+        np.testing.assert_allclose(calculator.results["forces_bias"], mean, atol=1e-12)
+        np.testing.assert_allclose(calculator.results["forces"], now.forces.numpy(), atol=1e-12)
+    udd = UDDParameters(**PARAMETERS, memory=50.0)
+    assert udd.as_dict()["memory"] == 50.0 and UDDParameters.from_dict(udd.as_dict()) == udd
+    with pytest.raises(InputError, match="memory > 0 fs, got 0"):
+        UDDParameters(**PARAMETERS, memory=0.0)
 
 
 def test_hovering_needs_a_grade_and_one_beyond_the_edge():

@@ -392,7 +392,9 @@ def without_wall(summary: DynamicsSummary):
     return told
 
 
-@pytest.mark.parametrize("udd", [None, UDD], ids=["md", "udd"])
+@pytest.mark.parametrize(
+    "udd", [None, UDD, replace(UDD, memory=10.0)], ids=["md", "udd", "udd with a memory"]
+)
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
 def test_killed_and_continued_equals_uninterrupted(ensemble, udd, tmp_path):
     """To the last bit: positions in full precision, every line and frame once."""

@@ -30,7 +30,7 @@ class Walker:
         start: the structure.
         udd: whether the uncertainty drives it.
         settings: see there.
-        push, hover: of the bias (`eip.active_learning.settings`).
+        push, hover, memory: of the bias (`eip.active_learning.settings`).
     """
 
     name: str
@@ -39,6 +39,7 @@ class Walker:
     settings: DynamicsSettings
     push: float
     hover: float | None
+    memory: float | None
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,9 @@ def _biases(
             key = tuple(array.tobytes() for array in asked)
             if key not in proposed:
                 proposal = propose_udd(potential, start, temperature, fraction=walker.push)
-                proposed[key] = replace(proposal.parameters, hover=walker.hover)
+                proposed[key] = replace(
+                    proposal.parameters, hover=walker.hover, memory=walker.memory
+                )
             found[walker.name] = proposed[key]
     return found
 

@@ -347,7 +347,7 @@ class LearningRun:
                 max_bond_stretch=s.max_bond_stretch,
             )
             walker = f"{name}-{temperature:g}K-{kind}" + (f"-{replica}" if replica else "")
-            out.append(Walker(walker, self.starts[name], udd, settings, s.push, s.hover))
+            out.append(Walker(walker, self.starts[name], udd, settings, s.push, s.hover, s.memory))
         return out
 
     def _explore(self, index: int, model: Path) -> list[WalkerOutcome]:

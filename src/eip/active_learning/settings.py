@@ -70,6 +70,12 @@ class LearningSettings(ReferenceSettings):
         gt=1,
         description="extrapolation grade at which that bias turns round; empty: it never does",
     )
+    memory: float | None = Field(
+        None,
+        gt=0,
+        description="fs that the bias is averaged over: 50 leaves bonds alone and turns torsions; "
+        "empty: it is that of the moment",
+    )
     frame_interval: Count = Field(20, ge=1, description="steps between frames that are looked at")
     selection: Selection = Field(
         "uncertainty", description="uncertainty, or random, to see what it is worth"

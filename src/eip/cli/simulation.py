@@ -41,6 +41,7 @@ _UDD = {
     "max_bias_force": "udd-max-force",
     "limiter": "udd-limiter",
     "hover": "udd-hover",
+    "memory": "udd-memory",
 }
 
 

@@ -6,6 +6,7 @@ B                       eV/Å     width: the push fades once σ passes B √N
 C                       eV/Å     bias force that the limiter lets through best
 D                       eV/Å     height of the limiter; the largest limited force is 0.242 D
 hover                   –        extrapolation grade at which the push turns round, if it shall
+memory                  fs       time that a run averages the bias force over, if it shall
 σ                       eV/Å     uncertainty of a structure, mean of its σ_i (theory, eq. 7)
 ======================  =======  ===============================================================
 """
@@ -38,7 +39,11 @@ LARGEST_OVER_D = math.exp(-0.5) / math.sqrt(2 * math.pi)
 
 @dataclass(frozen=True)
 class UDDParameters:
-    """A [eV], B, C, D [eV/Å], the limiter and hover; see the table at the top of the module.
+    """A [eV], B, C, D [eV/Å], the limiter, hover and memory [fs]; see the table of the module.
+
+    σ is steepest along what is stiff: without a memory the push follows the vibrations of bonds,
+    outwards at each of their ends. Its mean over a longer time holds none of that, and all of what
+    points one way for longer: torsions, diffusion, the way over a barrier.
 
     Raises:
         InputError: if one is not positive and finite, hover is not above 1, or the limiter is
@@ -51,12 +56,13 @@ class UDDParameters:
     D: float
     limiter: str = "global"
     hover: float | None = None
+    memory: float | None = None
 
     def __post_init__(self) -> None:
-        for name in "ABCD":
+        units = {"A": "eV", "B": "eV/Å", "C": "eV/Å", "D": "eV/Å", "memory": "fs"}
+        for name, unit in units.items():
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                unit = "eV" if name == "A" else "eV/Å"
+            if value is not None and not (math.isfinite(value) and value > 0):
                 raise InputError(f"UDD needs {name} > 0 {unit}, got {value}")
         if self.hover is not None and not (math.isfinite(self.hover) and self.hover > EDGE):
             raise InputError(
@@ -83,15 +89,16 @@ class UDDParameters:
 
     def as_dict(self) -> dict[str, Any]:
         values = asdict(self) | {"max_bias_force": self.max_bias_force}
-        if self.hover is None:
-            del values["hover"]  # runs of before there was one go on
+        for name in ("hover", "memory"):
+            if values[name] is None:
+                del values[name]  # runs of before there was one go on
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> UDDParameters:
         """From what `as_dict` gave."""
-        given = {key: values[key] for key in "ABCD"}
-        return cls(**given, limiter=values["limiter"], hover=values.get("hover"))
+        given = {key: values[key] for key in ("A", "B", "C", "D", "limiter")}
+        return cls(**given, hover=values.get("hover"), memory=values.get("memory"))
 
 
 def bias_energy(
@@ -147,6 +154,7 @@ class UDDPotential(WrappedPotential):
         A, B, C, D: see `UDDParameters`.
         max_bias_force: instead of D, the largest limited force, eV/Å.
         hover: see `turn_round`: a run stays where frames are new and still worth a label.
+        memory: fs, of a run (see `UDDParameters`); what is said here is of the moment.
 
     Raises:
         InputError: if a parameter is not positive, or not exactly one of D and max_bias_force is
@@ -165,6 +173,7 @@ class UDDPotential(WrappedPotential):
         *,
         max_bias_force: float | None = None,
         hover: float | None = None,
+        memory: float | None = None,
     ) -> None:
         super().__init__(potential)
         if (D is None) == (max_bias_force is None):
@@ -177,7 +186,7 @@ class UDDPotential(WrappedPotential):
             if D is not None
             else UDDParameters.from_max_force(A, B, C, max_bias_force or 0.0, limiter)
         )
-        self.parameters_udd = replace(parameters, hover=hover)
+        self.parameters_udd = replace(parameters, hover=hover, memory=memory)
 
     def forward(
         self,

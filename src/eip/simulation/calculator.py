@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -230,7 +231,44 @@ class BiasedCalculator(Calculator):
 
     Integrators ask ``get_forces``; writers read ``results``. So an integrator feels the bias, and
     yet no file can take a biased force for a label. Without a bias it is the plain calculator.
+
+    Args:
+        memory: the bias is a running mean over so many computations, e^{−1/memory} of one staying
+            in the next; 0: that of the moment. The rest as `Calculator`.
     """
+
+    def __init__(self, *arguments: Any, memory: float = 0.0, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._kept = math.exp(-1.0 / memory) if memory else 0.0
+        self._mean: np.ndarray | None = None
+        self._recalled = False
+
+    @property
+    def mean_bias(self) -> Float[np.ndarray, "atoms 3"] | None:
+        """The running mean, eV/Å, what `recall` takes; None where there is none."""
+        return self._mean
+
+    def recall(self, mean_bias: Float[np.ndarray, "atoms 3"] | None) -> None:
+        """Takes up a running mean: the next computation is the one that it was kept at."""
+        self._mean, self._recalled = mean_bias, mean_bias is not None
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        assert isinstance(self.results, Results)
+        bias = self.results.get("forces_bias")
+        if bias is None or not self._kept:
+            return
+        if self._mean is None:
+            self._mean = (1.0 - self._kept) * bias
+        elif not self._recalled:
+            self._mean = self._kept * self._mean + (1.0 - self._kept) * bias
+        self._recalled = False
+        self.results.own["forces_bias"] = self._mean
 
     def get_forces(self, atoms: Atoms | None = None) -> Float[np.ndarray, "atoms 3"]:
         forces = super().get_forces(atoms)

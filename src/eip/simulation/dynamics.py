@@ -118,7 +118,8 @@ def run_dynamics(
     if udd is not None:
         if isinstance(model, UDDPotential):
             raise InputError("the potential has a bias of its own: drop it or drop udd")
-        model = UDDPotential(model, udd.A, udd.B, udd.C, udd.D, udd.limiter, hover=udd.hover)
+        given = udd.A, udd.B, udd.C, udd.D, udd.limiter
+        model = UDDPotential(model, *given, hover=udd.hover, memory=udd.memory)
     if isinstance(model, UDDPotential):
         udd = model.parameters_udd
     if len(atoms) == 0:
@@ -148,6 +149,7 @@ def run_dynamics(
             stress=True if settings.ensemble == "npt" else None,
             skin=skin,
             allow_non_finite=True,
+            memory=(udd.memory or 0.0) / settings.timestep_fs if udd else 0.0,
         )
         run = _Run(atoms, calculator, settings, udd, paths)
         try:
@@ -240,6 +242,7 @@ class _Run:
         self.atoms.set_positions(arrays["positions"], apply_constraint=False)
         self.atoms.set_momenta(arrays["momenta"], apply_constraint=False)
         self.calculator.relist(self.atoms, arrays["listed_at"])
+        self.calculator.recall(arrays.get("mean_bias"))
         self._prepare(start, np.random.default_rng(self.settings.seed))
         self.integrator.restore(meta["integrator"])
         self.step, self.totals = meta["step"], Totals(**meta["totals"])
@@ -400,6 +403,8 @@ class _Run:
             "start_positions": self.start.positions,
             "start_cell": self.start.cell.array,
         }
+        if self.calculator.mean_bias is not None:
+            arrays["mean_bias"] = self.calculator.mean_bias
         meta = {
             "step": self.step,
             "integrator": self.integrator.state(),

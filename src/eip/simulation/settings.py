@@ -179,6 +179,12 @@ class UDDSettings(Settings):
         gt=1,
         description="extrapolation grade at which the push turns round; empty: it never does",
     )
+    memory: float | None = Field(
+        None,
+        gt=0,
+        description="fs that the bias is averaged over: 50 leaves bonds alone and turns torsions; "
+        "empty: it is that of the moment",
+    )
 
     @model_validator(mode="after")
     def _one_height(self) -> UDDSettings:

@@ -125,7 +125,7 @@ def _bias(
         return UDDParameters.from_dict(chosen)
     given = {k: getattr(udd, k) for k in "ABCD" if getattr(udd, k) is not None}
     if set(given) == set("ABCD"):
-        parameters = UDDParameters(**given, limiter=udd.limiter, hover=udd.hover)
+        parameters = UDDParameters(**given, limiter=udd.limiter, hover=udd.hover, memory=udd.memory)
     else:
         alike = [f for f in frames if sorted(f.numbers) == sorted(atoms.numbers)]
         proposal = propose_udd(
@@ -139,7 +139,7 @@ def _bias(
         if udd.max_bias_force is not None:
             p = parameters
             parameters = UDDParameters.from_max_force(p.A, p.B, p.C, udd.max_bias_force, p.limiter)
-        parameters = replace(parameters, hover=udd.hover)
+        parameters = replace(parameters, hover=udd.hover, memory=udd.memory)
         if parameters != proposal.parameters:
             log(f"With what was given in place of the proposal: {_udd_text(parameters)}")
     return parameters
@@ -147,4 +147,6 @@ def _bias(
 
 def _udd_text(p: UDDParameters) -> str:
     text = f"A {p.A:.4g} eV, B {p.B:.4g}, C {p.C:.4g}, D {p.D:.4g} eV/Å, limiter {p.limiter}"
-    return text if p.hover is None else f"{text}, hovering at a grade of {p.hover:g}"
+    if p.hover is not None:
+        text += f", hovering at a grade of {p.hover:g}"
+    return text if p.memory is None else f"{text}, averaged over {p.memory:g} fs"
