@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import SymInt, Tensor
 
 from eip.kernels.operators import implement, operator
 from eip.kernels.triton import indexing as by_triton
 from eip.kernels.triton.launch import works_on
 
 
-def _plain_sums(rows: Tensor, index: Tensor, count: int) -> Tensor:
+def _plain_sums(rows: Tensor, index: Tensor, count: int | SymInt) -> Tensor:
     return rows.new_zeros(count, *rows.shape[1:]).index_add(0, index, rows)
 
 
-def _fake_sums(rows: Tensor, index: Tensor, count: int) -> Tensor:
+def _fake_sums(rows: Tensor, index: Tensor, count: int | SymInt) -> Tensor:
     return rows.new_empty(count, *rows.shape[1:])
 
 
