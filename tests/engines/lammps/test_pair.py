@@ -113,6 +113,75 @@ run 0""",
     assert largest == pytest.approx(np.linalg.norm(of_bias, axis=1).max(), rel=1e-9)
 
 
+FORCES = """
+dump d all custom 1 w.dump id x y z fx fy fz
+dump_modify d sort id format float %.17g
+"""
+
+
+def dumped(path: Path) -> Any:
+    """Positions and forces by step."""
+    frames = path.read_text().split("ITEM: ATOMS")[1:]
+    rows = [[line.split()[1:] for line in text.splitlines()[1:]] for text in frames]
+    kept = [[row for row in frame if len(row) == 6] for frame in rows]
+    return np.array(kept, dtype=float)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_bias_turns_round_at_a_grade(
+    lammps: Any, water: Water, trained: Trained, ranks: int
+) -> None:
+    potential, atoms = trained(torch.float64), water(2, 0.25, 11)
+    graph = build_graph(atoms, potential.cutoff)
+    grade = float(potential(graph).extrapolation_grade.max())
+    assert grade > 1.0
+    export(potential, lammps.folder / "model.lmp.eip")
+    lammps.write_data(lammps.folder / "w.data", atoms)
+    pushes = []
+    for hover in (1.0 + 2.0 * (grade - 1.0), 1.0 + 0.8 * (grade - 1.0)):
+        fix = f"fix udd all eip/udd 2.0 3.0 3.0 30.0 hover {hover:.17g}"
+        lammps.output(f"{lammps.head('w.data')}\n{fix}{FORCES}run 0", ranks)
+        want = UDDPotential(potential, 2.0, 3.0, 3.0, 30.0, hover=hover)(graph)
+        assert want.forces is not None and want.forces_bias is not None
+        found = dumped(lammps.folder / "w.dump")[0, :, 3:] - want.forces.numpy()
+        np.testing.assert_allclose(found, want.forces_bias.numpy(), rtol=0, atol=1e-8)
+        pushes.append(found)
+    assert np.abs(pushes[0]).max() > 1e-3
+    np.testing.assert_allclose(pushes[1], -0.5 * pushes[0], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_bias_is_averaged_over_its_memory(
+    lammps: Any, water: Water, trained: Trained, ranks: int
+) -> None:
+    """Over two runs and a restart, with atoms that change their place in LAMMPS' arrays."""
+    potential, atoms = trained(torch.float64), water(2, 0.1, 5)
+    export(potential, lammps.folder / "model.lmp.eip")
+    lammps.write_data(lammps.folder / "w.data", atoms)
+    head = lammps.head("w.data")
+    fix = "fix udd all eip/udd 2.0 3.0 3.0 30.0 memory 0.002\nfix nve all nve\ntimestep 0.0005"
+    begin = (
+        "velocity all create 900 1\natom_modify sort 1 2.0\nneigh_modify every 1 delay 0 check no"
+    )
+    lammps.output(f"{head}\n{begin}\n{fix}{FORCES}run 3\nrun 3\nwrite_restart half\nrun 3", ranks)
+    whole = dumped(lammps.folder / "w.dump")
+    assert len(whole) == 10
+    kept, mean = np.exp(-0.0005 / 0.002), np.zeros((len(atoms), 3))
+    for frame in whole:
+        moved = atoms.copy()
+        moved.positions = frame[:, :3]
+        said = UDDPotential(potential, 2.0, 3.0, 3.0, 30.0)(build_graph(moved, potential.cutoff))
+        assert said.forces is not None and said.forces_bias is not None
+        mean = kept * mean + (1 - kept) * said.forces_bias.numpy()
+        np.testing.assert_allclose(frame[:, 3:] - said.forces.numpy(), mean, rtol=0, atol=1e-7)
+    assert np.abs(mean).max() > 1e-2
+    head = head.replace("read_data w.data", "read_restart half")
+    lammps.output(f"{head}\n{fix}{FORCES}run 3", ranks)
+    np.testing.assert_allclose(
+        dumped(lammps.folder / "w.dump")[:, :, 3:], whole[-4:, :, 3:], rtol=0, atol=1e-7
+    )
+
+
 def test_sigma_is_worked_out_where_it_is_asked_for(
     lammps: Any, water: Water, trained: Trained
 ) -> None:
@@ -240,6 +309,9 @@ run 20""",
         ("pair_style eip", "pair_style eip 5.0", "takes no arguments, got '5.0'"),
         ("model.lmp.eip H O Si", "", "pair_coeff of pair style eip is '* * FILE ELEMENT"),
         ("run 0", "fix u all eip/udd 1 1 1 0\nrun 0", "fix eip/udd needs D > 0, got 0"),
+        ("run 0", "fix u all eip/udd 1 1 1 1 hover 1\nrun 0", "needs hover > 1, got 1"),
+        ("run 0", "fix u all eip/udd 1 1 1 1 memory\nrun 0", "memory needs a number after it"),
+        ("run 0", "fix u all eip/udd 1 1 1 1 soon\nrun 0", "component, got 'soon'"),
         ("run 0", "fix u all eip/udd 1 1 1\nrun 0", "fix eip/udd is 'fix ID all eip/udd A B C D"),
     ],
 )

@@ -8,15 +8,23 @@
 #include "comm.h"
 #include "error.h"
 #include "force.h"
+#include "memory.h"
 #include "pair_eip.h"
 #include "update.h"
 #include "utils.h"
 
 using namespace LAMMPS_NS;
 
+namespace {
+// The extrapolation grade of the edge of what was seen.
+constexpr double EDGE = 1.0;
+
+double size(const double* f) { return std::sqrt(f[0] * f[0] + f[1] * f[1] + f[2] * f[2]); }
+}  // namespace
+
 FixEIPUDD::FixEIPUDD(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg) {
-    if (narg < 7 || narg > 8)
-        error->all(FLERR, "fix eip/udd is 'fix ID all eip/udd A B C D [global|atom|component]', A in eV, the others in eV/Å");
+    if (narg < 7)
+        error->all(FLERR, "fix eip/udd is 'fix ID all eip/udd A B C D [global|atom|component] [hover GRADE] [memory TIME]', A in eV, B, C and D in eV/Å, the time in ps");
     if (igroup != 0) error->all(FLERR, "fix eip/udd biases the structure as a whole: its group must be all");
     double* const values[4] = {&A_, &B_, &C_, &D_};
     for (int k = 0; k < 4; k++) {
@@ -24,13 +32,31 @@ FixEIPUDD::FixEIPUDD(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg) {
         if (!(std::isfinite(*values[k]) && *values[k] > 0))
             error->all(FLERR, "fix eip/udd needs {} > 0, got {}", "ABCD"[k], arg[3 + k]);
     }
-    if (narg == 8) {
-        if (strcmp(arg[7], "atom") == 0)
+    for (int k = 7; k < narg; k++) {
+        const bool hover = strcmp(arg[k], "hover") == 0, memory = strcmp(arg[k], "memory") == 0;
+        if (hover || memory) {
+            if (k + 1 == narg) error->all(FLERR, "fix eip/udd: {} needs a number after it", arg[k]);
+            const double least = hover ? EDGE : 0.0, value = utils::numeric(FLERR, arg[k + 1], false, lmp);
+            if (!(std::isfinite(value) && value > least))
+                error->all(FLERR, "fix eip/udd needs {} > {}, got {}", arg[k], least, arg[k + 1]);
+            (hover ? hover_ : memory_) = value;
+            k++;
+        } else if (strcmp(arg[k], "atom") == 0)
             limiter_ = Limiter::atom;
-        else if (strcmp(arg[7], "component") == 0)
+        else if (strcmp(arg[k], "component") == 0)
             limiter_ = Limiter::component;
-        else if (strcmp(arg[7], "global") != 0)
-            error->all(FLERR, "fix eip/udd: the limiter is global, atom or component, got '{}'", arg[7]);
+        else if (strcmp(arg[k], "global") == 0)
+            limiter_ = Limiter::global;
+        else
+            error->all(FLERR, "fix eip/udd: the limiter is global, atom or component, got '{}'", arg[k]);
+    }
+    if (memory_ > 0) {
+        grow_arrays(atom->nmax);
+        for (int i = 0; i < atom->nlocal; i++) set_arrays(i);
+        atom->add_callback(Atom::GROW);
+        atom->add_callback(Atom::RESTART);
+        restart_peratom = 1;
+        maxexchange = 3;
     }
     scalar_flag = vector_flag = 1;
     size_vector = 2;
@@ -39,18 +65,38 @@ FixEIPUDD::FixEIPUDD(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg) {
     comm_reverse = 3;
 }
 
+FixEIPUDD::~FixEIPUDD() {
+    if (memory_ <= 0) return;
+    atom->delete_callback(id, Atom::GROW);
+    atom->delete_callback(id, Atom::RESTART);
+    memory->destroy(mean_);
+}
+
 int FixEIPUDD::setmask() { return FixConst::POST_FORCE; }
 
 void FixEIPUDD::init() {
     pair_ = dynamic_cast<PairEIP*>(force->pair_match("eip", 1));
     if (!pair_) error->all(FLERR, "fix eip/udd needs pair style eip");
     if (!pair_->has_sigma()) error->all(FLERR, "fix eip/udd follows the uncertainty, and the model of pair style eip has none");
+    if (hover_ > 0 && !pair_->has_grade())
+        error->all(FLERR, "fix eip/udd is to hover at an extrapolation grade, and the model of pair style eip gives none");
     pair_->want_gradient_of_sigma();
 }
 
-void FixEIPUDD::setup(int vflag) { post_force(vflag); }
+// A run that goes on begins where the one before it ended: the mean holds this step already.
+void FixEIPUDD::setup(int) {
+    find_bias();
+    if (!begun_) remember();
+    add_bias();
+}
 
 void FixEIPUDD::post_force(int) {
+    find_bias();
+    remember();
+    add_bias();
+}
+
+void FixEIPUDD::find_bias() {
     bias_ = pair_->gradient_of_sigma();
     comm->reverse_comm(this);
     const double atoms = static_cast<double>(atom->natoms);
@@ -62,29 +108,46 @@ void FixEIPUDD::post_force(int) {
     bias_.resize(3 * atom->nlocal);
     for (double& one : bias_) one *= rate;
     limit();
+    if (hover_ > 0) turn_round();
+}
+
+// Whole as long as no atom is beyond what was seen, none at the grade to hover at, back beyond it.
+void FixEIPUDD::turn_round() {
+    const double push = std::clamp((hover_ - pair_->largest_grade()) / (hover_ - EDGE), -1.0, 1.0);
+    for (double& one : bias_) one *= push;
+}
+
+void FixEIPUDD::remember() {
+    begun_ = true;
+    if (memory_ <= 0) return;
+    const double kept = std::exp(-update->dt / memory_);
+    for (int i = 0; i < atom->nlocal; i++)
+        for (int k = 0; k < 3; k++) mean_[i][k] = kept * mean_[i][k] + (1 - kept) * bias_[3 * i + k];
+}
+
+void FixEIPUDD::add_bias() {
+    for (int i = 0; memory_ > 0 && i < atom->nlocal; i++) std::copy_n(mean_[i], 3, bias_.data() + 3 * i);
     for (int i = 0; i < atom->nlocal; i++)
         for (int k = 0; k < 3; k++) atom->f[i][k] += bias_[3 * i + k];
+    largest_ = largest();
+}
+
+double FixEIPUDD::largest() const {
+    double own = 0, all = 0;
+    for (int i = 0; i < atom->nlocal; i++) own = std::max(own, size(bias_.data() + 3 * i));
+    MPI_Allreduce(&own, &all, 1, MPI_DOUBLE, MPI_MAX, world);
+    return all;
 }
 
 // F · D/(√(2π) C) · exp(−F²/(2C²)).
 void FixEIPUDD::limit() {
-    const auto size = [&](int i) {
-        const double* f = bias_.data() + 3 * i;
-        return std::sqrt(f[0] * f[0] + f[1] * f[1] + f[2] * f[2]);
-    };
     const auto gain = [&](double F) {
         return D_ / (std::sqrt(2 * M_PI) * C_) * std::exp(-F * F / (2 * C_ * C_));
-    };
-    const auto largest = [&] {
-        double own = 0, all = 0;
-        for (int i = 0; i < atom->nlocal; i++) own = std::max(own, size(i));
-        MPI_Allreduce(&own, &all, 1, MPI_DOUBLE, MPI_MAX, world);
-        return all;
     };
     const double of_all = limiter_ == Limiter::global ? gain(largest()) : 0;
     double net[3] = {0, 0, 0}, all[3];
     for (int i = 0; i < atom->nlocal; i++) {
-        const double of_atom = limiter_ == Limiter::atom ? gain(size(i)) : of_all;
+        const double of_atom = limiter_ == Limiter::atom ? gain(size(bias_.data() + 3 * i)) : of_all;
         for (int k = 0; k < 3; k++) {
             double& f = bias_[3 * i + k];
             f *= limiter_ == Limiter::component ? gain(f) : of_atom;
@@ -96,7 +159,6 @@ void FixEIPUDD::limit() {
         for (int i = 0; i < atom->nlocal; i++)
             for (int k = 0; k < 3; k++) bias_[3 * i + k] -= all[k] / atom->natoms;
     }
-    largest_ = largest();
 }
 
 // The bias energy, eV; the potential energy never holds it.
@@ -115,4 +177,37 @@ void FixEIPUDD::unpack_reverse_comm(int n, int* list, double* buffer) {
         for (int c = 0; c < 3; c++) bias_[3 * list[k] + c] += buffer[3 * k + c];
 }
 
-double FixEIPUDD::memory_usage() { return sizeof(double) * static_cast<double>(bias_.capacity()); }
+void FixEIPUDD::grow_arrays(int atoms) { memory->grow(mean_, atoms, 3, "eip/udd:mean"); }
+
+void FixEIPUDD::copy_arrays(int from, int to, int) { std::copy_n(mean_[from], 3, mean_[to]); }
+
+void FixEIPUDD::set_arrays(int i) { std::fill_n(mean_[i], 3, 0.0); }
+
+int FixEIPUDD::pack_exchange(int i, double* buffer) {
+    std::copy_n(mean_[i], 3, buffer);
+    return 3;
+}
+
+int FixEIPUDD::unpack_exchange(int i, double* buffer) {
+    std::copy_n(buffer, 3, mean_[i]);
+    return 3;
+}
+
+int FixEIPUDD::pack_restart(int i, double* buffer) {
+    buffer[0] = 4;
+    std::copy_n(mean_[i], 3, buffer + 1);
+    return 4;
+}
+
+void FixEIPUDD::unpack_restart(int i, int which) {
+    const double* values = atom->extra[i];
+    int at = 0;
+    for (int k = 0; k < which; k++) at += static_cast<int>(values[at]);
+    std::copy_n(values + at + 1, 3, mean_[i]);
+    begun_ = true;
+}
+
+double FixEIPUDD::memory_usage() {
+    const double of_mean = memory_ > 0 ? 3.0 * atom->nmax : 0.0;
+    return sizeof(double) * (static_cast<double>(bias_.capacity()) + of_mean);
+}

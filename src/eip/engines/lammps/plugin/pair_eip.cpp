@@ -297,10 +297,11 @@ void PairEIP::summarize() {
     MPI_Allreduce(sums, all_sums, 2, MPI_DOUBLE, MPI_SUM, world);
     MPI_Allreduce(largest, all_largest, 2, MPI_DOUBLE, MPI_MAX, world);
     mean_sigma_ = all_sums[1] > 0 ? all_sums[0] / all_sums[1] : 0.0;
+    largest_grade_ = all_largest[1];
     const bool first = comm->me == 0;
     pvector[0] = first ? mean_sigma_ : 0;
     pvector[1] = first ? all_largest[0] : 0;
-    pvector[2] = first ? all_largest[1] : 0;
+    pvector[2] = first ? largest_grade_ : 0;
 }
 
 // Where atoms are at home, in the room of a double.
@@ -318,7 +319,7 @@ void* PairEIP::extract(const char* name, int& dim) {
     dim = 0;
     int* trigger = nullptr;
     if (has_sigma() && strcmp(name, "sigma_flag") == 0) trigger = &sigma_trigger_;
-    if (potential_ && potential_->has_grade() && strcmp(name, "grade_flag") == 0) trigger = &grade_trigger_;
+    if (has_grade() && strcmp(name, "grade_flag") == 0) trigger = &grade_trigger_;
     triggered_ = triggered_ || trigger;
     return trigger;
 }
@@ -327,7 +328,7 @@ void* PairEIP::extract_peratom(const char* name, int& columns) {
     columns = 0;
     const bool sigma = strcmp(name, "sigma") == 0, grade = strcmp(name, "grade") == 0;
     if (!(sigma || grade)) return nullptr;
-    if (!has_sigma() || (grade && !potential_->has_grade()))
+    if (!has_sigma() || (grade && !has_grade()))
         error->all(FLERR, "pair style eip: the model has no {}; 'eip info MODEL' says what it has",
                    sigma ? "uncertainty" : "extrapolation grade");
     asked_ = true;

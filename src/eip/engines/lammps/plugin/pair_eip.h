@@ -28,9 +28,11 @@ public:
     double memory_usage() override;
 
     bool has_sigma() const { return potential_ && potential_->has_sigma(); }
+    bool has_grade() const { return potential_ && potential_->has_grade(); }
     // Asks for the gradient of Σ σ_i at each step of the next run, for whoever reads it after the forces.
     void want_gradient_of_sigma() { gradient_wanted_ = true; }
     double mean_sigma() const { return mean_sigma_; }
+    double largest_grade() const { return largest_grade_; }
     // ∂(Σ σ_i)/∂R of own atoms and ghosts, [nlocal + nghost, 3]; ghosts' are for their owners.
     const std::vector<double>& gradient_of_sigma() const { return gradient_of_sigma_; }
 
@@ -41,7 +43,7 @@ private:
     std::vector<int> atoms_of_edges_;  // the neighbors as LAMMPS counts them, ghosts by their images
     std::vector<double> sigma_, grade_, gradient_of_sigma_;
     eip::Answer answer_;
-    double mean_sigma_ = 0;
+    double mean_sigma_ = 0, largest_grade_ = 0;
     bool gradient_wanted_ = false, compute_pair_ = false;
     // A field of fix pair is worked out where its trigger says so, or always where it has none.
     int sigma_trigger_ = 0, grade_trigger_ = 0;
