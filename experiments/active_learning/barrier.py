@@ -14,7 +14,8 @@ angle and rattled by 0.03 Å ("barrier": those of 60 to 120°; "other side": tho
     md            MD, frames by uncertainty
     two heats     the same, at 300 and 900 K
     udd           MD and UDD, frames by uncertainty
-    hover         the same, pushed three times as strongly, turning round at a grade of 3
+    memory        the same, pushed seven times as strongly, turning round at a grade of 5, the push
+                  averaged over 50 fs
     displaced     no dynamics: as many frames, rattled by 0.05 and 0.15 Å
 """
 
@@ -51,7 +52,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "md": {"udd": False},
     "two heats": {"udd": False, "temperatures": [300.0, 900.0]},
     "udd": {},
-    "hover": {"push": 1.0, "hover": 3.0},
+    "memory": {"push": 2.0, "hover": 5.0, "memory": 50.0},
     "displaced": {"rattle": 0.15},
 }
 #: Degrees; the barrier's own frames, and those behind it.
@@ -178,7 +179,7 @@ def measure(folder: Path, strategy: str, seed: int, start: Path) -> list[dict[st
         runs = [(own, changes)]
     rows: list[dict[str, Any]] = []
     for path, more in runs:
-        config = config_of(path, start, seed, {"udd": strategy in ("udd", "hover"), **more})
+        config = config_of(path, start, seed, {"udd": strategy in ("udd", "memory"), **more})
         result = learn(config, resume=(path / "config.yaml").is_file(), progress=False)
         every = Ledger(path / "ledger.db").candidates("used", "labelled")
         for g in result.generations:
