@@ -161,13 +161,16 @@ def test_fine_tuned_it_stands_on_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "tuned.eip"
-    monkeypatch.setattr(sys.modules["eip.verbs.attach"], "EPOCHS", 3)
+    monkeypatch.setattr(sys.modules["eip.verbs.finetune"], "EPOCHS", 3)
     asked = ("attach", "stranger", frames, "--finetune", which, "--out", out, "--no-progress")
     code, printed, errors = run(*asked)
     assert code == 0, errors
-    assert "By fine-tuning, on the held-out frames: force MAE" in printed
+    assert "fine-tuning" in printed and "rank correlation of σ and error" in printed
     before, after = (eip.info(path)["measured on validation frames"] for path in (attached, out))
-    assert eip.info(out)["training"]["metrics_before"] == before
+    said = eip.info(out)["training"]["metrics_before"]
+    # Of energies, too: they are moved to the frames' level of theory first.
+    assert said["energy_mae_per_atom"] < 10.0
+    assert {key: said[key] for key in before} == before
     assert set(eip.info(out)["added to the network's energies (eV)"]) == {"H", "C", "O"}
     assert after["force_mae"] < before["force_mae"]
     with safe_open(out, framework="pt") as file:
@@ -178,6 +181,50 @@ def test_fine_tuned_it_stands_on_its_own(
     measured = eip.evaluate(out, frames, tmp_path / "evaluation", progress=False)
     # Energies are of the frames' level of theory then, −468 eV an atom.
     assert measured["energy_mae_per_atom"] < 10.0
+
+
+def test_energies_of_another_level_of_theory_are_said_and_shifted(
+    attached: Path,
+    frames: Path,
+    tmp_path: Path,
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
+    out = tmp_path / "shifted.eip"
+    asked = ("attach", "stranger", frames, "--out", out, "--no-progress")
+    code, printed, errors = run(*asked)
+    assert code == 0, errors
+    words = " ".join(printed.split())
+    assert "The energies of stranger are off by" in words and "--shift-energies" in words
+    assert "added to the network's energies (eV)" not in eip.info(out)
+    code, printed, errors = run(*asked, "--shift-energies")
+    assert code == 0, errors
+    words = " ".join(printed.split())
+    assert "which is added to them" in words and "cannot be told apart" in words
+    atoms = ase.io.read(frames, index=0)
+    before, after = (eip.load(path).predict(atoms) for path in (attached, out))
+    added = eip.info(out)["added to the network's energies (eV)"]
+    expected = sum(added[symbol] for symbol in atoms.symbols)
+    assert float(after.energy - before.energy) == pytest.approx(expected, rel=1e-6)
+    torch.testing.assert_close(after.forces, before.forces)
+    torch.testing.assert_close(after.force_uncertainty, before.force_uncertainty)
+    measured = eip.evaluate(out, frames, tmp_path / "evaluation", progress=False)
+    assert measured["energy_mae_per_atom"] < 10.0
+    assert eip.info(out)["measured on validation frames"]["energy_mae_per_atom"] < 10.0
+
+
+def test_energies_are_shifted_to_labels_alone(frames: Path, tmp_path: Path) -> None:
+    bare = ase.io.read(frames, index=":")
+    for atoms in bare:
+        del atoms.calc.results["energy"]
+    ase.io.write(tmp_path / "bare.xyz", bare)
+    with pytest.raises(InputError, match="shift_energies needs an energy of each frame"):
+        eip.attach(
+            "stranger",
+            tmp_path / "bare.xyz",
+            tmp_path / "x.eip",
+            shift_energies=True,
+            progress=False,
+        )
 
 
 def test_training_goes_on_with_what_is_attached(

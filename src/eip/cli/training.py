@@ -125,6 +125,14 @@ def attach(
             "the model file."
         ),
     ] = None,
+    shift_energies: Annotated[
+        bool,
+        typer.Option(
+            "--shift-energies",
+            help="Add a constant for each element to its energies, which brings them to the "
+            "labels' level of theory.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
     *,
     labels: Options,
@@ -144,6 +152,7 @@ def attach(
         files,
         out,
         finetune=finetune,
+        shift_energies=shift_energies,
         labels=labels_from(labels),
         seed=seed,
         device=device,

@@ -109,6 +109,13 @@ class EnergyModel(nn.Module):
         """E0 of each element, eV."""
         return dict(self._element_energies)
 
+    def move_energies(self, shifts: Mapping[int, float]) -> None:
+        """Adds to E0 of elements, eV."""
+        self._element_energies = {
+            z: energy + float(shifts.get(z, 0.0)) for z, energy in self._element_energies.items()
+        }
+        self._offsets = {}
+
     def species(self, graph: AtomGraph) -> Int[Tensor, "atoms"]:
         """Index of each atom's element.
 

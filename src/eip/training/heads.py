@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eip.data.dataset import Batch
 from eip.errors import InputError
 from eip.training.trainer import seeded
-from eip.uncertainty.attached import ForceHead
+from eip.uncertainty.attached import AttachedPotential, ForceHead
 from eip.uncertainty.evidence import Errors
 
 
@@ -22,6 +23,30 @@ class Known:
     invariants: Float[Tensor, "atoms channels"]
     forces: Float[Tensor, "atoms 3"]
     errors: Float[Tensor, "atoms 3"]
+
+
+def known_of(potential: AttachedPotential, batches: Iterable[Batch]) -> Known:
+    """Of all atoms of frames with a label: what a network says of them, and its errors.
+
+    Args:
+        batches: with forces.
+    """
+    found = []
+    for batch in batches:
+        batch = batch.to(potential.device, potential.dtype)
+        assert batch.forces is not None
+        said = potential.asked(batch.graph)
+        assert said.forces is not None and said.features is not None
+        errors = batch.forces - said.forces
+        labelled = errors.isfinite().all(dim=1)
+        found.append(Known(said.features[labelled], said.forces[labelled], errors[labelled]))
+    return joined(found)
+
+
+def joined(parts: Sequence[Known]) -> Known:
+    """One after the other."""
+    names = [field.name for field in fields(Known)]
+    return Known(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 #: Atoms of one step, and passes over all of them, at most and without a better likelihood.

@@ -12,42 +12,38 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Int
-from torch import Tensor
+from jaxtyping import Float, Int
 
 from eip import evaluation
-from eip.config import Config, DataConfig, ModelConfig
 from eip.data import (
     FrameStore,
     GraphDataset,
     Labels,
     force_scale,
-    open_frames,
+    open_energies_of,
     split_indices,
     summarize,
 )
 from eip.data.dataset import Batch
 from eip.data.store import write_store
 from eip.errors import InputError
-from eip.model_file import load_model, save_model
+from eip.model_file import save_model
 from eip.models.backbone import Layers
 from eip.models.settings import BackboneSettings, backbone_settings
 from eip.potential import Potential
-from eip.training.heads import Known, train_head
-from eip.training.settings import TrainingSettings
+from eip.training.heads import known_of, train_head
 from eip.uncertainty.attached import POWERS, AttachedPotential
 from eip.uncertainty.calibrated import CalibratedPotential
 from eip.uncertainty.latent_distance import fit_latent_distance
 from eip.verbs.arguments import as_paths
+from eip.verbs.energies import LARGE, energy_gap
 from eip.verbs.evaluate import without_energies
+from eip.verbs.finetune import finetuned, finite
 from eip.verbs.frames import dataset_for, open_labelled
-from eip.verbs.messages import Log, calibration_text, latent_distance_text, silent
-from eip.verbs.train import train
+from eip.verbs.messages import Log, calibration_text, latent_distance_text, sentence, silent
 
 #: Labelled frames that it takes; of more, so many are drawn.
 FEWEST, MOST = 50, 1000
-#: Of fine-tuning: passes over the training frames, and the learning rate.
-EPOCHS, RATE = 10, 1e-3
 #: Of the frames, those that are held out.
 _HELD_OUT = 0.25
 
@@ -58,6 +54,7 @@ def attach(
     out: str | Path,
     *,
     finetune: str | None = None,
+    shift_energies: bool = False,
     labels: Labels | Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -69,8 +66,9 @@ def attach(
     The network is left as it is and asked once of each frame. A head is trained on what it knows
     of the atoms and on the errors of its forces; σ grows with the distance from these atoms, is
     guarded, and calibrated on a quarter of the frames, which the head is not trained on. Energies
-    and forces stay what they were. The model file names package, version and weights of the
-    network, and holds no copy of them.
+    and forces stay what they were; that energies are of another level of theory than the labels is
+    said. The model file names package, version and weights of the network, and holds no copy of
+    them.
 
     Fine-tuned, the network is trained on too, as `eip.train` goes on with the weights of a model;
     then the model file holds its weights, and needs of the package its code alone.
@@ -84,6 +82,8 @@ def attach(
         finetune: trains "all" layers of the network or the "last", for some epochs at a low rate;
             None: none. `eip.train` with ``model.start_from`` takes what is written, and any
             settings.
+        shift_energies: adds a constant for each element to the network's energies, which brings
+            them to the labels' level of theory. Fine-tuning does so where frames have energies.
         labels: keys and units of the files.
         seed: of what is drawn.
         device: cpu or cuda; by default a GPU if there is one.
@@ -92,7 +92,8 @@ def attach(
     Raises:
         InputError: if the network's package is missing, or the network does not know an element or
             refuses a structure; if there are fewer than 50 labelled frames, or they cannot be read;
-            if it cannot be fine-tuned.
+            if it cannot be fine-tuned; if frames lack the energies that others are to be shifted
+            to.
         InterruptedError: if the user stopped the fine-tuning.
     """
     began = time.monotonic()
@@ -109,6 +110,12 @@ def attach(
             f"bar, expected {FEWEST} or more"
         )
     training, held_out = _chosen(store, seed, log)
+    with_energies = bool(store.has("energy")[np.concatenate([training, held_out])].all())
+    if shift_energies and not with_energies:
+        raise InputError(
+            f"{', '.join(map(str, paths))}: shift_energies needs an energy of each frame, and some "
+            "have none"
+        )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     made = attached_to(
         *(settings, (store, training), (store, held_out)),
@@ -117,16 +124,33 @@ def attach(
         progress=progress,
         log=log,
     )
+    shifted = with_energies and (shift_energies or finetune is not None)
+    measured = made.measured
+    if with_energies:
+        gap = energy_gap(store, training, made.energies)
+        if shifted or gap.before > LARGE:
+            log(gap.text(settings.name, shifted))
+    if shifted:
+        open_groups = open_energies_of(store, training)
+        if open_groups and finetune is None:  # training says it, too
+            log(sentence(open_groups))
+        made.network.energy_model.move_energies(gap.shifts)
+        measured = gap.moved(measured)
+    else:
+        measured = without_energies(measured)
     info: dict[str, Any] = {
-        # That energies are of other labels, `eip evaluate` reads here.
-        "config": {"data": {"labels": labels.given()}, "training": {"energy_weight": 0.0}},
+        # Whether energies are of other labels, `eip evaluate` reads here.
+        "config": {
+            "data": {"labels": labels.given()},
+            "training": {"energy_weight": float(shifted)},
+        },
         "data": summarize(store, training).to_dict(),
         "training": {
             "frames": len(training),
             "validation_frames": len(held_out),
             "best_epoch": made.epoch,
         },
-        "metrics": _finite(evaluation.compute_metrics(made.measured)),
+        "metrics": finite(evaluation.compute_metrics(measured)),
         "measured_on": "validation",
         "versions": {name: version(name) for name in ("torch", "numpy", "ase")},
     }
@@ -136,68 +160,10 @@ def attach(
             for name, which in (("training", training), ("held_out", held_out)):
                 write_store((store[int(i)] for i in which), Path(folder) / name)
             save_model(attached, Path(folder) / "begun.eip", info)
-            attached = _finetuned(Path(folder), finetune, info, seed, device, progress, log)
+            attached = finetuned(Path(folder), finetune, info, seed, device, progress, log)
     info["training"]["seconds"] = time.monotonic() - began
     save_model(attached, out, info)
     return Path(out)
-
-
-def _finetuned(
-    folder: Path,
-    layers: str,
-    info: dict[str, Any],
-    seed: int,
-    device: str,
-    progress: bool,
-    log: Log,
-) -> Potential:
-    """What a training makes of begun.eip on the frames beside it; ``info`` becomes its own."""
-    stores = [folder / name for name in ("training", "held_out")]
-    with_energies = all(open_frames([store]).has("energy").all() for store in stores)
-    weight = 1.0 if with_energies else 0.0
-    config = Config(
-        run_dir=folder / "run",
-        data=DataConfig(train=[stores[0]], validation=[stores[1]]),
-        model=ModelConfig(start_from=folder / "begun.eip"),
-        training=TrainingSettings(
-            layers="last" if layers == "last" else "all",
-            epochs=EPOCHS,
-            learning_rate=RATE,
-            energy_weight=weight,
-            seed=seed,
-            device="cuda" if device.startswith("cuda") else "cpu",
-        ),
-    )
-    run = train(config, progress=progress, log=log)
-    if run.model is None:
-        raise InterruptedError("stopped while fine-tuning; nothing was written")
-    before = info["metrics"]
-    log(_before_and_after(before, run.metrics))
-    info["config"]["training"] = config.training.to_dict()
-    info["training"] |= {
-        "finetuned": layers,
-        "best_epoch": run.result.best_epoch,
-        "metrics_before": before,
-    }
-    info["metrics"] = _finite(run.metrics)
-    return load_model(run.model, device=device)
-
-
-def _before_and_after(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """What fine-tuning did, by the held-out frames; they chose its epoch, too."""
-    parts = []
-    for name, key, factor, digits in (
-        ("force MAE, meV/Å", "force_mae", 1000.0, 1),
-        ("rank correlation of σ", "spearman_atom", 1.0, 3),
-        ("AUC of σ", "roc_auc_atom", 1.0, 3),
-    ):
-        said = (f"{of.get(key, np.nan) * factor:.{digits}f}" for of in (before, after))
-        parts.append(f"{name} {' → '.join(said)}")
-    return f"By fine-tuning, on the held-out frames: {'; '.join(parts)}."
-
-
-def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {k: v for k, v in metrics.items() if np.isfinite(v)}
 
 
 #: Frames of a store.
@@ -248,10 +214,18 @@ def attached_to(
 
 @dataclass(frozen=True)
 class Attached:
-    """A potential with its error bar, before calibration measured on frames that were held out."""
+    """A potential with its error bar, measured on the held-out frames that it was calibrated on.
+
+    Attributes:
+        network: what is inside.
+        energies: of the training frames as the network has them, eV.
+        epoch: of the head, the best.
+    """
 
     potential: CalibratedPotential
+    network: AttachedPotential
     measured: evaluation.Evaluation
+    energies: Float[np.ndarray, "frames"]
     epoch: int
 
 
@@ -270,7 +244,7 @@ def with_error_bar(
         potential: asked already (`AttachedPotential.remembering`), or every step asks it again.
         training, held_out: with forces; those held out choose epoch, guard and calibration.
     """
-    known, unseen = (_known(potential, batches) for batches in (training, held_out))
+    known, unseen = (known_of(potential, batches) for batches in (training, held_out))
     error = float(unseen.errors.square().mean().sqrt())
     name = potential.backbone_settings.name
     log(f"The forces of {name} err by {error:.3g} eV/Å (RMSE) on {len(held_out)} held-out frames.")
@@ -280,10 +254,11 @@ def with_error_bar(
         potential, [batch.graph for batch in training], labelled, exponents=POWERS
     )
     log(latent_distance_text(fitted))
-    measured = without_energies(evaluation.evaluate(fitted, held_out, progress=False))
-    calibrated = evaluation.calibrate(fitted, measured)
+    calibrated = evaluation.calibrate(fitted, evaluation.evaluate(fitted, held_out, progress=False))
     log(calibration_text(calibrated))
-    return Attached(calibrated, measured, epoch)
+    measured = evaluation.evaluate(calibrated, held_out, progress=False)
+    energies = torch.cat([potential.asked(batch.graph).energy for batch in training])
+    return Attached(calibrated, potential, measured, energies.cpu().numpy(), epoch)
 
 
 def _chosen(
@@ -323,17 +298,3 @@ def _asked(
             raise InputError(f"{batch.sources[0]}: the network's forces are not finite")
         found.append(batch)
     return found
-
-
-def _known(potential: AttachedPotential, batches: Sequence[Batch]) -> Known:
-    """Of all atoms with a label."""
-    columns: list[list[Tensor]] = [[], [], []]
-    for batch in batches:
-        assert batch.forces is not None
-        said = potential.asked(batch.graph)
-        assert said.forces is not None and said.features is not None
-        errors = batch.forces - said.forces
-        labelled = errors.isfinite().all(dim=1)
-        for column, values in zip(columns, (said.features, said.forces, errors), strict=True):
-            column.append(values[labelled])
-    return Known(*(torch.cat(column) for column in columns))
