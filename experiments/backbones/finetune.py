@@ -15,11 +15,22 @@ from time import process_time
 
 import ase.io
 import numpy as np
+from ase import Atoms
 
 import eip
 
 HERE = Path(__file__).parent
 KEPT = ("force_mae", "energy_mae_per_atom", "spearman_atom", "roc_auc_atom", "coverage_80")
+
+
+def drawn(path: Path, given: argparse.Namespace, seed: int) -> tuple[list[Atoms], list[Atoms]]:
+    """Frames to attach to, and others of the same elements to measure on."""
+    found = [a for a in ase.io.read(path, ":") if len(a) <= given.atoms]
+    order = np.random.default_rng(seed).permutation(len(found))
+    attached = [found[i] for i in order[: given.frames]]
+    known = {z for atoms in attached for z in atoms.numbers}
+    rest = [found[i] for i in order[given.frames :] if set(found[i].numbers) <= known]
+    return attached, rest[: given.tests]
 
 
 def main() -> None:
@@ -34,14 +45,10 @@ def main() -> None:
     parser.add_argument("--layers", nargs="+", default=["none", "last", "all"])
     parser.add_argument("--work", type=Path, default=Path("runs/backbones"))
     given = parser.parse_args()
-    found = [a for a in ase.io.read(given.data / f"{given.set}.xyz", ":") if len(a) <= given.atoms]
-    order = np.random.default_rng(given.seed).permutation(len(found))
-    attached = [found[i] for i in order[: given.frames]]
-    known = {z for atoms in attached for z in atoms.numbers}
-    rest = [found[i] for i in order[given.frames :] if set(found[i].numbers) <= known]
+    attached, tests = drawn(given.data / f"{given.set}.xyz", given, given.seed)
     given.work.mkdir(parents=True, exist_ok=True)
     files = given.work / "attached.xyz", given.work / "test.xyz"
-    for path, frames in zip(files, (attached, rest[: given.tests]), strict=True):
+    for path, frames in zip(files, (attached, tests), strict=True):
         ase.io.write(path, frames)
     results = HERE / "finetune.json"
     for layers in given.layers:
@@ -54,7 +61,7 @@ def main() -> None:
         metrics = eip.evaluate(out, files[1], folder, force=True, progress=False)
         done = json.loads(results.read_text()) if results.exists() else {}
         done[name] = {k: round(metrics[k], 4) for k in KEPT if np.isfinite(metrics[k])}
-        done[name] |= {"test_frames": len(rest[: given.tests]), "cpu_s": round(seconds)}
+        done[name] |= {"test_frames": len(tests), "cpu_s": round(seconds)}
         results.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n")
         print(name, done[name], flush=True)
 

@@ -38,14 +38,14 @@ _FREE_KEYS = frozenset(
 #: Where, in the folder of a run, what is worth keeping lies: all but this can be had again.
 _RESULTS = {
     "train": ("model.eip", "checkpoints/*.ckpt", "members/*/model.eip",
-              "members/*/checkpoints/*.ckpt"),
+              "members/*/checkpoints/*.ckpt", "folds/*/checkpoints/*.ckpt"),
     "learn": ("labels/*/label.npz", "generation-*/model/model.eip",
               "generation-*/model/checkpoints/*.ckpt"),
 }  # fmt: skip
 
 
 _MAKES = {
-    "train": ("config.yaml", "train.csv", "checkpoints", "tensorboard", "members"),
+    "train": ("config.yaml", "train.csv", "checkpoints", "tensorboard", "members", "folds"),
     "learn": ("config.yaml", "ledger.db*", "labels", "generation-*", "time.json", "data"),
 }
 

@@ -29,6 +29,7 @@ from eip.potential import Potential, layers
 from eip.training import trainer
 from eip.training.processes import launched, rank_zero_first
 from eip.training.trainer import TrainingResult
+from eip.uncertainty.attached import AttachedPotential
 from eip.uncertainty.energy_error import MIN_FRAMES, EnergyErrorPotential
 from eip.uncertainty.latent_distance import LatentDistancePotential
 from eip.uncertainty.methods import fit_after_training, method
@@ -46,6 +47,7 @@ from eip.verbs.messages import (
 from eip.verbs.networks import as_begun, assembled, fresh_network
 from eip.verbs.run_logs import plot_training
 from eip.verbs.runs import configured, run_of
+from eip.verbs.unseen import head_of_unseen
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def train(
 
     The run folder gets config.yaml, data/ (the frames as they were read), train.csv, checkpoints/,
     tensorboard/, training.png, model.eip, and the files of `eip.evaluation.write_report`; of an
-    ensemble, members/ with a run folder for each.
+    ensemble, members/ with a run folder for each; of a network that others trained, folds/ with
+    checkpoints of trainings without a part of the frames.
 
     Args:
         config: of the training, or its YAML file.
@@ -168,15 +171,20 @@ def _train(
             resume=True,
             progress=progress,
         )
-        if rank:
-            return TrainingRun(run_dir, None, result, {}, "nothing")
-        plot_training(run_dir)
+        if not rank:
+            plot_training(run_dir)
         if result.ending == "interrupted":
             return TrainingRun(run_dir, None, result, {}, "nothing")
         log(
             f"{result.epochs} epochs in {result.seconds:.0f} s ({result.ending}); the best was "
             f"epoch {result.best_epoch}"
         )
+        if isinstance(potential, AttachedPotential) and not head_of_unseen(
+            potential, config, stores["train"], sets, progress=progress, log=log
+        ):
+            return TrainingRun(run_dir, None, _interrupted(), {}, "nothing")
+        if rank:
+            return TrainingRun(run_dir, None, result, {}, "nothing")
 
     return _finished(config, stores, chosen, sets, potential, result, progress, log)
 
