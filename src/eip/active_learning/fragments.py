@@ -93,14 +93,12 @@ def cut_out(atoms: Atoms, around: int, radius: float) -> tuple[Atoms, Cut] | Non
     others = {(int(label[k]), *(shift - moved[k]).tolist()) for k, shift in near} - {own}
     # Its own molecule first: of an atom that is there twice, that one is meant.
     pieces = [own, *sorted(others)]
-    members = [molecules.members[number] for number, *_ in pieces]
-    chosen = np.concatenate(members)
+    parts = [molecules.members[number] for number, *_ in pieces]
+    chosen = np.concatenate(parts)
     too_large = len(chosen) > _MOST * len(atoms)
     if too_large or atoms.numbers[chosen].sum() % 2 or molecules.endless(atoms):
         return None
-    positions = [
-        whole[m] + np.array(at) @ cell for m, (_, *at) in zip(members, pieces, strict=True)
-    ]
+    positions = [whole[m] + np.array(at) @ cell for m, (_, *at) in zip(parts, pieces, strict=True)]
     fragment = Atoms(atoms.numbers[chosen], np.concatenate(positions))
     fragment.info = dict(atoms.info)
     step = int(atoms.info.get("step", -1))
