@@ -12,6 +12,7 @@ import pytest
 
 from eip.active_learning.exploration import WalkerOutcome
 from eip.active_learning.results import Generation
+from eip.config import LearningConfig, load_config
 from eip.evaluation import METRIC_KEYS
 from eip.evaluation.report import PREDICTION_KEYS
 from eip.simulation import DynamicsSummary, UDDParameters
@@ -43,6 +44,16 @@ def test_every_method_is_explained() -> None:
     page = (ROOT / "docs/uncertainty.md").read_text()
     assert [method for method in METHODS.names() if f"| `{method}`" not in page] == []
     assert [method for method in get_args(CalibrationMethod) if f"`{method}`" not in page] == []
+
+
+def test_configurations_of_learning_runs_are_such(tmp_path: Path) -> None:
+    page = (ROOT / "docs/active_learning.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for number, block in enumerate(blocks):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(block)
+        load_config(path, root=LearningConfig)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -20,6 +20,7 @@ from ase.db import sqlite as ase_sqlite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eip.active_learning.candidates import Cut, Proposal
 from eip.active_learning.ledger import Ledger, content_key
 from eip.errors import InputError
 from eip.files import UncheckedFile
@@ -40,7 +41,10 @@ def labelled(atoms: Atoms, energy: float = -14.0) -> Atoms:
 
 def proposed(ledger: Ledger, count: int = 3, generation: int = 0) -> list[str]:
     return ledger.propose(
-        [(water(seed + 100 * generation), f"run{seed}", 0.1 * seed) for seed in range(count)],
+        [
+            Proposal(water(seed + 100 * generation), f"run{seed}", 0.1 * seed)
+            for seed in range(count)
+        ],
         generation,
     )
 
@@ -79,9 +83,9 @@ def test_a_structure_is_there_once(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.db")
     first = proposed(ledger, 3)
     assert proposed(ledger, 3) == []
-    assert ledger.propose([(water(1), "again", 0.5), (water(9), "new", 0.5)], 1) == [
-        content_key(water(9))
-    ]
+    assert ledger.propose(
+        [Proposal(water(1), "again", 0.5), Proposal(water(9), "new", 0.5)], 1
+    ) == [content_key(water(9))]
     assert len(ledger.candidates()) == len(first) + 1
 
 
@@ -161,6 +165,7 @@ def test_a_writer_that_is_killed_leaves_no_lock_and_no_half(tmp_path: Path) -> N
         f"""
         import sys
         from ase.build import molecule
+        from eip.active_learning.candidates import Proposal
         from eip.active_learning.ledger import Ledger
         ledger = Ledger({str(path)!r})
         def frames():
@@ -169,7 +174,7 @@ def test_a_writer_that_is_killed_leaves_no_lock_and_no_half(tmp_path: Path) -> N
                 if seed == 100:
                     print("half way", flush=True)
                     sys.stdin.readline()
-                yield atoms, "run", 0.1
+                yield Proposal(atoms, "run", 0.1)
         ledger.propose(frames(), 0)
         """
     )
@@ -346,7 +351,31 @@ def test_a_ledger_without_checksums_is_read_with_a_warning_and_gets_them(tmp_pat
 
 def test_a_candidate_that_nobody_predicted(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.db")
-    (key,) = ledger.propose([(water(0), "run", float("nan"))], 2)
+    (key,) = ledger.propose([Proposal(water(0), "run", float("nan"))], 2)
     ledger.select([key])
     (found,) = Ledger(tmp_path / "ledger.db").candidates(generation=2)
     assert np.isnan(found.sigma) and found.state == "selected"
+
+
+def test_what_was_cut_from_what_is_kept_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    ledger = Ledger(path)
+    cut = Cut(step=40, around=7, of=192, atoms=(6, 7, 8))
+    (key,) = ledger.propose([Proposal(water(77), "box-300K-md", 0.2, cut)], 1)
+    take_all_steps(path)
+    found = {c.key: c for c in Ledger(path).candidates()}
+    assert found[key].cut == cut and found[key].atoms.calc is not None
+    assert str(cut) == "3 of 192 atoms, around atom 7 at step 40"
+    assert {c.cut for k, c in found.items() if k != key} == {None}
+    (row,) = connect(path).select("cut_of=192")
+    assert (row.candidate, row.cut_step, row.cut_around) == (key, 40, 7)
+    with sqlite3.connect(path) as connection:
+        query = "SELECT key_value_pairs FROM systems WHERE id=?"
+        (value,) = connection.execute(query, (row.id,)).fetchone()
+        altered = value.replace('"cut_around": 7', '"cut_around": 8')
+        assert altered != value
+        update = "UPDATE systems SET key_value_pairs=? WHERE id=?"
+        connection.execute(update, (altered, row.id))
+    connection.close()
+    with pytest.raises(InputError, match="is not what was written"):
+        Ledger(path)

@@ -16,14 +16,17 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import molecule
 from ase.calculators.emt import EMT
 from ase.cluster import Octahedron
 from ase.io import read
 
+from eip.active_learning.exploration import frames_of
 from eip.active_learning.labelers import Labeler, LabelFailure, labelled_copy
 from eip.active_learning.labelling import label_one, read_label
 from eip.active_learning.ledger import Ledger
 from eip.active_learning.loop import LearningRun, TrainingTask, read_frames
+from eip.active_learning.price import Price
 from eip.active_learning.results import LearningResult, status
 from eip.active_learning.settings import LearningSettings
 from eip.active_learning.tasks import read_tasks
@@ -71,9 +74,10 @@ def train(task: TrainingTask) -> Path:
     """Stands in for a training: weights by the seed, a calibration by the frames."""
     frames = read_frames(task.train)
     torch.manual_seed(task.seed)
+    elements = sorted({int(z) for atoms in frames for z in atoms.numbers})
     potential = EvidentialPotential(
-        elements=[29],
-        element_energies={29: 0.0},
+        elements=elements,
+        element_energies=dict.fromkeys(elements, 0.0),
         force_scale=1.0,
         channels=8,
         interactions=1,
@@ -82,7 +86,11 @@ def train(task: TrainingTask) -> Path:
     ).eval()
     rng = np.random.default_rng(len(frames))
     fitted = fit_calibration(
-        rng.normal(size=(60, 3)), np.ones(60), np.full(60, 29), created="then", method="scale"
+        rng.normal(size=(60, 3)),
+        np.ones(60),
+        np.resize(elements, 60),
+        created="then",
+        method="scale",
     )
     model = task.run_dir / "model.eip"
     task.run_dir.mkdir(parents=True, exist_ok=True)
@@ -95,10 +103,13 @@ def start() -> dict[str, Atoms]:
 
 
 def learn(
-    folder: Path, settings: LearningSettings = QUICK, labeler: Labeler | None = None
+    folder: Path,
+    settings: LearningSettings = QUICK,
+    labeler: Labeler | None = None,
+    starts: Callable[[], dict[str, Atoms]] = start,
 ) -> LearningResult:
     labeler = labeler or CountingEMT(folder / "computed.txt")
-    return LearningRun(folder, settings, start(), labeler, train, progress=False).run()
+    return LearningRun(folder, settings, starts(), labeler, train, progress=False).run()
 
 
 def labels_of(folder: Path) -> dict[str, tuple[float, str]]:
@@ -393,10 +404,166 @@ def test_too_few_checks_for_the_confidence_are_refused() -> None:
         LearningSettings(target=0.05, checks=8)
 
 
+# Fragments and their price
+
+
+PIECES = QUICK.replace(generations=2, initial=5, labels=6, fragment_radius=2.5, max_force=1e4)
+
+
+def droplet() -> dict[str, Atoms]:
+    """Six molecules in vacuum, every other one as close to its neighbor as two can be."""
+    made = Atoms()
+    for place in range(6):
+        one = molecule("H2O" if place % 3 else "CH3OH")
+        one.positions += [4.0 * place + 0.8 * (place % 2), 0.0, 0.0]
+        made += one
+    return {"droplet": made}
+
+
+@pytest.fixture
+def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is uncertain of everything, as the potentials here are, makes fragments all the same;
+    and prices that no clock has a say in."""
+    monkeypatch.setattr("eip.active_learning.fragments._FEW", 1.0)
+    price = Price(2.0, 0.001, 5)
+    monkeypatch.setattr("eip.active_learning.loop.fitted_price", lambda atoms, seconds: price)
+
+
+def test_fragments_are_labelled_and_trained_on(tmp_path: Path, pieces: None) -> None:
+    result = learn(tmp_path, PIECES, starts=droplet)
+    first, second = result.generations
+    assert first.fragments > 0 and first.labelled == first.selected == 6
+    candidates = {c.key: c for c in Ledger(tmp_path / "ledger.db").candidates()}
+    cut = [c for c in candidates.values() if c.cut is not None and c.state == "used"]
+    assert len(cut) == first.fragments
+    sizes = [len(c.atoms) for c in candidates.values() if c.generation == 0 and c.used_in == 1]
+    assert first.expected_seconds == pytest.approx(0.001 * np.square(sizes).sum())
+    assert first.price == {"exponent": 2.0, "seconds": 0.001, "labels": 5}
+    assert second.price is None and second.fragments == 0
+    whole = len(droplet()["droplet"])
+    for c in cut:
+        assert c.cut is not None and c.cut.of == whole and len(c.atoms) <= whole / 2
+        folder = tmp_path / "generation-000/explore" / c.origin
+        (frame,) = [a for a, _, _ in frames_of(folder) if a.info["step"] == c.cut.step]
+        np.testing.assert_allclose(frame.positions[list(c.cut.atoms)], c.atoms.positions, atol=1e-7)
+        alone = c.atoms.copy()
+        alone.calc = EMT()
+        assert c.atoms.get_potential_energy() == pytest.approx(alone.get_potential_energy())
+    trained = [
+        len(atoms)
+        for name in ("train", "validation")
+        for atoms in read_frames(tmp_path / f"generation-001/{name}.xyz")
+    ]
+    assert sorted(trained) == sorted([whole] * 5 + sizes)
+
+
+def test_no_piece_of_a_check_is_trained_on(tmp_path: Path, pieces: None) -> None:
+    settings = AIM.replace(initial=5, fragment_radius=2.5, labels=9, lower=1e-6)
+    learn(tmp_path, settings, starts=droplet)
+    candidates = Ledger(tmp_path / "ledger.db").candidates()
+    checks = [c.atoms.positions for c in candidates if c.checks]
+    cut = [c for c in candidates if c.cut is not None]
+    assert cut and len(checks) == 18
+    for c in cut:
+        assert c.cut is not None
+        at = list(c.cut.atoms)
+        assert all(np.abs(frame[at] - c.atoms.positions).max() > 1e-6 for frame in checks)
+
+
+def test_why_frames_stay_whole_is_said_once_and_a_charge_refused(tmp_path: Path) -> None:
+    said: list[str] = []
+    settings = QUICK.replace(generations=1, initial=5, fragment_radius=2.5)
+    labeler = CountingEMT(tmp_path / "computed.txt")
+    run = LearningRun(
+        tmp_path,
+        settings,
+        start(),
+        labeler,
+        train,
+        progress=False,
+        say=lambda m: said.append(str(m)),
+    )
+    run.run()
+    told = [text for text in said if "labelled whole" in text]
+    assert told == [
+        "Frames of copper are labelled whole: it holds Cu, and a piece with a metal may be charged."
+    ]
+    charged = droplet()
+    charged["droplet"].info["charge"] = 1
+    with pytest.raises(InputError, match=r"start droplet: .*charge 1"):
+        learn(tmp_path / "charged", PIECES, Told(tmp_path / "none.txt"), lambda: charged)
+    with pytest.raises(ValueError, match="give each structure charge 1, which a fragment has not"):
+        PIECES.replace(labeler_options={"charge": 1})
+
+
+class Told(CountingEMT):
+    """Takes any charge."""
+
+    def check(self, atoms: Atoms) -> None:
+        pass
+
+
+def mixed() -> dict[str, Atoms]:
+    return {"small": Octahedron("Cu", 2), "large": Octahedron("Cu", 3)}
+
+
+def test_a_price_is_fixed_before_it_has_a_say(tmp_path: Path) -> None:
+    settings = QUICK.replace(generations=2, initial=6)
+
+    def dies() -> None:
+        original, left = Ledger.select, [2]
+
+        def select(*arguments: object) -> None:
+            left[0] -= 1
+            if not left[0]:
+                die()
+            original(*arguments)
+
+        Ledger.select = select
+
+    assert killed(forked(tmp_path, dies, settings, mixed))
+    kept = tmp_path / "generation-000/price.json"
+    before = json.loads(kept.read_text())
+    assert before["labels"] == 6
+    # Had times a say now, large ones would be cheap.
+    with (tmp_path / "tasks.csv").open("a") as file:
+        for c in Ledger(tmp_path / "ledger.db").candidates("used", "labelled"):
+            file.write(f"label,{c.key},1.0,{1e9 * len(c.atoms) ** -4.0:.3f}\n")
+    result = learn(tmp_path, settings, starts=mixed)
+    assert json.loads(kept.read_text()) == before == result.generations[0].price
+
+
+def test_a_label_that_was_there_already_takes_no_time(tmp_path: Path) -> None:
+    settings = QUICK.replace(generations=1, initial=6)
+
+    def dies() -> None:
+        import eip.active_learning.loop as loop
+
+        def labelled(*task: object) -> None:
+            label_one(*task)
+            if len(list(tmp_path.glob("labels/*/label.npz"))) == 3:
+                die()
+
+        loop.label_one = labelled
+
+    assert killed(forked(tmp_path, dies, settings))
+    there = {p.parent.name for p in tmp_path.glob("labels/*/label.npz")}
+    noted = {t.name for t in read_tasks(tmp_path / "tasks.csv")}
+    assert there - noted
+    learn(tmp_path, settings)
+    names = [t.name for t in read_tasks(tmp_path / "tasks.csv") if t.kind == "label"]
+    assert len(names) == len(set(names)) and not set(names) & (there - noted)
+
+
 # Killed
 
 
-def forked(folder: Path, prepare: Callable[[], None], settings: LearningSettings = QUICK) -> int:
+def forked(
+    folder: Path,
+    prepare: Callable[[], None],
+    settings: LearningSettings = QUICK,
+    starts: Callable[[], dict[str, Atoms]] = start,
+) -> int:
     """Starts a run in a forked child; returns its process id."""
     pid = os.fork()
     if pid:
@@ -405,7 +572,7 @@ def forked(folder: Path, prepare: Callable[[], None], settings: LearningSettings
     try:
         torch.set_num_threads(1)
         prepare()
-        learn(folder, settings)
+        learn(folder, settings, starts=starts)
         code = 0
     except BaseException:
         traceback.print_exc(file=sys.__stderr__)
@@ -515,6 +682,32 @@ def test_killed_while_runs_share_their_calls_it_ends_the_same(tmp_path: Path) ->
             break
     learn(folder, settings)
     check_same(folder, whole)
+
+
+def test_killed_with_fragments_it_ends_the_same(tmp_path: Path, pieces: None) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    for path in (whole, folder):
+        path.mkdir()
+    learn(whole, PIECES, starts=droplet)
+    for count in range(1, 60):
+        # As above: at every step once.
+        if not killed(forked(folder, dies_at(count, after=count % 2 == 0), PIECES, droplet)):
+            break
+    else:
+        learn(folder, PIECES, starts=droplet)
+    assert labels_of(folder) == labels_of(whole)
+
+    def cuts(path: Path) -> dict[str, object]:
+        ledger = Ledger(path / "ledger.db")
+        return {c.key: (c.cut, c.sigma) for c in ledger.candidates("labelled", "used")}
+
+    assert cuts(folder) == cuts(whole)
+    assert any(cut for cut, _ in cuts(whole).values())
+    told = [
+        json.loads((path / "generation-000/generation.json").read_text())
+        for path in (whole, folder)
+    ]
+    assert told[0]["fragments"] == told[1]["fragments"] > 0
 
 
 def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, whole: Path) -> None:

@@ -11,13 +11,16 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eip.active_learning.price import Price
 from eip.active_learning.selection import (
     Window,
+    choose,
     descriptors,
     farthest_points,
     unsound,
     window,
 )
+from eip.active_learning.settings import LearningSettings
 from eip.uncertainty.evidential import EvidentialPotential
 
 
@@ -131,3 +134,70 @@ def test_descriptors_know_the_surroundings_not_the_order(potential: EvidentialPo
     assert np.abs(rows[3] - rows[0]).max() > 0.05
     water = descriptors(potential, [molecule("H2O"), ethanol])
     assert water.shape == (2, 3 * 32) and (water[0, 32:64] == 0).all()
+
+
+# Price
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 12), st.floats(0.01, 100.0))
+def test_where_all_cost_the_same_the_price_changes_nothing(
+    seed: int, count: int, cost: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    known, rows = rng.normal(size=(5, 4)), rng.normal(size=(30, 4))
+    sizes = np.full(30, 1 + seed % 300)
+    price = Price(2.0, cost)
+    chosen = farthest_points(rows, known, count, price.by_atom(sizes), price.of(sizes))
+    np.testing.assert_array_equal(chosen, farthest_points(rows, known, count))
+
+
+def test_each_is_the_one_that_teaches_most_a_second() -> None:
+    rng = np.random.default_rng(1)
+    known, rows = rng.normal(size=(5, 4)), rng.normal(size=(30, 4))
+    by_atom = rng.choice([1.0, 3.0], size=30)
+    chosen = farthest_points(rows, known, 8, by_atom)
+    scale = np.concatenate([known, rows]).std(axis=0)
+    seen = list(known / scale)
+    for index in chosen:
+        gaps = np.array([min(np.linalg.norm(r - s) for s in seen) for r in rows / scale])
+        assert (gaps / by_atom)[index] == pytest.approx((gaps / by_atom).max())
+        seen.append(rows[index] / scale)
+    assert by_atom[chosen].mean() < by_atom.mean()
+
+
+def test_labels_of_a_generation_take_no_longer_than_was_said() -> None:
+    rng = np.random.default_rng(2)
+    known, rows = rng.normal(size=(5, 4)), rng.normal(size=(30, 4))
+    seconds = rng.uniform(1.0, 20.0, size=30)
+    chosen = farthest_points(rows, known, 30, None, seconds, 60.0)
+    assert 1 < len(chosen) < 30 and seconds[chosen].sum() <= 60.0
+    # What would still fit was taken.
+    left = np.delete(seconds, chosen)
+    assert left.min() > 60.0 - seconds[chosen].sum()
+    # Never none, or the run would end.
+    assert len(farthest_points(rows, known, 30, None, seconds, 1e-3)) == 1
+
+
+def test_at_random_within_the_hours(potential: EvidentialPotential) -> None:
+    frames = [*rattled("CH3OH", 6), *rattled("H2O", 6)]
+    asked = LearningSettings(selection="random", label_hours=40.0 / 3600.0)
+    chosen = choose(frames, [], potential, asked, 0, 12, Price(1.0, 1.0))
+    sizes = np.array([len(frames[i]) for i in chosen])
+    assert 0 < len(chosen) < 12 and sizes.sum() <= 40
+    assert len(choose(frames, [], potential, asked, 0, 12, Price())) == 12
+
+
+def test_small_structures_are_labelled_first_where_they_are_as_new(
+    potential: EvidentialPotential,
+) -> None:
+    known = [*rattled("CH3OH", 3), *rattled("CH3CH2OH", 3)]
+    frames = [*rattled("CH3OH", 10, 0.2)[3:], *rattled("CH3CH2OH", 10, 0.2)[3:]]
+    asked = LearningSettings()
+
+    def share(price: Price) -> float:
+        chosen = choose(frames, known, potential, asked, 0, 6, price)
+        return float(np.mean([len(frames[i]) == 6 for i in chosen]))
+
+    assert share(Price(6.0)) == 1.0
+    assert share(Price(6.0)) >= share(Price(1.0))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.emt import EMT
 from ase.db import connect
-from ase.io import write
+from ase.io import read, write
 
+import eip
 from eip.active_learning.tasks import read_tasks
 from eip.cli import main
 from eip.config import LearningConfig, default_config_yaml, load_config
@@ -70,8 +73,15 @@ def test_it_leaves_model_ledger_and_report(folder: Path) -> None:
     report = (out / "learning.md").read_text()
     assert "| generation | labels | force MAE" in report and "Where the time went" in report
     assert "| 1 | start-300K-udd |" in report
+    assert "## What labels cost" in report and "| the start | 10 | 0 | – | 6 | – | – |" in report
+    (line,) = [line for line in report.splitlines() if line.startswith("| 0 | 4 | 0 | – | 6 |")]
+    assert "s · N^2" in line  # of one size nothing else is known
+    priced = outcome["generations"][0]
+    assert priced["price"]["labels"] == 10 and priced["expected_seconds"] > 0
+    assert outcome["generations"][1]["price"] is None
     page = (out / "learning.html").read_text()
     assert page.count("class='card ") == 14 and page.count("class='card used'") == 14
+    assert "What labels cost" in page
     assert "trained on from generation 0" in page and "start-300K-" in page
     # Six atoms each, and nothing that a browser would fetch.
     assert page.count("<circle") >= 6 * 14
@@ -102,36 +112,85 @@ def test_a_raised_bound_is_resumed(folder: Path, run: Run) -> None:
     assert code == 2 and "learn.length_ps was 0.02, now 1.0" in said
 
 
+def flat(said: str) -> str:
+    """Without a table's lines."""
+    return " ".join(said.replace("│", " ").split())
+
+
 def test_status_and_plan(folder: Path, run: Run) -> None:
     config = folder / "config.yaml"
     code, said, _ = run("learn", config, "--status")
     assert code == 0 and "used" in said and "generation-00" in said
     code, said, _ = run("learn", config, "--dry-run", "--set", "run_dir=other")
     assert code == 0 and "2 runs of 0.02 ps" in said and "at most 14" in said
+    assert "∝ N^2 of N atoms" in said and "fragments" not in said
     assert not (folder / "other" / "generation-000").exists()
+    code, said, _ = run("learn", config, "--dry-run")
+    assert code == 0 and "labels: 6 atoms" in flat(said)
+    more = ("--set", "run_dir=other", "--set", "learn.fragment_radius=3")
+    code, said, _ = run("learn", config, "--dry-run", *more)
+    assert code == 0 and "start: none, it is one molecule" in flat(said)
+    code, _, said = run("learn", config, *more, "--set", "learn.labeler_options={charge: 1}")
+    assert code == 2 and "which a fragment has not" in said
 
 
-def test_frames_that_are_labelled_already(folder: Path, run: Run) -> None:
-    frames = []
-    for seed in range(12):
-        atoms = molecule("CH3OH")
-        atoms.rattle(0.05, seed=seed)
-        atoms.calc = EMT()
-        frame = atoms.copy()
-        frame.info["my_energy"] = atoms.get_potential_energy()
-        frame.arrays["my_forces"] = atoms.get_forces()
-        frames.append(frame)
-    write(folder / "known.xyz", frames)
-    write(folder / "broad.xyz", frames[:4])
-    code, _, said = run(
-        "learn", folder / "config.yaml", "--no-progress", "--set", "run_dir=known",
-        "--set", "data.train=known.xyz", "--set", "data.test=broad.xyz",
-        "--set", "data.labels={energy: my_energy, forces: my_forces}",
+def test_fragments_are_on_the_page(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eip.active_learning.fragments._FEW", 1.0)
+    row = Atoms()
+    for place in range(4):
+        one = molecule("CH3OH")
+        one.positions += [5.0 * place, 0.0, 0.0]
+        row += one
+    write(folder / "row.xyz", row)
+    code, said, _ = run(
+        "learn", folder / "config.yaml", "--no-progress", "--set", "run_dir=pieces",
+        "--set", "learn.starts=row.xyz", "--set", "learn.fragment_radius=2.5",
     )  # fmt: skip
     assert code == 0, said
-    outcome = json.loads((folder / "known" / "learning.json").read_text())
-    assert outcome["labels"] == 4
-    assert outcome["generations"][0]["metrics"]["n_frames"] == 4
+    report = (folder / "pieces/learning.md").read_text()
+    # How wild the dynamics is of a potential of two epochs, nobody knows.
+    assert re.search(r"\| 0 \| 4 \| [1-4] \| [^|]* of 24 \|", report)
+    assert " of 24 atoms, around atom " in (folder / "pieces/learning.html").read_text()
+    outcome = json.loads((folder / "pieces/learning.json").read_text())
+    assert 1 <= outcome["generations"][0]["fragments"] <= 4
+
+
+#: Another level of theory: energies of elements far from the other's, forces a little.
+COSTLY = """
+from ase.calculators.emt import EMT
+OF = {1: -3.0, 6: -900.0, 8: -1900.0}
+class Costly(EMT):
+    def calculate(self, *arguments, **options):
+        super().calculate(*arguments, **options)
+        more = sum(OF[z] for z in self.atoms.numbers)
+        for name, factor in (("energy", 1), ("free_energy", 1)):
+            self.results[name] = 1.1 * self.results[name] + factor * more
+        self.results["forces"] = 1.1 * self.results["forces"]
+def make():
+    return Costly()
+"""
+
+
+def test_a_run_begins_with_the_potential_of_a_cheaper_level(folder: Path, run: Run) -> None:
+    (folder / "costly.py").write_text(COSTLY)
+    cheap = folder / "run/generation-000/model/model.eip"
+    code, _, said = run(
+        "learn", folder / "config.yaml", "--no-progress", "--set", "run_dir=costly",
+        "--set", f"model.start_from={cheap}", "--set", "training.learning_rate=1.0e-30",
+        "--set", "training.ema_decay=0", "--set", "learn.generations=1",
+        "--set", f"learn.labeler_options={{calculator: '{folder / 'costly.py'}:make'}}",
+    )  # fmt: skip
+    assert code == 0, said
+    outcome = json.loads((folder / "costly/learning.json").read_text())
+    assert outcome["labels"] == 10
+    before, after = (eip.load(p) for p in (cheap, folder / "costly" / outcome["model"]))
+    found = read(folder / "costly/generation-000/train.xyz", index=":")
+    # What the levels differ by in elements is no work for the network, which is the cheap one's.
+    torch.testing.assert_close(after.predict(found).forces, before.predict(found).forces)
+    off = after.predict(found).energy.numpy() - [atoms.get_potential_energy() for atoms in found]
+    assert abs(off.mean()) < 0.1 and all(atoms.get_potential_energy() < -2700 for atoms in found)
+    energy = outcome["generations"][0]["metrics"]["energy_mae_per_atom"]
+    assert energy < 1.0
 
 
 def test_a_wrong_configuration_is_explained(folder: Path, run: Run) -> None:

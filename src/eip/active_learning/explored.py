@@ -9,13 +9,11 @@ from heapq import heappop, heappush
 import numpy as np
 from ase import Atoms
 
+from eip.active_learning.candidates import Proposal
 from eip.active_learning.exploration import WalkerOutcome, frames_of
 from eip.active_learning.selection import Window, unsound
 from eip.active_learning.settings import LearningSettings
 from eip.uncertainty.guard import EDGE
-
-#: A frame, the run that it is of, and the largest σ of its atoms, eV/Å.
-Found = tuple[Atoms, str, float]
 
 
 @dataclass
@@ -34,8 +32,8 @@ class Explored:
     within: dict[str, int]
     beyond: dict[str, int]
     unsound: int = 0
-    candidates: list[Found] = field(default_factory=list)
-    drawn: list[Found] = field(default_factory=list)
+    candidates: list[Proposal] = field(default_factory=list)
+    drawn: list[Proposal] = field(default_factory=list)
 
 
 class Reservoir:
@@ -43,9 +41,9 @@ class Reservoir:
 
     def __init__(self, size: int, rng: np.random.Generator) -> None:
         self.size, self.rng, self.offered = size, rng, 0
-        self.kept: list[Found] = []
+        self.kept: list[Proposal] = []
 
-    def offer(self, frame: Found) -> None:
+    def offer(self, frame: Proposal) -> None:
         self.offered += 1
         if len(self.kept) < self.size:
             self.kept.append(frame)
@@ -58,15 +56,15 @@ class Largest:
 
     def __init__(self, size: int) -> None:
         self.size, self.offered = size, 0
-        self._heap: list[tuple[float, int, Found]] = []
+        self._heap: list[tuple[float, int, Proposal]] = []
 
-    def offer(self, frame: Found) -> None:
+    def offer(self, frame: Proposal) -> None:
         self.offered += 1
-        heappush(self._heap, (frame[2], -self.offered, frame))
+        heappush(self._heap, (frame.sigma, -self.offered, frame))
         if len(self._heap) > self.size:
             heappop(self._heap)
 
-    def kept(self) -> list[Found]:
+    def kept(self) -> list[Proposal]:
         """The largest first."""
         return [one[2] for one in sorted(self._heap, key=lambda one: one[:2], reverse=True)]
 
@@ -107,7 +105,7 @@ def explored(
             if unsound(atoms, starts[outcome.name], *limits) is not None:
                 found.unsound += wanted
                 continue
-            frame = atoms, outcome.name, sigma
+            frame = Proposal(atoms, outcome.name, sigma)
             if wanted:
                 found.candidates.append(frame)
             elif sigma < bounds.upper:

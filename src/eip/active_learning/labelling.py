@@ -42,10 +42,15 @@ _EARLIER = "labeler.json"
 _LEAST_FREE = 2**16
 
 
+def has_label(folder: Path) -> bool:
+    """Whether the calculation in a folder is whole."""
+    return (folder / _LABEL).is_file()
+
+
 def label_one(labeler: Labeler, atoms: Atoms, folder: Path) -> None:
     """Computes a label in a worker and keeps it; what is there whole is not computed again."""
     kept = folder / _LABEL
-    if kept.is_file():
+    if has_label(folder):
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 
+from eip.active_learning.candidates import Cut, Proposal
 from eip.active_learning.electrons import electrons_of
 from eip.errors import InputError
 from eip.files import replacing, to_json, warn_unchecked
@@ -54,10 +55,11 @@ class Candidate:
         atoms: with its labels where it has any.
         state, generation: where it stands, and in which generation it was proposed.
         origin: the run that it comes from.
-        sigma: largest σ of an atom when it was proposed, eV/Å; NaN if nobody predicted it.
+        sigma: when it was proposed, see `Proposal`.
         reason: why it was rejected, or "".
         used_in: generation whose training set it first was part of; -1: none yet.
         checks: whether it is there to check the potential, and never trained on.
+        cut: what it is a piece of; None: it is a whole frame.
     """
 
     key: str
@@ -69,6 +71,7 @@ class Candidate:
     reason: str
     used_in: int
     checks: bool = False
+    cut: Cut | None = None
 
 
 def content_key(atoms: Atoms) -> str:
@@ -94,12 +97,18 @@ def content_key(atoms: Atoms) -> str:
 _SAID = ("candidate", "state", "generation", "origin", "sigma", "used_in")
 #: Said of those that check the potential alone.
 _CHECKS = "checks"
+#: Said of fragments, as `Cut` has it; its atoms are among what goes with a row.
+_CUT = {"cut_step": "step", "cut_around": "around", "cut_of": "of"}
+_ALL_SAID = (*_SAID, _CHECKS, *_CUT)
 
 
-def _checksum(
-    atoms: Atoms, said: Mapping[str, Any], reason: str, info: Mapping[str, Any] | None = None
-) -> str:
-    """Of all that a row says."""
+def _checksum(atoms: Atoms, said: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """Of all that a row says.
+
+    Args:
+        said: its columns.
+        data: what goes with it: reason, info, and the atoms of a cut.
+    """
     digest = hashlib.sha256()
     results = {} if atoms.calc is None else atoms.calc.results
     for name in ("energy", "forces", "stress"):
@@ -114,10 +123,12 @@ def _checksum(
         (atoms.pbc, np.bool_),
     ):
         digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
-    words = [*(to_json(said.get(name)) for name in _SAID), reason]
+    words = [*(to_json(said.get(name)) for name in _SAID), data.get("reason", "")]
     digest.update(json.dumps([*words, _CHECKS] if said.get(_CHECKS) else words).encode())
-    if info:  # a ledger of an earlier version has none
+    if info := data.get("info"):  # a ledger of an earlier version has none
         digest.update(json.dumps(to_json(info), sort_keys=True).encode())
+    if cut := [to_json(said[name]) for name in _CUT if said.get(name) is not None]:
+        digest.update(json.dumps([*cut, to_json(data.get("cut"))]).encode())
     return "c" + digest.hexdigest()[:32]  # see content_key
 
 
@@ -145,7 +156,7 @@ class Ledger:
 
     def propose(
         self,
-        frames: Iterable[tuple[Atoms, str, float]],
+        frames: Iterable[Proposal],
         generation: int,
         *,
         checks: bool = False,
@@ -153,14 +164,13 @@ class Ledger:
         """Adds structures that are not there yet; returns the keys of those that were added.
 
         Args:
-            frames: structure, origin, and largest σ of an atom, eV/Å.
             generation: in which they were found.
             checks: that they check the potential, see `Candidate`.
         """
         known = {row.candidate for row in self._rows()}
         added = []
         with self._writable(), self._database:
-            for atoms, origin, sigma in frames:
+            for atoms, origin, sigma, cut in frames:
                 key = content_key(atoms)
                 if key in known:
                     continue
@@ -179,12 +189,14 @@ class Ledger:
                     "sigma": float(sigma),
                     "used_in": -1,
                     **({_CHECKS: True} if checks else {}),
+                    **({} if cut is None else {n: getattr(cut, of) for n, of in _CUT.items()}),
                 }
                 bare.set_constraint(atoms.constraints)
-                info = to_json(plain_info(atoms))
                 # A database has no place for info but among what goes with a row.
-                data = {"info": info} if info else {}
-                checksum = _checksum(bare, said, "", info)
+                data = {"info": info} if (info := to_json(plain_info(atoms))) else {}
+                if cut is not None:
+                    data["cut"] = list(cut.atoms)
+                checksum = _checksum(bare, said, data)
                 now = time.time()
                 self._database.write(bare, data=data, **said, proposed_at=now, checksum=checksum)
                 added.append(key)
@@ -253,6 +265,7 @@ class Ledger:
                 reason=row.data.get("reason", ""),
                 used_in=row.used_in,
                 checks=bool(row.get(_CHECKS, False)),
+                cut=_cut(row),
             )
             for row in self._rows()
             if generation in (None, row.generation) and (not states or row.state in states)
@@ -274,20 +287,16 @@ class Ledger:
     def _update(
         self, row: Any, state: str, atoms: Atoms | None = None, reason: str = "", **values: Any
     ) -> None:
-        said = {**{name: row.get(name) for name in (*_SAID, _CHECKS)}, "state": state, **values}
-        checksum = _checksum(
-            atoms or row.toatoms(),
-            said,
-            reason or row.data.get("reason", ""),
-            row.data.get("info"),
-        )
+        said = {**{name: row.get(name) for name in _ALL_SAID}, "state": state, **values}
+        new = {"reason": reason} if reason else {}
+        checksum = _checksum(atoms or row.toatoms(), said, {**row.data, **new})
         with self._writable():
             self._database.update(
                 row.id,
                 atoms=atoms,
                 state=state,
                 checksum=checksum,
-                data={"reason": reason} if reason else {},
+                data=new,
                 **{f"{state}_at": time.time()},
                 **values,
             )
@@ -307,10 +316,8 @@ class Ledger:
     def _rows(self, **selection: Any) -> Iterator[Any]:
         with self._readable():
             for row in self._database.select(**selection):
-                said = {name: row.get(name) for name in (*_SAID, _CHECKS)}
-                if "checksum" in row and row.checksum != _checksum(
-                    row.toatoms(), said, row.data.get("reason", ""), row.data.get("info")
-                ):
+                said = {name: row.get(name) for name in _ALL_SAID}
+                if "checksum" in row and row.checksum != _checksum(row.toatoms(), said, row.data):
                     raise _Damaged(f"candidate {row.id} is not what was written")
                 yield row
 
@@ -335,6 +342,13 @@ def _atoms(row: Any) -> Atoms:
     atoms: Atoms = row.toatoms()
     atoms.info = dict(row.data.get("info", {}))
     return atoms
+
+
+def _cut(row: Any) -> Cut | None:
+    if "cut_of" not in row:
+        return None
+    where = {of: row[name] for name, of in _CUT.items()}
+    return Cut(**where, atoms=tuple(row.data["cut"]))
 
 
 class _Damaged(Exception):

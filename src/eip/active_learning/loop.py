@@ -7,7 +7,8 @@ Folder of a run:
     labels/<key>/           scratch of a calculation; label.npz is there once it is whole
     checks.xyz              labelled frames that check the potential and were never trained on
     generation-000/         train.xyz, validation.xyz, model/ (a training run), explore/<walker>/
-                            (runs of dynamics), generation.json once the generation is complete
+                            (runs of dynamics), price.json (of its labels, before they are chosen),
+                            generation.json once the generation is complete
     time.json               seconds spent on what, resumes included
     tasks.csv               when each training, run of dynamics and label was worked on
     learning.json           the outcome, written after each generation
@@ -20,8 +21,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,22 +34,25 @@ from ase.io import read
 from rich.console import Console
 from rich.progress import track
 
+from eip.active_learning.candidates import Proposal
 from eip.active_learning.checks import DONE, Check, check_of, verdict_of
 from eip.active_learning.exploration import Walker, WalkerOutcome, explore
-from eip.active_learning.explored import Explored, Found, explored
+from eip.active_learning.explored import Explored, explored
+from eip.active_learning.fragments import why_whole, with_fragments
 from eip.active_learning.labelers import Labeler, LabelFailure, LabelLimits, check_label
 from eip.active_learning.labelers.limits import with_energy_window
-from eip.active_learning.labelling import label_one, read_label, write_frames
-from eip.active_learning.ledger import Candidate, Ledger, summary_text
+from eip.active_learning.labelling import has_label, label_one, read_label, write_frames
+from eip.active_learning.ledger import Candidate, Ledger, content_key, summary_text
+from eip.active_learning.price import Price, fitted_price
 from eip.active_learning.results import Generation, LearningResult, as_json
 from eip.active_learning.selection import (
-    descriptors,
-    farthest_points,
+    Window,
+    choose,
     unsound,
     window,
 )
 from eip.active_learning.settings import LearningSettings
-from eip.active_learning.tasks import Kind, TaskTime, note
+from eip.active_learning.tasks import Kind, TaskTime, note, read_tasks
 from eip.errors import InputError
 from eip.executors import Outcome, Pool
 from eip.files import json_text, write_whole
@@ -122,6 +127,8 @@ class LearningRun:
                 "learning needs frames to begin with: labelled ones (data.train), or some that it "
                 "makes itself (learn.initial)"
             )
+        for name, reason in self.kept_whole().items():
+            self.say(f"Frames of {name} are labelled whole: {reason}.")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(self.folder / "ledger.db")
         self._seconds = self._read("time.json") or {
@@ -145,6 +152,23 @@ class LearningRun:
             write_whole(self.folder / "learning.json", json_text(as_json(result, self.folder)))
             if generation.stop:
                 return result
+
+    def kept_whole(self) -> dict[str, str]:
+        """The starts whose frames no fragments are cut out of, and why; none where none are asked
+        for.
+
+        Raises:
+            InputError: if a start has a charge, which fragments cannot be given.
+        """
+        reasons = {}
+        for name, start in self.starts.items():
+            if self.settings.fragment_radius is None:
+                continue
+            try:
+                reasons[name] = why_whole(start)
+            except InputError as error:
+                raise InputError(f"start {name}: {error}") from error
+        return {name: reason for name, reason in reasons.items() if reason is not None}
 
     # --- generations -----------------------------------------------------------------------------
 
@@ -196,13 +220,18 @@ class LearningRun:
         stop = stop or self._out_of_budget(index)
         selected: list[str] = []
         if not stop:
-            selected = self._select(index, potential, found, train)
+            cut = partial(self._cut, potential=potential, bounds=bounds, starts=starts)
+            selected = self._select(index, potential, found, train, cut)
             if not selected:
                 stop = "no frame of this generation is worth a label"
         self._spend("other")
         if selected:
             self._label(selected)
-        counts = [c.state for c in self.ledger.candidates() if c.key in set(selected)]
+        wanted = set(selected)
+        chosen = [c for c in self.ledger.candidates() if c.key in wanted]
+        counts = [c.state for c in chosen]
+        price = self._price(index) if chosen else None
+        expected = None if price is None else price.of(np.array([len(c.atoms) for c in chosen]))
         generation = Generation(
             generation=index,
             training_frames=len(train),
@@ -224,6 +253,9 @@ class LearningRun:
             stop=stop,
             check=None if check is None else check.to_dict(),
             verdict=verdict,
+            fragments=sum(c.cut is not None for c in chosen),
+            price=None if price is None else asdict(price),
+            expected_seconds=None if expected is None else float(expected.sum()),
         )
         # Its folders go without saying, and to another place with the run.
         runs = [{k: v for k, v in run.items() if k != "folder"} for run in generation.runs]
@@ -296,8 +328,8 @@ class LearningRun:
                 # The near surroundings and the wider ones.
                 size = settings.rattle if (k // len(starts)) % 2 else settings.rattle / 3.0
                 atoms.positions += rng.normal(scale=size, size=atoms.positions.shape)
-                frames.append((atoms, "initial", float("nan")))
-            self.ledger.propose([f for f in frames if self._sound(f[0])], -1)
+                frames.append(Proposal(atoms, "initial", float("nan")))
+            self.ledger.propose([f for f in frames if self._sound(f.atoms)], -1)
         proposed = [c.key for c in self.ledger.candidates("proposed", generation=-1)]
         if proposed:
             self.ledger.select(proposed)
@@ -366,7 +398,7 @@ class LearningRun:
             found |= {one.name: one for one in outcome.value}
         return [found[w.name] for w in walkers]
 
-    def _check(self, index: int, potential: Potential, drawn: Sequence[Found]) -> Check | None:
+    def _check(self, index: int, potential: Potential, drawn: Sequence[Proposal]) -> Check | None:
         """Labels frames of MD that nothing is trained on, and what they say of the potential."""
         if self.settings.target is None:
             return None
@@ -394,30 +426,68 @@ class LearningRun:
     def _select(
         self,
         index: int,
-        potential: Any,
+        potential: Potential,
         found: Explored,
         train: Sequence[Atoms],
+        cut: Callable[[list[Proposal]], list[Proposal]],
     ) -> list[str]:
-        """Proposes all, selects some; what was selected before a kill stays."""
-        self.ledger.propose(found.candidates, index)
-        own = [c for c in self.ledger.candidates(generation=index) if not c.checks]
+        """Proposes all, selects some; what was selected before a kill stays.
+
+        Args:
+            cut: makes fragments of what is to be labelled as such.
+        """
+        settings = self.settings
+        if not (own := self._own(index)):
+            self.ledger.propose(cut(found.candidates), index)
+            own = self._own(index)
         if begun := [c.key for c in own if c.state != "proposed"]:
             return begun
-        proposed = [c for c in own if c.state == "proposed"]
-        budget = self.settings.labels
-        if self.settings.max_labels is not None:
-            budget = min(budget, self.settings.max_labels - self._labels())
-        if not proposed or budget <= 0:
+        budget = settings.labels
+        if settings.max_labels is not None:
+            budget = min(budget, settings.max_labels - self._labels())
+        if not own or budget <= 0:
             return []
-        if self.settings.selection == "random":
-            rng = np.random.default_rng([self.settings.seed, index])
-            chosen = rng.permutation(len(proposed))[:budget]
-        else:
-            rows = descriptors(potential, [*train, *(c.atoms for c in proposed)])
-            chosen = farthest_points(rows[len(train) :], rows[: len(train)], budget)
-        keys = [proposed[i].key for i in chosen]
+        frames = [c.atoms for c in own]
+        chosen = choose(frames, train, potential, settings, index, budget, self._price(index))
+        keys = [own[i].key for i in chosen]
         self.ledger.select(keys)
         return keys
+
+    def _cut(
+        self,
+        candidates: list[Proposal],
+        potential: Potential,
+        bounds: Window,
+        starts: Mapping[str, Atoms],
+    ) -> list[Proposal]:
+        """With fragments in place of frames of which only little is uncertain."""
+        radius = self.settings.fragment_radius
+        if radius is None:
+            return candidates
+        # What checks the potential is not trained on, not in pieces either.
+        checks = {c.key for c in self.ledger.candidates() if c.checks}
+        candidates = [c for c in candidates if content_key(c.atoms) not in checks]
+        whole = {run for run, start in starts.items() if why_whole(start) is not None}
+        return with_fragments(candidates, potential, bounds, radius, whole)
+
+    def _own(self, index: int) -> list[Candidate]:
+        """What was proposed in a generation to be trained on."""
+        return [c for c in self.ledger.candidates(generation=index) if not c.checks]
+
+    def _price(self, index: int) -> Price:
+        """Of this generation's labels; written down before it has a say in what is chosen.
+
+        A run that was killed has other times than one that was not.
+        """
+        kept = self._path(index) / "price.json"
+        if (values := self._read(f"{kept.parent.name}/{kept.name}")) is not None:
+            return Price(**values)
+        asked = self.ledger.candidates("submitted", "labelled", "used", "rejected")
+        sizes = {c.key: len(c.atoms) for c in asked}
+        tasks = [task for task in read_tasks(self.folder / "tasks.csv") if task.name in sizes]
+        price = fitted_price([sizes[task.name] for task in tasks], [t.seconds for t in tasks])
+        write_whole(kept, json_text(asdict(price)))
+        return price
 
     # --- labels ----------------------------------------------------------------------------------
 
@@ -439,12 +509,14 @@ class LearningRun:
         limits = self._limits(open_[0].generation if open_ else 0)
         folders = {c.key: self.folder / "labels" / c.key for c in open_}
         tasks = {c.key: (self.labeler, c.atoms, folders[c.key]) for c in open_}
+        # Finished before a kill: they take no time now.
+        kept = {key for key, folder in folders.items() if has_label(folder)}
         atoms = {c.key: c.atoms for c in open_}
         self._spend("other")
         lost: dict[str, BaseException] = {}
         done = 0
         words = f"Labelling with {self.labeler.name}"
-        for outcome in self._outcomes("label", label_one, tasks, words):
+        for outcome in self._outcomes("label", label_one, tasks, words, kept):
             if isinstance(outcome.error, InputError):
                 raise outcome.error  # not this structure's fault: the next would fare the same
             if isinstance(outcome.error, LabelFailure):
@@ -495,18 +567,20 @@ class LearningRun:
         function: Callable[..., Any],
         tasks: Mapping[str, tuple[Any, ...]],
         words: str,
+        kept: Set[str] = frozenset(),
     ) -> Iterator[Outcome]:
         s = self.settings
         with Pool(s.executor, s.workers, retries=s.retries) as pool:
-            found = (self._noted(kind, outcome) for outcome in pool.run(function, tasks))
+            found = (self._noted(kind, outcome, kept) for outcome in pool.run(function, tasks))
             if not self.progress:
                 yield from found
                 return
             console = Console(stderr=True)
             yield from track(found, words, total=len(tasks), console=console, transient=True)
 
-    def _noted(self, kind: Kind, outcome: Outcome) -> Outcome:
-        self._note(kind, outcome.key, time.time() - outcome.seconds, outcome.seconds)
+    def _noted(self, kind: Kind, outcome: Outcome, kept: Set[str]) -> Outcome:
+        if outcome.key not in kept:
+            self._note(kind, outcome.key, time.time() - outcome.seconds, outcome.seconds)
         return outcome
 
     def _note(self, kind: Kind, name: str, begun: float, seconds: float) -> None:

@@ -32,6 +32,11 @@ class Generation:
         check: what frames that nothing was trained on say of its potential (`Check`); None without
             a target.
         verdict: whether it is good enough, and what is missing if not; "" without a target.
+        fragments: how many of the selected are fragments.
+        price: what its labels were expected to cost (`Price`); None: nothing was selected, or the
+            file is of before.
+        expected_seconds: that its labels were expected to take a worker; None: as ``price``, or
+            nothing was labelled before.
     """
 
     generation: int
@@ -54,6 +59,9 @@ class Generation:
     extrapolating: dict[str, int] = field(default_factory=dict)
     check: dict[str, Any] | None = None
     verdict: str = ""
+    fragments: int = 0
+    price: dict[str, Any] | None = None
+    expected_seconds: float | None = None
 
     @property
     def open_verdict(self) -> str:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from eip.active_learning.price import Price
+from eip.active_learning.settings import LearningSettings
 from eip.neighbors import build_graph
 from eip.potential import Potential
 from eip.simulation.monitors import BrokenBond, ClosestApproach, State, first_ending
@@ -31,6 +33,12 @@ class Window:
     def holds(self, sigma: float, grade: float) -> bool:
         """Uncertain, by σ or because an atom lies beyond what was seen, and not past all use."""
         return (sigma >= self.lower or grade > EDGE) and sigma < self.upper
+
+    def unknown(
+        self, sigma: Float[np.ndarray, "atoms"], grade: Float[np.ndarray, "atoms"]
+    ) -> Bool[np.ndarray, "atoms"]:
+        """Which atoms are uncertain, by either."""
+        return (sigma >= self.lower) | (grade > EDGE)
 
 
 def window(
@@ -117,11 +125,23 @@ def farthest_points(
     candidates: Float[np.ndarray, "candidates features"],
     known: Float[np.ndarray, "known features"],
     count: int,
+    by_atom: Float[np.ndarray, "candidates"] | None = None,
+    seconds: Float[np.ndarray, "candidates"] | None = None,
+    most_seconds: float = np.inf,
 ) -> Int[np.ndarray, "chosen"]:
     """Greedy farthest-point selection: each is the farthest from the known and the chosen ones.
 
     Fewer than ``count`` where the rest are duplicates. Distances are Euclidean in units of the
     features' spread over all structures.
+
+    With ``by_atom``, each is the one of the largest distance over what an atom of it costs. The
+    features are means over atoms, so the distance is how new an atom is on average, N times of it
+    how new all are, and N over the cost of the label the inverse of what an atom costs.
+
+    Args:
+        by_atom: what an atom of each costs, in any unit; None: all the same.
+        seconds: that each is expected to take.
+        most_seconds: of all together; what does not fit any more is left out, but never the first.
     """
     everything = np.concatenate([known, candidates]) if len(known) else candidates
     spread = everything.std(axis=0)
@@ -132,12 +152,49 @@ def farthest_points(
     distance = np.full(len(scaled), np.inf)
     for row in seen:
         distance = np.minimum(distance, np.linalg.norm(scaled - row, axis=1))
+    prices = np.ones(len(scaled)) if by_atom is None else by_atom
+    costs = np.zeros(len(scaled)) if seconds is None else seconds
     chosen: list[int] = []
+    spent = 0.0
     while len(chosen) < min(count, len(scaled)):
-        best = int(np.argmax(distance))
-        if distance[best] <= _DUPLICATE * width:
+        open_ = distance > _DUPLICATE * width
+        if chosen:
+            open_ &= spent + costs <= most_seconds
+        if not open_.any():
             break
+        best = int(np.argmax(np.where(open_, distance / prices, -np.inf)))
         chosen.append(best)
+        spent += float(costs[best])
         distance = np.minimum(distance, np.linalg.norm(scaled - scaled[best], axis=1))
         distance[best] = 0.0
     return np.array(chosen, dtype=int)
+
+
+def choose(
+    candidates: Sequence[Atoms],
+    known: Sequence[Atoms],
+    potential: Potential,
+    settings: LearningSettings,
+    generation: int,
+    count: int,
+    price: Price,
+) -> Int[np.ndarray, "chosen"]:
+    """Which candidates of a generation to label: by distance and price, or at random.
+
+    Args:
+        known: frames that the potential was trained on.
+        count: at most.
+        price: of their labels.
+    """
+    sizes = np.array([len(atoms) for atoms in candidates])
+    seconds = price.of(sizes)
+    most = np.inf if settings.label_hours is None else 3600.0 * settings.label_hours
+    if settings.selection == "random":
+        order = np.random.default_rng([settings.seed, generation]).permutation(len(candidates))
+        if seconds is not None:
+            fits = np.cumsum(seconds[order]) <= most
+            order = order[: max(1, int(fits.sum()))]
+        return order[:count]
+    rows = descriptors(potential, [*known, *candidates])
+    parts = rows[len(known) :], rows[: len(known)]
+    return farthest_points(*parts, count, price.by_atom(sizes), seconds, most)

@@ -46,6 +46,12 @@ class LearningSettings(ReferenceSettings):
     )
     rattle: float = Field(0.06, gt=0, description="Å, standard deviation of a rattle")
     labels: Count = Field(30, ge=1, description="a generation, at most")
+    label_hours: float | None = Field(
+        None,
+        gt=0,
+        description="hours of a worker that the labels of a generation are expected to take, at "
+        "most; empty: no bound but their number",
+    )
     max_labels: Count | None = Field(None, ge=1, description="in all; empty: no bound")
     max_hours: float | None = Field(None, gt=0, description="of wall time in all; empty: no bound")
     temperatures: Temperatures = Field((300.0,), description="K; each start runs at each of them")
@@ -99,6 +105,13 @@ class LearningSettings(ReferenceSettings):
         gt=0,
         description="covalent bonds of the start, likewise; empty: bonds may break",
     )
+    fragment_radius: float | None = Field(
+        None,
+        ge=2,
+        le=100,
+        description="Å; of a frame with few uncertain atoms the molecules within this radius of "
+        "the worst are labelled, in vacuum; empty: whole frames are",
+    )
     validation: float = Field(0.15, gt=0, lt=1, description="share of the labels that validates")
     target: float | None = Field(
         None,
@@ -124,6 +137,14 @@ class LearningSettings(ReferenceSettings):
     def _window_is_open(self) -> LearningSettings:
         if self.lower is not None and self.upper is not None and self.upper <= self.lower:
             raise ValueError(f"learning needs upper > lower, got {self.upper} and {self.lower}")
+        if self.fragment_radius is not None:
+            given = {name: self.labeler_options.get(name) for name in ("charge", "multiplicity")}
+            if given["charge"] or given["multiplicity"] not in (None, 1):
+                said = ", ".join(f"{name} {value}" for name, value in given.items() if value)
+                raise ValueError(
+                    f"labeler_options give each structure {said}, which a fragment has not: leave "
+                    "fragment_radius empty"
+                )
         fewest = math.ceil(round(self.confidence / (1.0 - self.confidence), 9))
         if self.target is not None and self.checks < fewest:
             raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,7 +53,7 @@ def read_tasks(path: Path) -> Iterator[TaskTime]:
             yield task
 
 
-def lanes(tasks: list[TaskTime]) -> list[int]:
+def lanes(tasks: Sequence[TaskTime]) -> list[int]:
     """A lane for each, in which it meets no other: as many lanes as were at work at once."""
     free: list[float] = []
     found = [0] * len(tasks)

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from eip.neighbors import find_edges
 
-#: Bonded are atoms closer than this times the sum of their covalent radii.
+#: Of bonds, unless a caller says otherwise.
 _STRETCH = 1.15
 #: Degrees: where three atoms are as straight as this, a torsion has no meaning.
 _STRAIGHT = 170.0
@@ -34,13 +34,17 @@ class Molecules:
     bonds: Int[np.ndarray, "bonds 2"]
 
     @classmethod
-    def of(cls, atoms: Atoms) -> Molecules:
-        """Bonds by covalent radii (B. Cordero et al., Dalton Trans. 2008, 2832)."""
+    def of(cls, atoms: Atoms, stretch: float = _STRETCH) -> Molecules:
+        """Bonds by covalent radii (B. Cordero et al., Dalton Trans. 2008, 2832).
+
+        Args:
+            stretch: bonded are atoms closer than this times the sum of theirs.
+        """
         radii = covalent_radii[atoms.numbers]
-        reach = 2.0 * _STRETCH * float(radii.max(initial=0.1))
+        reach = 2.0 * stretch * float(radii.max(initial=0.1))
         i, j, shifts = find_edges(atoms.positions, atoms.cell.array, atoms.pbc, reach)
         vectors = atoms.positions[j] + shifts @ atoms.cell.array - atoms.positions[i]
-        near = np.linalg.norm(vectors, axis=1) < _STRETCH * (radii[i] + radii[j])
+        near = np.linalg.norm(vectors, axis=1) < stretch * (radii[i] + radii[j])
         # In a cell of few atoms a pair may be bonded through more than one face.
         pairs = np.unique(np.stack([i, j], axis=1)[near & (i < j)], axis=0)
         return cls(np.asarray(atoms.numbers, dtype=np.int64), pairs.astype(np.int64))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 from rich.table import Table
 
+from eip.active_learning.fragments import typical_size
 from eip.active_learning.labelers import make_labeler
 from eip.active_learning.loop import LearningRun, TrainingTask
+from eip.active_learning.price import Price
 from eip.active_learning.results import LearningResult
 from eip.config import Config, DataConfig, LearningConfig, config_yaml
 from eip.data import FrameStore, open_frames, read_structures, split_indices
@@ -113,9 +117,33 @@ def plan(config: LearningConfig) -> Table:
     if settings.max_labels is not None:
         most = min(most, settings.max_labels)
     table.add_row("labels", f"at most {most}, by {labeler.name}")
+    table.add_row("a label's price", _price(config, starts))
+    if settings.fragment_radius is not None:
+        whole = run.kept_whole()
+        table.add_row(
+            "fragments",
+            "; ".join(
+                f"{name}: none, {whole[name]}"
+                if name in whole
+                else f"{name}: {typical_size(start, settings.fragment_radius)}"
+                for name, start in starts.items()
+            ),
+        )
     shared = f", up to {settings.together} runs in one" if settings.together > 1 else ""
     table.add_row("where", f"{settings.executor}, {settings.workers} workers{shared}")
     return table
+
+
+def _price(config: LearningConfig, starts: dict[str, Atoms]) -> str:
+    """What labels of whole frames are expected to cost, by those that the folder has already."""
+    known = sorted(config.run_dir.glob("generation-*/price.json"))
+    price = Price(**json.loads(known[-1].read_text(encoding="utf-8"))) if known else Price()
+    sizes = np.unique([len(atoms) for atoms in starts.values()])
+    seconds = price.of(sizes)
+    if seconds is None:
+        return f"{price} of N atoms, until there are labels to say more"
+    each = ", ".join(f"{n} atoms {s:.3g} s" for n, s in zip(sizes, seconds, strict=True))
+    return f"{price} of N atoms, by {price.labels} labels: {each}"
 
 
 def _starts(config: LearningConfig) -> dict[str, Atoms]:

@@ -12,12 +12,12 @@ from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 from ase.data.colors import jmol_colors
 
-from eip.active_learning.ledger import Candidate, Ledger
+from eip.active_learning.ledger import Candidate
 from eip.active_learning.results import LearningResult
-from eip.active_learning.tasks import lanes, read_tasks
+from eip.active_learning.tasks import TaskTime, lanes
 from eip.files import write_whole
 from eip.plots import Figure, gantt
-from eip.verbs.learning_tables import COLUMNS, rows
+from eip.verbs.learning_tables import COLUMNS, COST_COLUMNS, rows
 
 #: Pictures on a page, the latest; more make a page that no browser likes.
 _MOST = 400
@@ -39,12 +39,24 @@ figure { margin: 1rem 0; overflow-x: auto; }
 """
 
 
-def write_page(folder: Path, result: LearningResult, figures: Sequence[Figure]) -> None:
-    """learning.html in the run's folder; nothing on it is fetched from elsewhere."""
+def write_page(
+    folder: Path,
+    result: LearningResult,
+    figures: Sequence[Figure],
+    candidates: Sequence[Candidate],
+    tasks: Sequence[TaskTime],
+    costs: Sequence[Sequence[str]],
+) -> None:
+    """learning.html in the run's folder; nothing on it is fetched from elsewhere.
+
+    Args:
+        candidates: of the ledger.
+        tasks: of the run.
+        costs: see `eip.verbs.learning_tables.cost_rows`.
+    """
     last = result.generations[-1]
-    tasks = list(read_tasks(folder / "tasks.csv"))
     seconds = {task.name: task.seconds for task in tasks if task.kind == "label"}
-    candidates = [c for c in Ledger(folder / "ledger.db").candidates() if c.state != "proposed"]
+    asked = [c for c in candidates if c.state != "proposed"]
     drawn = list(figures)
     if tasks:
         drawn.append(
@@ -64,8 +76,10 @@ def write_page(folder: Path, result: LearningResult, figures: Sequence[Figure]) 
         "<h2>Generations</h2>",
         _table(COLUMNS, rows(result)),
         *(f"<figure>{_svg(figure)}</figure>" for figure in drawn),
-        f"<h2>Candidates</h2><p>{_shown(candidates)}</p><div class='cards'>",
-        *(_card(candidate, seconds) for candidate in candidates[-_MOST:]),
+        "<h2>What labels cost</h2>",
+        _table(COST_COLUMNS, costs),
+        f"<h2>Candidates</h2><p>{_shown(asked)}</p><div class='cards'>",
+        *(_card(candidate, seconds) for candidate in asked[-_MOST:]),
         "</div></body></html>\n",
     ]
     write_whole(folder / "learning.html", "\n".join(part for part in parts if part))
@@ -98,6 +112,8 @@ def _card(candidate: Candidate, seconds: dict[str, float]) -> str:
         why = "rattled start"
     else:
         why = f"{candidate.origin}{sigma}"
+        if candidate.cut is not None:
+            why += f"; {candidate.cut}"
     fate: str = candidate.state
     if candidate.used_in >= 0:
         fate = f"trained on from generation {candidate.used_in}"

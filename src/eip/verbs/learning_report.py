@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from eip import plots
+from eip.active_learning.ledger import Ledger
 from eip.active_learning.results import LearningResult
+from eip.active_learning.tasks import read_tasks
 from eip.files import write_whole
 from eip.verbs.learning_page import write_page
-from eip.verbs.learning_tables import COLUMNS, rows
+from eip.verbs.learning_tables import COLUMNS, COST_COLUMNS, cost_rows, rows
 from eip.verbs.run_logs import plot_dynamics
 
 
 def write_report(folder: Path, result: LearningResult) -> None:
     """learning.md, learning.html, learning.png and dynamics.png (the paper's Fig. 4) in the run's
     folder."""
-    write_whole(folder / "learning.md", _markdown(result, folder))
+    candidates = Ledger(folder / "ledger.db").candidates()
+    tasks = list(read_tasks(folder / "tasks.csv"))
+    costs = cost_rows(result, candidates, tasks)
+    write_whole(folder / "learning.md", _markdown(result, folder, costs))
     labels = [g.labels for g in result.generations]
     error = [1000.0 * g.metrics.get("force_mae", float("nan")) for g in result.generations]
     figure = plots.learning(
@@ -30,7 +35,7 @@ def write_report(folder: Path, result: LearningResult) -> None:
         result.seconds,
     )  # fmt: skip
     plots.save_figure(figure, folder / "learning.png")
-    write_page(folder, result, [figure])
+    write_page(folder, result, [figure], candidates, tasks, costs)
     shown = {}
     for g in _ends(result.generations):
         for kind in (False, True):
@@ -46,17 +51,22 @@ def _ends(generations: Sequence[Any]) -> list[Any]:
     return [generations[0]] if len(generations) == 1 else [generations[0], generations[-1]]
 
 
-def _markdown(result: LearningResult, folder: Path) -> str:
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *body]
+    return [f"| {' | '.join(line)} |\n" for line in lines]
+
+
+def _markdown(result: LearningResult, folder: Path, costs: Sequence[Sequence[str]]) -> str:
     model = os.path.relpath(result.model, folder)
     last = result.generations[-1]
     lines = [
         "# Active learning\n",
         f"\nEnded: {result.reason}. {result.labels} labels; model: `{model}`.\n\n",
         *([f"{last.open_verdict}\n\n"] if last.open_verdict else []),
-        f"| {' | '.join(COLUMNS)} |\n",
-        f"| {' | '.join(['---'] * len(COLUMNS))} |\n",
-        *(f"| {' | '.join(row)} |\n" for row in rows(result)),
+        *_table(COLUMNS, rows(result)),
         "\n![learning](learning.png)\n\n![dynamics](dynamics.png)\n",
+        "\n## What labels cost\n\n",
+        *_table(COST_COLUMNS, costs),
         "\n## Where the time went\n\n| | s |\n| --- | --- |\n",
         *(f"| {name} | {seconds:.0f} |\n" for name, seconds in result.seconds.items()),
         f"\nBeyond training, dynamics and labels: {result.overhead_fraction:.1%}.\n",
