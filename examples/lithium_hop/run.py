@@ -15,13 +15,14 @@ import argparse
 from pathlib import Path
 
 import ase.io
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import rich
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.visualize.plot import plot_atoms
+from ase.data import covalent_radii
+from PIL import Image
 
 import eip
 from eip.builders import lifepo4
@@ -66,26 +67,37 @@ def label(frames: list[Atoms], calculator: Calculator) -> None:
 
 
 def picture(atoms: Atoms, columns: dict[str, np.ndarray], goer: int, path: Path) -> None:
-    """Atoms in the colours of numbers, eV/Å, beside each other on one scale."""
+    """Atoms along c in the colours of numbers, eV/Å, beside each other on one scale."""
     largest = max(values.max() for values in columns.values())
-    scale = plt.Normalize(0.0, largest)
-    colours = mpl.colormaps["inferno_r"]
-    figure, axes = plt.subplots(1, len(columns), figsize=(7.2, 4.2), layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(columns), figsize=(7.5, 4.4), sharey=True, layout="constrained"
+    )
+    atoms = atoms.copy()
+    atoms.wrap()
+    order = np.argsort(atoms.positions[:, 2])  # what is in front comes last
+    x, y, _ = atoms.positions[order].T
     for ax, (title, values) in zip(axes, columns.items(), strict=True):
-        plot_atoms(atoms, ax, radii=0.45, colors=colours(scale(values))[:, :3], show_unit_cell=2)
-        ax.set_title(title, fontsize=9)
-        ax.set_axis_off()
-        # plot_atoms moves what it draws: the patches stand in the order of the atoms' heights.
-        x, y = ax.patches[int(np.flatnonzero(np.argsort(atoms.positions[:, 2]) == goer)[0])].center
-        ax.annotate("Li", (x, y), (x + 1.6, y + 1.6), arrowprops={"arrowstyle": "->"}, fontsize=9)
-    bar = figure.colorbar(mpl.cm.ScalarMappable(scale, colours), ax=axes, shrink=0.8)
-    bar.set_label("eV/Å")
-    figure.savefig(path, dpi=100)
+        drawn = ax.scatter(
+            *(x, y, 330 * covalent_radii[atoms.numbers[order]] ** 2),
+            c=values[order],
+            cmap="inferno_r",
+            vmin=0.0,
+            vmax=largest,
+            edgecolors="black",
+            linewidths=0.6,
+        )
+        ax.set(title=title, aspect="equal", xlabel="a, Å")
+        place = atoms.positions[goer, :2]
+        ax.annotate("Li", place, place + (0.2, 2.0), arrowprops={"arrowstyle": "->"}, fontsize=9)
+    axes[0].set_ylabel("b, Å")
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label="eV/Å")
+    figure.savefig(path, dpi=90)
+    Image.open(path).quantize(96).save(path, optimize=True)  # a third of the size
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, default=80)
+    parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--weights", default="7net-l3i5", help="of the reference: or 7net-0")
     parser.add_argument("--out", type=Path, default=Path("runs/lithium_hop"))
     given = parser.parse_args()
@@ -97,19 +109,23 @@ def main() -> None:
     frames = shaken(given.frames)
     label(frames, reference)
     ase.io.write(given.out / "labelled.xyz", frames)
-    model = eip.attach("chgnet", given.out / "labelled.xyz", given.out / "chgnet.eip", log=print)
+    model = eip.attach(
+        "chgnet", given.out / "labelled.xyz", given.out / "chgnet.eip", log=rich.print
+    )
 
     atoms, goer = hop()
     label([atoms], reference)
     said = eip.load(model).predict(atoms)
     sigma, grade = said.force_uncertainty.numpy(), said.extrapolation_grade.numpy()
     error = np.linalg.norm(said.forces.numpy() - atoms.get_forces(), axis=1) / np.sqrt(3)
-    for name, values in (("σ", sigma), ("error", error)):
-        print(f"{name}: lithium on its way {values[goer]:.3f}, median {np.median(values):.3f} eV/Å")
-    print(f"grade of lithium on its way {grade[goer]:.2f}, of the others {np.median(grade):.2f}")
+    print("the worst forces: atom, error, σ (eV/Å), grade, distance from the lithium (Å)")
+    for i in np.argsort(-error)[:6]:
+        apart = 0.0 if i == goer else atoms.get_distance(i, goer, mic=True)
+        row = (error[i], sigma[i], grade[i], apart)
+        print(f"{i:3d} {atoms[i].symbol:2s}", *(f"{value:6.2f}" for value in row))
     ranks = np.argsort(np.argsort(sigma)), np.argsort(np.argsort(error))
     print(f"rank correlation of σ and error over the atoms: {np.corrcoef(*ranks)[0, 1]:.2f}")
-    columns = {"σ: what CHGNet's forces may be off by": sigma, "what they are off by": error}
+    columns = {"σ of CHGNet's forces": sigma, "what they are off by": error}
     picture(atoms, columns, goer, given.out / "picture.png")
 
 
