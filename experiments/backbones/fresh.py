@@ -52,7 +52,7 @@ def main() -> None:
             if label in done:
                 continue
             config = Config(
-                run_dir=given.work / f"{backbone}-{head}",
+                run_dir=given.work / f"{backbone}-{head}-{given.frames}-{given.epochs}",
                 data={"train": [files["train"]], "validation": 0.2, "test": [files["test"]]},
                 model={
                     "backbone": {"name": backbone, "channels": given.channels, "cutoff": 4.0},
@@ -62,7 +62,8 @@ def main() -> None:
             )
             began = process_time()
             run = eip.train(config, progress=False)
-            done[label] = {k: round(run.metrics[k], 4) for k in KEPT if k in run.metrics}
+            found = {k: run.metrics.get(k, np.nan) for k in KEPT}
+            done[label] = {k: round(v, 4) for k, v in found.items() if np.isfinite(v)}
             done[label] |= {"cpu_s": round(process_time() - began)}
             results.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n")
             print(label, done[label], flush=True)

@@ -239,9 +239,16 @@ def test_training_goes_on_with_what_is_attached(
     said: list[str] = []
     made = eip.train(config, progress=False, log=lambda message: said.append(str(message)))
     assert "the layers of stranger" in "\n".join(said)
+    assert "Training again without 23 frames (part 1 of 2)" in "\n".join(said)
     atoms = ase.io.read(frames, index=0)
     before, after = (eip.load(path).predict(atoms) for path in (attached, made.model))
     torch.testing.assert_close(after.forces, before.forces)
+    # What is on disk of the trainings without a part of the frames is not done again.
+    made.model.unlink()
+    resumed = eip.train(config, resume=True, progress=False)
+    torch.testing.assert_close(
+        eip.load(resumed.model).predict(atoms).force_uncertainty, after.force_uncertainty
+    )
     again = config.replace(run_dir=tmp_path / "again", model={"start_from": made.model})
     third = eip.load(eip.train(again, progress=False).model).predict(atoms)
     torch.testing.assert_close(third.forces, before.forces)
