@@ -11,6 +11,7 @@ from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from eip.active_learning.labelers import LabelLimits, check_label
+from eip.active_learning.labelers.limits import with_energy_window
 from eip.errors import InputError
 
 
@@ -64,3 +65,28 @@ def test_limits_can_be_left_out():
     ):
         with pytest.raises(InputError):
             LabelLimits(**wrong)
+
+
+def of_elements(atoms: Atoms, off: float = 0.0) -> Atoms:
+    """Labelled by the energies of its elements alone."""
+    energy = sum({1: -13.0, 6: -1030.0, 8: -2040.0}[z] for z in atoms.numbers.tolist()) + off
+    atoms = atoms.copy()
+    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=np.zeros((len(atoms), 3)))
+    return atoms
+
+
+def test_energies_of_another_composition_are_looked_at_once_they_can_be() -> None:
+    """A fragment of a mixture: whole frames say nothing of how its energy goes by elements."""
+    water, methanol = molecule("H2O"), molecule("CH3OH")
+    mixture = methanol + water + water
+    whole = [of_elements(mixture, 0.01 * k) for k in range(12)]
+    limits = with_energy_window(LabelLimits(), whole)
+    assert check_label(of_elements(mixture), limits) is None
+    assert check_label(of_elements(mixture, 1000.0), limits) is not None
+    for fragment in (water, methanol, methanol + water):
+        assert check_label(of_elements(fragment), limits) is None
+    limits = with_energy_window(LabelLimits(), [*whole, of_elements(water)])
+    for fragment in (water, methanol, methanol + water):
+        assert check_label(of_elements(fragment), limits) is None
+        wrong = check_label(of_elements(fragment, 1000.0), limits)
+        assert wrong is not None and "off the scale" in wrong

@@ -9,6 +9,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
+from eip.composition import OpenEnergies, open_energies
 from eip.errors import InputError
 
 
@@ -23,6 +24,8 @@ class LabelLimits:
         energy_per_atom_window: (lowest, highest) eV per atom after ``element_energies`` are
             subtracted; None: not looked at.
         element_energies: eV by atomic number; None: zero.
+        open_energies: what is not known of these. Energies of structures that hold it are not
+            looked at: fragments of another composition than all whole frames have.
 
     Raises:
         InputError: if a bound is not positive or the window is empty.
@@ -32,6 +35,7 @@ class LabelLimits:
     max_net_force: float | None = 0.5
     energy_per_atom_window: tuple[float, float] | None = None
     element_energies: Mapping[int, float] | None = None
+    open_energies: tuple[OpenEnergies, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_force", "max_net_force"):
@@ -72,7 +76,9 @@ def check_label(labelled: Atoms, limits: LabelLimits) -> str | None:
     net = float(np.linalg.norm(forces.sum(axis=0)))
     if limits.max_net_force is not None and net > limits.max_net_force:
         return f"net force of {net:.2f} eV/Å, more than {limits.max_net_force:g}"
-    if limits.energy_per_atom_window is not None:
+    nothing = np.zeros(0, dtype=np.int64)
+    has_open = any(one.differ(nothing, labelled.numbers) for one in limits.open_energies)
+    if limits.energy_per_atom_window is not None and not has_open:
         lowest, highest = limits.energy_per_atom_window
         bound = (energy - _energy_of_elements(labelled, limits.element_energies)) / len(labelled)
         if not lowest <= bound <= highest:
@@ -116,4 +122,5 @@ def with_energy_window(limits: LabelLimits, known: Sequence[Atoms]) -> LabelLimi
         limits,
         energy_per_atom_window=(middle - width, middle + width),
         element_energies=dict(zip(elements, fitted.tolist(), strict=True)),
+        open_energies=tuple(open_energies(counts, elements)),
     )
