@@ -83,7 +83,7 @@ def _remove_empty(path: Path, there: Path) -> None:
 
 
 def _acquire(folder: Path, deadline: float) -> int:
-    path = folder / LOCK
+    path, told = folder / LOCK, False
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -101,7 +101,11 @@ def _acquire(folder: Path, deadline: float) -> int:
             os.close(descriptor)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
-            if time.monotonic() < deadline:
+            if (left := deadline - time.monotonic()) > 0:
+                if not told and left > 1.0:
+                    told = True
+                    text = f"{folder}: another process is at work there{f' ({who})' if who else ''}"
+                    warnings.warn(f"{text}; waiting up to {left:.0f} s", LockWarning, stacklevel=3)
                 time.sleep(_LOOK)
                 continue
             raise InputError(

@@ -205,6 +205,25 @@ def test_a_raised_bound_goes_on(tmp_path: Path) -> None:
     assert len(computed) == len(set(computed)) == 18
 
 
+def test_what_is_past_the_window_is_not_certain(tmp_path: Path) -> None:
+    settings = QUICK.replace(lower=1e-7, upper=2e-7, candidate_ratio=0.1)
+    result = learn(tmp_path, settings)
+    (only,) = result.generations
+    assert only.above == only.seen and only.uncertain("md") == only.seen["md"]
+    assert "is past 2e-07 eV/Å (learn.upper)" in result.reason
+    result = learn(tmp_path, settings.replace(upper=1e6))
+    assert len(result.generations) == 3 and result.labels == 18
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    learn(tmp_path, QUICK.replace(generations=1))
+    (tmp_path / "generation-000" / "generation.json").write_text("{")
+    with pytest.raises(InputError, match=r"generation\.json is damaged .*delete it"):
+        learn(tmp_path, QUICK.replace(generations=1))
+    (tmp_path / "generation-000" / "generation.json").unlink()
+    assert learn(tmp_path, QUICK.replace(generations=1)).labels == 8
+
+
 def test_it_converges_when_nothing_is_uncertain(tmp_path: Path) -> None:
     settings = LearningSettings(
         **{**vars(QUICK), "lower": 1e5, "upper": 1e6, "candidate_ratio": 0.1}

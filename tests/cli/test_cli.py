@@ -402,6 +402,21 @@ def test_given_udd_parameters_are_taken(run: Run, folder: Path) -> None:
     chosen = json.loads((out / "udd.json").read_text())
     assert chosen["A"] == 3
     assert chosen["max_bias_force"] == pytest.approx(0.1)
+    again = [
+        "md", folder / "run/model.eip", folder / "test.xyz", "--out", out, "--steps", 2, "--udd",
+        "--no-progress", "--break-bonds", "--resume",
+    ]  # fmt: skip
+    code, _, said = run(*again, "--udd-a", 3, "--udd-memory", 50)
+    assert code == 2 and "memory was None, now 50.0" in said
+    code, _, said = run(*again, "--udd-a", 4)
+    assert code == 2 and "A was 3.0, now 4.0" in said
+    code, _, said = run(*again, "--frame", 1)
+    assert code == 2 and "begun with the same atoms elsewhere" in said
+    code, _, said = run(*again, "--udd-a", 3, "--udd-max-force", 0.1)
+    assert code == 0, said
+    (out / "udd.json").write_text("{")
+    code, _, said = run(*again, "--steps", 3)
+    assert code == 2 and "udd.json is damaged" in said
 
 
 @pytest.mark.parametrize(

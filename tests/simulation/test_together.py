@@ -9,10 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from ase.build import molecule
 from ase.io import read
 
 from eip.errors import InputError
-from eip.simulation import DynamicsSettings, Together, UDDParameters, run_dynamics
+from eip.neighbors import build_graph
+from eip.potential import prepared
+from eip.prediction import Prediction
+from eip.simulation import DynamicsSettings, Together, UDDParameters, UDDPotential, run_dynamics
+from eip.simulation.together import _asked, _Kind, _Question
+from eip.uncertainty.evidential import EvidentialPotential
 
 from .toy import ToyPotential, cluster, crystal
 
@@ -61,6 +68,34 @@ def test_runs_are_what_they_are_alone(tmp_path: Path) -> None:
     check_same(tmp_path / "shared", tmp_path / "alone")
     # 21 states of six runs; those of MD are one call, those of UDD another.
     assert (alone.calls, potential.calls) == (6 * 21, 2 * 21)
+
+
+@pytest.mark.parametrize("backbone", ["painn", "cartesian_ace"])
+def test_a_structure_is_told_the_same_bits_in_any_company(backbone: str) -> None:
+    torch.manual_seed(0)
+    network = EvidentialPotential(
+        elements=(1, 6, 8), element_energies={1: -1.0, 6: -2.0, 8: -3.0}, force_scale=1.0,
+        head="tensor", backbone=backbone, channels=16, cutoff=4.0,
+    ).eval()  # fmt: skip
+    potential = UDDPotential(network, UDD.A, UDD.B, UDD.C, UDD.D)
+    rng = np.random.default_rng(0)
+    graphs = []
+    for name in ("C2H6", "H2O", "CH3OH", "O", "CH4"):
+        atoms = molecule(name)
+        atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
+        graphs.append(build_graph(atoms, 4.5))
+    kind = _Kind(potential, prepared(potential))
+
+    def told(chosen: list[int]) -> list[Prediction]:
+        return _asked([_Question(kind, graphs[k], False) for k in chosen])
+
+    alone = [told([k])[0] for k in range(5)]
+    for size in range(2, 8):
+        for _ in range(4):
+            chosen = rng.integers(0, 5, size).tolist()
+            for k, said in zip(chosen, told(chosen), strict=True):
+                for of, value in said.figures():
+                    assert torch.equal(value, getattr(alone[k], of.name)), (chosen, k, of.name)
 
 
 def test_npt_and_nvt_share_a_potential(tmp_path: Path) -> None:

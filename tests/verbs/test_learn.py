@@ -201,6 +201,9 @@ def test_a_wrong_configuration_is_explained(folder: Path, run: Run) -> None:
         ("learn.labeler_options={calculatr: 1}", "calculator"),
         ("learn.starts=nowhere.xyz", "nowhere.xyz"),
         ("learn.upper=1.0e-9", "upper > lower"),
+        ("learn.replicas=1000000", "learn.replicas"),
+        ("learn.initial=0", "nothing to begin with: learn.initial is 0"),
+        ("model.uncertainty=none", "active learning follows σ"),
         ("learn.temperatures=-3", "temperatures"),
     ):
         code, _, said = run("learn", config, "--set", "run_dir=wrong", "--set", change)

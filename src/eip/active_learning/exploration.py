@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +12,7 @@ import numpy as np
 from ase import Atoms
 from ase.io import iread
 
+from eip.files import read_json
 from eip.model_file import load_model
 from eip.potential import Potential
 from eip.simulation import DynamicsSettings, Together, UDDParameters, propose_udd, run_dynamics
@@ -94,7 +94,7 @@ def _done(walker: Walker, folder: Path) -> WalkerOutcome | None:
     kept = folder / "summary.json"
     if not kept.is_file():
         return None
-    summary = json.loads(kept.read_text(encoding="utf-8"))
+    summary = read_json(kept)
     return None if summary["cause"] == "interrupted" else _outcome(walker, summary, folder)
 
 
@@ -109,7 +109,7 @@ def _biases(
         if not walker.udd:
             found[walker.name] = None
         elif begun.is_file():
-            values = json.loads(begun.read_text(encoding="utf-8"))
+            values = read_json(begun)
             found[walker.name] = UDDParameters.from_dict(values)
         else:
             start, temperature = walker.start, walker.settings.temperature

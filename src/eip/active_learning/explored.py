@@ -21,8 +21,8 @@ class Explored:
     """What the runs of a generation left.
 
     Attributes:
-        seen, within, beyond: frames, those in the window, and those with an atom beyond what was
-            seen, by "md" and "udd".
+        seen, within, above, beyond: frames, those in the window, those whose σ is past its upper
+            bound, and those with an atom beyond what was seen, by "md" and "udd".
         unsound: frames that would have been candidates, were they sound.
         candidates: sound ones that may be worth a label.
         drawn: sound ones of MD, drawn at random.
@@ -30,6 +30,7 @@ class Explored:
 
     seen: dict[str, int]
     within: dict[str, int]
+    above: dict[str, int]
     beyond: dict[str, int]
     unsound: int = 0
     candidates: list[Proposal] = field(default_factory=list)
@@ -85,7 +86,7 @@ def explored(
     aims = settings.target is not None
     kinds = ("md", "udd") if settings.udd else ("md",)
     none = dict.fromkeys(kinds, 0)
-    found = Explored(seen=none, within=none.copy(), beyond=none.copy())
+    found = Explored(seen=none, within=none.copy(), above=none.copy(), beyond=none.copy())
     rng = np.random.default_rng([settings.seed, generation, 1])
     drawn = Reservoir(settings.checks, rng)
     # Some of them may be drawn for checks, too, which go first.
@@ -98,6 +99,7 @@ def explored(
             found.seen[kind] += 1
             found.beyond[kind] += grade > EDGE
             found.within[kind] += held
+            found.above[kind] += sigma >= bounds.upper
             wanted = held or settings.selection == "random"
             if not (wanted or aims):
                 continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -30,7 +29,7 @@ from eip.active_learning.ledger import content_key
 from eip.data.structures import keep_beside
 from eip.errors import InputError, full_disk
 from eip.executors import Pool
-from eip.files import load_arrays, replacing, save_arrays, warn_unchecked, write_whole
+from eip.files import load_arrays, read_json, replacing, save_arrays, warn_unchecked, write_whole
 from eip.locks import existing
 from eip.run_folder import RECORD, with_files, working_in
 
@@ -247,4 +246,4 @@ def label_frames(
 
 def _asked_earlier(scratch: Path) -> dict[str, Any] | None:
     kept = scratch / _EARLIER
-    return json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
+    return read_json(kept) if kept.is_file() else None

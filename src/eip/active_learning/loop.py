@@ -18,7 +18,6 @@ What a step needs is read from these files alone, so that nothing in memory has 
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -55,7 +54,7 @@ from eip.active_learning.settings import LearningSettings
 from eip.active_learning.tasks import Kind, TaskTime, note, read_tasks
 from eip.errors import InputError
 from eip.executors import Outcome, Pool
-from eip.files import json_text, write_whole
+from eip.files import json_text, read_json, write_whole
 from eip.model_file import load_model, read_model_info
 from eip.potential import Potential
 from eip.simulation import DynamicsSettings
@@ -223,7 +222,7 @@ class LearningRun:
             cut = partial(self._cut, potential=potential, bounds=bounds, starts=starts)
             selected = self._select(index, potential, found, train, cut)
             if not selected:
-                stop = "no frame of this generation is worth a label"
+                stop = _nothing_to_label(found, bounds)
         self._spend("other")
         if selected:
             self._label(selected)
@@ -244,6 +243,7 @@ class LearningRun:
             seen=found.seen,
             candidates=found.within,
             extrapolating=found.beyond,
+            above=found.above,
             unsound=found.unsound,
             selected=len(selected),
             labelled=counts.count("labelled"),
@@ -265,7 +265,7 @@ class LearningRun:
 
     def _converged(self, stable: bool, found: Explored) -> str:
         kind = "udd" if self.settings.udd else "md"
-        ratio = found.within[kind] / max(1, found.seen[kind])
+        ratio = (found.within[kind] + found.above[kind]) / max(1, found.seen[kind])
         if stable and ratio <= self.settings.candidate_ratio:
             return (
                 f"converged: every run of MD is stable, and {ratio:.1%} of the frames seen under "
@@ -302,12 +302,13 @@ class LearningRun:
             f"Generation {g.generation}: {ended.count('finished')} of {len(ended)} runs of MD are "
             f"stable (shortest {g.stable_ps:.3g} ps); "
             + ", ".join(
-                f"{g.candidates[k]} of {g.seen[k]} frames under {k.upper()} uncertain"
+                f"{g.uncertain(k)} of {g.seen[k]} frames under {k.upper()} uncertain"
                 for k in g.seen
             )
-            + f" (σ {g.lower:.3g} to {g.upper:.3g} eV/Å; {sum(g.extrapolating.values())} with an "
-            f"atom beyond what was seen); {g.selected} selected, {g.labelled} "
-            f"labelled, {g.rejected} rejected." + (f" Stop: {g.stop}." if g.stop else "")
+            + f" (σ from {g.lower:.3g} eV/Å; {sum(g.above.values())} past {g.upper:.3g}, and so "
+            f"past use; {sum(g.extrapolating.values())} with an atom beyond what was seen); "
+            f"{g.selected} selected, {g.labelled} labelled, {g.rejected} rejected."
+            + (f" Stop: {g.stop}." if g.stop else "")
         )
         if g.verdict and g.verdict != g.stop:
             self.say(f"Generation {g.generation}: {g.verdict}.")
@@ -591,7 +592,7 @@ class LearningRun:
 
     def _read(self, name: str) -> Any:
         path = self.folder / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     def _read_generation(self, index: int) -> Generation | None:
         values = self._read(f"{self._path(index).name}/generation.json")
@@ -622,6 +623,18 @@ class LearningRun:
         self._seconds[name] += now - self._mark
         self._mark = now
         write_whole(self.folder / "time.json", json_text(self._seconds))
+
+
+def _nothing_to_label(found: Explored, bounds: Window) -> str:
+    """Why a generation ends without a label, and what may help."""
+    told, past = "no frame of this generation is worth a label", sum(found.above.values())
+    if not past:
+        return told
+    return (
+        f"{told}: σ of {past} of {sum(found.seen.values())} is past {bounds.upper:.3g} eV/Å "
+        "(learn.upper), which only a potential that fails has; begin with more frames "
+        "(learn.initial, data.train), colder or shorter runs, or raise learn.upper and --resume"
+    )
 
 
 def _names(walkers: Sequence[Walker]) -> str:

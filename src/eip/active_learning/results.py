@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eip.active_learning.ledger import Ledger
 from eip.errors import InputError
+from eip.files import read_json
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Generation:
         lower, upper: window of the largest σ_i of a candidate, eV/Å.
         runs: how each run of dynamics went.
         seen, candidates: frames looked at and those within the window, by "md" and "udd".
+        above: frames more uncertain than the window's upper bound; none in files of before.
         extrapolating: frames of them with an atom of a grade above 1; none in files of before.
         unsound: candidates that geometry ruled out.
         selected, labelled, rejected: how many.
@@ -57,11 +58,16 @@ class Generation:
     stable_ps: float
     stop: str
     extrapolating: dict[str, int] = field(default_factory=dict)
+    above: dict[str, int] = field(default_factory=dict)
     check: dict[str, Any] | None = None
     verdict: str = ""
     fragments: int = 0
     price: dict[str, Any] | None = None
     expected_seconds: float | None = None
+
+    def uncertain(self, kind: str) -> int:
+        """Frames under "md" or "udd" that are worth a label, or past that."""
+        return self.candidates[kind] + self.above.get(kind, 0)
 
     @property
     def open_verdict(self) -> str:
@@ -146,14 +152,12 @@ def status(folder: str | Path) -> dict[str, Any]:
     for candidate in rejected:
         reasons[candidate.reason] = reasons.get(candidate.reason, 0) + 1
     outcome = folder / "learning.json"
-    last = json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else {}
+    last = read_json(outcome) if outcome.is_file() else {}
     return {
         "stage": stage,
         "candidates": counts,
         "rejected because": reasons,
         "generations complete": len(done),
         "outcome": last.get("reason", "going on"),
-        "seconds": json.loads((folder / "time.json").read_text())
-        if (folder / "time.json").is_file()
-        else {},
+        "seconds": read_json(folder / "time.json") if (folder / "time.json").is_file() else {},
     }

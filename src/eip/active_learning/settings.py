@@ -55,10 +55,10 @@ class LearningSettings(ReferenceSettings):
     max_labels: Count | None = Field(None, ge=1, description="in all; empty: no bound")
     max_hours: float | None = Field(None, gt=0, description="of wall time in all; empty: no bound")
     temperatures: Temperatures = Field((300.0,), description="K; each start runs at each of them")
-    replicas: Count = Field(
+    replicas: int = Field(
         1, ge=1, le=1000, description="runs of each, that differ in their random numbers"
     )
-    together: Count = Field(
+    together: int = Field(
         1,
         ge=1,
         le=1024,
@@ -79,6 +79,7 @@ class LearningSettings(ReferenceSettings):
     memory: float | None = Field(
         None,
         gt=0,
+        le=10_000,
         description="fs that the bias is averaged over: 50 leaves bonds alone and turns torsions; "
         "empty: it is that of the moment",
     )
@@ -145,6 +146,9 @@ class LearningSettings(ReferenceSettings):
                     f"labeler_options give each structure {said}, which a fragment has not: leave "
                     "fragment_radius empty"
                 )
+        for name in ("hover", "memory"):
+            if not self.udd and getattr(self, name) is not None:
+                raise ValueError(f"{name} is of UDD, and udd is false")
         fewest = math.ceil(round(self.confidence / (1.0 - self.confidence), 9))
         if self.target is not None and self.checks < fewest:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from eip.active_learning.settings import LearningSettings
 from eip.config.data import DataConfig
@@ -41,3 +41,16 @@ class LearningConfig(Config):
     )
     learn: LearnConfig
     data: LearningDataConfig = LearningDataConfig()
+
+    @model_validator(mode="after")
+    def _has_what_it_follows(self) -> LearningConfig:
+        if self.model.uncertainty == "none":
+            raise ValueError("active learning follows σ, and model.uncertainty is none")
+        if self.learn.hover is not None and not self.model.latent_distance:
+            raise ValueError(
+                "learn.hover is an extrapolation grade, which no potential has with "
+                "model.latent_distance false"
+            )
+        if self.learn.initial == 0 and not self.data.train:
+            raise ValueError("nothing to begin with: learn.initial is 0, and data.train is empty")
+        return self

@@ -234,6 +234,13 @@ class _Run:
         arrays, meta = checkpoint.arrays, checkpoint.meta
         if not np.array_equal(arrays["numbers"], self.atoms.numbers):
             raise InputError(f"cannot go on with {self.paths.folder}: begun with other atoms")
+        begun = arrays["start_positions"]
+        if not np.allclose(begun, self.atoms.positions, rtol=0, atol=1e-6):
+            raise InputError(
+                f"cannot go on with {self.paths.folder}: begun with the same atoms elsewhere, "
+                f"up to {np.abs(begun - self.atoms.positions).max():.3g} Å away; give the "
+                "structure that it began with"
+            )
         start = self.atoms.copy()
         start.set_constraint()
         start.positions, start.cell = arrays["start_positions"], arrays["start_cell"]

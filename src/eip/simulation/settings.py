@@ -182,6 +182,7 @@ class UDDSettings(Settings):
     memory: float | None = Field(
         None,
         gt=0,
+        le=10_000,
         description="fs that the bias is averaged over: 50 leaves bonds alone and turns torsions; "
         "empty: it is that of the moment",
     )

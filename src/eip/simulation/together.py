@@ -10,6 +10,7 @@ stops where it asks the potential. Once all ask, this module answers all of them
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,9 @@ from eip.signals import deferred_interrupts
 from eip.simulation.bias import UDDPotential
 
 T = TypeVar("T")
+
+#: Atoms; more rows than any processor's product of matrices takes at a time.
+_PADDING = 16
 
 
 @dataclass
@@ -58,7 +62,8 @@ class _Question:
 class Together:
     """Answers the calls of several runs by one call of the potential for all of them.
 
-    A structure is told the same, bit for bit on a processor, whichever others are in the call.
+    A structure is told the same whichever others are in the call: bit for bit on the processors
+    that this was tried on, to rounding on a GPU.
     """
 
     def __init__(self) -> None:
@@ -192,10 +197,11 @@ class _SharedPotential(LikeAnother):
 
 def _asked(group: Sequence[_Question]) -> list[Prediction]:
     graphs = [question.graph for question in group]
-    if len(graphs) == 1:
-        # Beside itself: over one structure a mean is added up in another order than over several,
-        # and what a run is told must not depend on who else is still there.
-        graphs = graphs * 2
+    # What a run is told must not depend on who else is still there, and a structure by itself is
+    # rounded otherwise: a mean over one is added up in another order than over several, and the
+    # last rows of a product of matrices are worked out by themselves. So none is alone or last.
+    first = graphs[0]
+    graphs += [first] * math.ceil(_PADDING / max(1, first.n_atoms))
     said = group[0].kind.prepared(batch_graphs(graphs), stress=group[0].stress)
     parts = separate(said.detach().to("cpu"), [graph.n_atoms for graph in graphs])
     return parts[: len(group)]

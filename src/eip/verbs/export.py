@@ -21,13 +21,15 @@ def export(model: str | Path, for_: str = "lammps", out: str | Path | None = Non
         out: by default beside the model, as model.lmp.eip or model.pt.
 
     Raises:
-        InputError: if there is no such program, it is needed and not installed, the model cannot be
-            read, or it has what the program cannot run.
+        InputError: if ``out`` is the model, there is no such program, it is needed and not
+            installed, the model cannot be read, or it has what the program cannot run.
     """
     if for_ not in TARGETS:
         raise InputError(f"--for {for_}: no such program; {did_you_mean(for_, TARGETS)}")
     path = model_in(model)
     target = path.with_suffix(TARGETS[for_]) if out is None else Path(out)
+    if target.exists() and target.samefile(path):
+        raise InputError(f"--out {target} is the model itself: choose another name")
     potential = load_model(path, device="cpu")
     try:
         if for_ == "lammps":

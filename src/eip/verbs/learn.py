@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from eip.data.kept import kept_frames
 from eip.data.store import write_store
 from eip.errors import InputError
 from eip.executors import Pool
-from eip.files import write_whole
+from eip.files import read_json, write_whole
 from eip.kernels.choice import using
 from eip.run_folder import RunFolder
 from eip.verbs.learning_report import write_report
@@ -36,7 +35,7 @@ _FREE_KEYS = frozenset(
     f"learn.{key}"
     for key in (
         *("generations", "max_labels", "max_hours", "target", "confidence"),
-        *("executor", "workers", "retries"),
+        *("lower", "upper", "executor", "workers", "retries", "together"),
     )
 )
 
@@ -137,7 +136,7 @@ def plan(config: LearningConfig) -> Table:
 def _price(config: LearningConfig, starts: dict[str, Atoms]) -> str:
     """What labels of whole frames are expected to cost, by those that the folder has already."""
     known = sorted(config.run_dir.glob("generation-*/price.json"))
-    price = Price(**json.loads(known[-1].read_text(encoding="utf-8"))) if known else Price()
+    price = Price(**read_json(known[-1])) if known else Price()
     sizes = np.unique([len(atoms) for atoms in starts.values()])
     seconds = price.of(sizes)
     if seconds is None:

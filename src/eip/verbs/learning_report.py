@@ -30,7 +30,7 @@ def write_report(folder: Path, result: LearningResult) -> None:
         labels,
         error,
         [g.stable_ps for g in result.generations],
-        {k: [g.candidates[k] / max(1, g.seen[k]) for g in result.generations]
+        {k: [g.uncertain(k) / max(1, g.seen[k]) for g in result.generations]
          for k in result.generations[0].seen},
         result.seconds,
     )  # fmt: skip

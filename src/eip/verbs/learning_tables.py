@@ -33,7 +33,7 @@ def rows(result: LearningResult) -> list[list[str]]:
         md = [r for r in g.runs if not r["udd"]]
 
         def share(kind: str, g: Any = g) -> str:
-            return f"{g.candidates[kind] / max(1, g.seen[kind]):.1%}" if kind in g.seen else "–"
+            return f"{g.uncertain(kind) / max(1, g.seen[kind]):.1%}" if kind in g.seen else "–"
 
         rows.append(
             [

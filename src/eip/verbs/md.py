@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from ase import Atoms
 
 from eip.data import read_structures
 from eip.errors import InputError
+from eip.files import read_json
 from eip.kernels.choice import using
 from eip.model_file import load_model
 from eip.potential import Potential
@@ -121,8 +122,19 @@ def _bias(
     """What the user gave, the rest proposed; a run that goes on has it in its folder."""
     kept = out_dir / "udd.json"
     if resume and kept.is_file():
-        chosen = json.loads(kept.read_text(encoding="utf-8"))
-        return UDDParameters.from_dict(chosen)
+        begun = UDDParameters.from_dict(read_json(kept))
+        for name in UDDSettings.model_fields:
+            before, now = getattr(begun, name), getattr(udd, name)
+            if now is None or now == UDDSettings.model_fields[name].default:
+                continue
+            # Of D and the largest force one follows from the other, but for rounding.
+            same = isinstance(before, float) and math.isclose(before, now)
+            if not (same or before == now):
+                raise InputError(
+                    f"{out_dir} was begun with another bias: {name} was {before}, now {now}; "
+                    "choose another folder"
+                )
+        return begun
     given = {k: getattr(udd, k) for k in "ABCD" if getattr(udd, k) is not None}
     if set(given) == set("ABCD"):
         parameters = UDDParameters(**given, limiter=udd.limiter, hover=udd.hover, memory=udd.memory)

@@ -136,6 +136,10 @@ def test_the_command_writes_beside_the_model(
     first = (tmp_path / "model.lmp.eip").read_bytes()
     assert eip.export(tmp_path, out=tmp_path / "other") == tmp_path / "other"
     assert (tmp_path / "other").read_bytes() == first
+    before = (tmp_path / "model.eip").read_bytes()
+    code, _, said = run("export", tmp_path / "model.eip", "--out", tmp_path / "model.eip")
+    assert code == 2 and "is the model itself" in said
+    assert (tmp_path / "model.eip").read_bytes() == before
     code, _, said = run("export", tmp_path / "model.eip", "--for", "lamps")
     assert code == 2 and "--for lamps: no such program; did you mean 'lammps'?" in said
     eip.save(network("isotropic"), tmp_path / "model.eip")

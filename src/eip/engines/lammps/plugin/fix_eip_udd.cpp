@@ -50,6 +50,8 @@ FixEIPUDD::FixEIPUDD(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg) {
         else
             error->all(FLERR, "fix eip/udd: the limiter is global, atom or component, got '{}'", arg[k]);
     }
+    if (memory_ > 10)
+        error->all(FLERR, "fix eip/udd: memory is in ps here and at most 10, got {}", memory_);
     if (memory_ > 0) {
         grow_arrays(atom->nmax);
         for (int i = 0; i < atom->nlocal; i++) set_arrays(i);
