@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -164,6 +165,7 @@ class Interrupted(ToyPotential):
         if self.calls == self.at:
             for _ in range(self.times):
                 os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.05)  # or two of them are one
         return super().forward(graph, **kwargs)
 
 

@@ -88,6 +88,7 @@ def test_a_bad_label_is_named_from_another_process(store, tmp_path: Path) -> Non
         run(write_store(bad, tmp_path / "bad"), tmp_path / "run", SETTINGS.replace(devices=2))
 
 
+@pytest.mark.slow
 def test_processes_of_a_launcher(tmp_path: Path) -> None:
     """As under Slurm: each process runs the command line, the first alone writes."""
     for name in ("together", "alone"):

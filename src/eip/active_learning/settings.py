@@ -62,8 +62,7 @@ class LearningSettings(ReferenceSettings):
         1,
         ge=1,
         le=1024,
-        description="runs in one process that share each call of the model: for small structures, "
-        "and for a GPU, 16 to 64",
+        description="runs that share each call of the model; for small structures 16 to 64",
     )
     length_ps: float = Field(5.0, gt=0, le=1e9, description="ps, of each run of dynamics")
     timestep_fs: float = Field(0.5, gt=0, le=1000, description="fs")
@@ -80,8 +79,7 @@ class LearningSettings(ReferenceSettings):
         None,
         gt=0,
         le=10_000,
-        description="fs that the bias is averaged over: 50 leaves bonds alone and turns torsions; "
-        "empty: it is that of the moment",
+        description="fs that the bias is averaged over, 50 say; empty: it is that of the moment",
     )
     frame_interval: Count = Field(20, ge=1, description="steps between frames that are looked at")
     selection: Selection = Field(

@@ -183,8 +183,7 @@ class UDDSettings(Settings):
         None,
         gt=0,
         le=10_000,
-        description="fs that the bias is averaged over: 50 leaves bonds alone and turns torsions; "
-        "empty: it is that of the moment",
+        description="fs that the bias is averaged over, 50 say; empty: it is that of the moment",
     )
 
     @model_validator(mode="after")

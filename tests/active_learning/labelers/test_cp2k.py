@@ -45,6 +45,7 @@ def hydrogen(length: float = 0.85) -> Atoms:
 
 
 @needs_cp2k
+@pytest.mark.slow
 def test_water_in_a_cell_has_forces_that_are_slopes(tmp_path: Path):
     # Each from the last wavefunction: a fraction of the time, and the same label within the SCF's
     # threshold. A low cutoff leaves the forces an error of their own (egg-box).
@@ -76,6 +77,7 @@ def test_an_inner_loop_that_the_outer_one_saves_is_converged(tmp_path: Path):
 
 
 @needs_cp2k
+@pytest.mark.slow
 def test_hydrogen_in_a_cell_has_forces_and_stress_that_are_slopes(tmp_path: Path):
     atoms = Atoms("H2", [[1, 2, 2], [1.6, 2.1, 2.05]], cell=[4, 4, 4], pbc=True)
     check_labeler(CP2KLabeler(cutoff=250.0), [atoms], tmp_path, tolerance=2e-3)
