@@ -29,7 +29,7 @@ import eip
 from eip.config import Config
 
 HERE = Path(__file__).parent
-CHEAP, COUNTS, TEST = 240, (10, 20, 40), 30
+CHEAP, COUNTS, TEST = 240, (10, 20, 40), 12
 PBE = {"functional": "PBE", "basis": "def2-svp"}
 
 

@@ -438,11 +438,11 @@ class LearningRun:
             cut: makes fragments of what is to be labelled as such.
         """
         settings = self.settings
-        if not (own := self._own(index)):
-            self.ledger.propose(cut(found.candidates), index)
-            own = self._own(index)
-        if begun := [c.key for c in own if c.state != "proposed"]:
+        if begun := [c.key for c in self._own(index) if c.state != "proposed"]:
             return begun
+        # Anew after a kill, too: bounds may have been moved since.
+        self.ledger.propose(cut(found.candidates), index)
+        own = self._own(index)
         budget = settings.labels
         if settings.max_labels is not None:
             budget = min(budget, settings.max_labels - self._labels())
