@@ -62,6 +62,8 @@ def main() -> None:
             )
             began = process_time()
             run = eip.train(config, progress=False)
+            if run.model is None:
+                raise SystemExit("interrupted")
             found = {k: run.metrics.get(k, np.nan) for k in KEPT}
             done[label] = {k: round(v, 4) for k, v in found.items() if np.isfinite(v)}
             done[label] |= {"cpu_s": round(process_time() - began)}
