@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from eip.errors import InputError
-
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -117,21 +115,6 @@ def to_json(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """What a file of ours holds.
-
-    Raises:
-        InputError: if it is damaged.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            f"{path} is damaged ({error}): restore it from a copy, or delete it, and it is made "
-            "again from what else is in the folder"
-        ) from error
 
 
 def json_text(value: Any) -> str:

@@ -54,6 +54,21 @@ class RunFolder:
     begun: bool
 
 
+def read_json(path: Path) -> Any:
+    """What a file of ours holds.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{path} is damaged ({error}): restore it from a copy, or delete it, and it is made "
+            "again from what else is in the folder"
+        ) from error
+
+
 def _write_record(path: Path, verb: str, asked: Asked) -> None:
     record = {"format": _FORMAT, "eip": __version__, "verb": verb, "asked": asked}
     write_whole(path / RECORD, json_text(record))

@@ -12,9 +12,9 @@ import numpy as np
 from ase import Atoms
 from ase.io import iread
 
-from eip.files import read_json
 from eip.model_file import load_model
 from eip.potential import Potential
+from eip.run_folder import read_json
 from eip.simulation import DynamicsSettings, Together, UDDParameters, propose_udd, run_dynamics
 
 #: Seconds; a worker on another machine outlives its killed parent a while.

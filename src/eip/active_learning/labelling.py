@@ -29,9 +29,9 @@ from eip.active_learning.ledger import content_key
 from eip.data.structures import keep_beside
 from eip.errors import InputError, full_disk
 from eip.executors import Pool
-from eip.files import load_arrays, read_json, replacing, save_arrays, warn_unchecked, write_whole
+from eip.files import load_arrays, replacing, save_arrays, warn_unchecked, write_whole
 from eip.locks import existing
-from eip.run_folder import RECORD, with_files, working_in
+from eip.run_folder import RECORD, read_json, with_files, working_in
 
 _LABEL = "label.npz"
 _RESULTS = ("energy", "forces", "stress")

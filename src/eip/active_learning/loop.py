@@ -54,9 +54,10 @@ from eip.active_learning.settings import LearningSettings
 from eip.active_learning.tasks import Kind, TaskTime, note, read_tasks
 from eip.errors import InputError
 from eip.executors import Outcome, Pool
-from eip.files import json_text, read_json, write_whole
+from eip.files import json_text, write_whole
 from eip.model_file import load_model, read_model_info
 from eip.potential import Potential
+from eip.run_folder import read_json
 from eip.simulation import DynamicsSettings
 
 Say = Callable[[object], None]

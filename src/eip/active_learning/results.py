@@ -8,7 +8,7 @@ from typing import Any
 
 from eip.active_learning.ledger import Ledger
 from eip.errors import InputError
-from eip.files import read_json
+from eip.run_folder import read_json
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from eip.data.kept import kept_frames
 from eip.data.store import write_store
 from eip.errors import InputError
 from eip.executors import Pool
-from eip.files import read_json, write_whole
+from eip.files import write_whole
 from eip.kernels.choice import using
-from eip.run_folder import RunFolder
+from eip.run_folder import RunFolder, read_json
 from eip.verbs.learning_report import write_report
 from eip.verbs.learning_tables import result_table
 from eip.verbs.messages import Log, silent

@@ -12,10 +12,10 @@ from ase import Atoms
 
 from eip.data import read_structures
 from eip.errors import InputError
-from eip.files import read_json
 from eip.kernels.choice import using
 from eip.model_file import load_model
 from eip.potential import Potential
+from eip.run_folder import read_json
 from eip.simulation import (
     DynamicsSettings,
     DynamicsSummary,
