@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,18 @@ def error(model: Path, test: Path) -> dict[str, float]:
     return {name: found[name] for name in ("force_mae", "force_rmse", "energy_mae_per_atom")}
 
 
-def run(folder: Path, seed: int, files: dict[str, Path]) -> dict[str, Any]:
+def run(
+    folder: Path, seed: int, files: dict[str, Path], found: dict[str, Any], keep: Callable[[], None]
+) -> None:
+    """What is not in ``found`` yet, by the number of frames; kept as it comes."""
     began = time.monotonic()
     cheap = train(folder / "xtb", files["xtb"], 40, seed)
-    found: dict[str, Any] = {"0": {"start": error(cheap, files["test"])}}
-    found["0"]["seconds_xtb"] = time.monotonic() - began
+    if "0" not in found:
+        found["0"] = {"start": error(cheap, files["test"]), "seconds": time.monotonic() - began}
+        keep()
     for count in COUNTS:
+        if str(count) in found:
+            continue
         part = folder / f"pbe{count}.xyz"
         write(part, read(files["pbe"], f":{count}"))
         begun = time.monotonic()
@@ -103,8 +110,7 @@ def run(folder: Path, seed: int, files: dict[str, Path]) -> dict[str, Any]:
         }
         found[str(count)] = {name: error(model, files["test"]) for name, model in models.items()}
         found[str(count)]["seconds"] = time.monotonic() - begun
-        print(seed, count, found[str(count)])
-    return found
+        keep()
 
 
 def table(runs: dict[str, Any]) -> str:
@@ -115,7 +121,7 @@ def table(runs: dict[str, Any]) -> str:
     for count in ("0", *map(str, COUNTS)):
         cells = []
         for name in ("alone", "start"):
-            own = [r[count][name] for r in runs.values() if name in r[count]]
+            own = [r[count][name] for r in runs.values() if name in r.get(count, {})]
             of = {k: [1e3 * o[k] for o in own] for k in ("force_mae", "force_rmse")}
             cells.append(
                 f"{_spread(of['force_mae'])} ({_spread(of['force_rmse'])})" if own else "–"
@@ -137,14 +143,17 @@ def main() -> None:
     arguments = parser.parse_args()
     kept = HERE / "two_levels.json"
     found = json.loads(kept.read_text()) if kept.exists() else {}
+
+    def keep() -> None:
+        kept.write_text(json.dumps(found, indent=1) + "\n")
+
     if not arguments.table:
         folder = arguments.out.resolve()
         folder.mkdir(parents=True, exist_ok=True)
         files = labelled(folder)
         for seed in arguments.seeds:
-            if str(seed) not in found:
-                found[str(seed)] = run(folder / f"seed{seed}", seed, files)
-                kept.write_text(json.dumps(found, indent=1) + "\n")
+            of_seed = found.setdefault(str(seed), {})
+            run(folder / f"seed{seed}", seed, files, of_seed, keep)
     print(table(found))
 
 
