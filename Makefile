@@ -49,8 +49,10 @@ demo: env ## train to dynamics to active learning, in runs/demo
 AT_ONCE := -n 2 --dist loadfile
 
 test: env ## the tests, without the slow ones
-	@echo "Tests marked slow are left out (make test-all runs them); skipped ones say why below."
-	$(BIN)/python -m pytest -q -rs -m "not slow" $(AT_ONCE)
+	@echo "Tests marked slow are left out (make test-all runs them), those of a GPU's kernels too"
+	@echo "(make test-gpu: Triton's interpreter is chosen before anything imports it); skipped ones"
+	@echo "say why below."
+	$(BIN)/python -m pytest -q -rs -m "not slow and not triton" $(AT_ONCE)
 
 # All tests run with this processor's own kernels; those that have to do with kernels, with the
 # others and with plain PyTorch too. A processor that has AVX-512 uses it for its own. Shapes and
@@ -60,7 +62,7 @@ test-kernels: env ## the tests of kernels under every EIP_KERNELS that this proc
 	@variants=$$($(BIN)/python -c 'from eip.kernels.choice import runnable; print(*[v for v in runnable() if v not in ("native", "avx512", "triton")])') && \
 	for variant in $$variants; do \
 	  echo "Kernels: EIP_KERNELS=$$variant"; \
-	  EIP_TEST_TYPES=0 EIP_KERNELS=$$variant $(BIN)/python -m pytest -q -m "not slow" $(AT_ONCE) $(KERNEL_TESTS) || exit 1; \
+	  EIP_TEST_TYPES=0 EIP_KERNELS=$$variant $(BIN)/python -m pytest -q -m "not slow and not triton" $(AT_ONCE) $(KERNEL_TESTS) || exit 1; \
 	done && echo "Kernels tested: native (all tests), $$variants"
 
 env-gpu: env ## the environment with Triton
