@@ -33,17 +33,23 @@ def drawn(path: Path, given: argparse.Namespace, seed: int) -> tuple[list[Atoms]
     return attached, rest[: given.tests]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parser_of(description: str, tests: int, atoms: int, work: str) -> argparse.ArgumentParser:
+    """Of the options that say which network and frames; with these defaults."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("network")
     parser.add_argument("--data", type=Path, required=True, help="folder with the files of MPtrj")
     parser.add_argument("--set", default="mpf-TP")
     parser.add_argument("--frames", type=int, default=60)
-    parser.add_argument("--tests", type=int, default=60)
-    parser.add_argument("--atoms", type=int, default=16)
+    parser.add_argument("--tests", type=int, default=tests)
+    parser.add_argument("--atoms", type=int, default=atoms)
+    parser.add_argument("--work", type=Path, default=Path(work))
+    return parser
+
+
+def main() -> None:
+    parser = parser_of(__doc__.splitlines()[0], tests=60, atoms=16, work="runs/backbones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layers", nargs="+", default=["none", "last", "all"])
-    parser.add_argument("--work", type=Path, default=Path("runs/backbones"))
     given = parser.parse_args()
     attached, tests = drawn(given.data / f"{given.set}.xyz", given, given.seed)
     given.work.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ on that. The test frames choose nothing.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import torch
-from finetune import KEPT, drawn
+from finetune import KEPT, drawn, parser_of
 from torch import Tensor
 
 from eip.config import Config
@@ -81,16 +80,9 @@ def known(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("network")
-    parser.add_argument("--data", type=Path, required=True, help="folder with the files of MPtrj")
-    parser.add_argument("--set", default="mpf-TP")
-    parser.add_argument("--frames", type=int, default=60)
-    parser.add_argument("--tests", type=int, default=40)
-    parser.add_argument("--atoms", type=int, default=8)
+    parser = parser_of(__doc__.splitlines()[0], tests=40, atoms=8, work="runs/backbones/refit")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folds", type=int, nargs="+", default=[2])
-    parser.add_argument("--work", type=Path, default=Path("runs/backbones/refit"))
     given = parser.parse_args()
     results = HERE / "refit.json"
     for seed in given.seeds:

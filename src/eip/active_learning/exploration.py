@@ -102,7 +102,7 @@ def _biases(
     potential: Potential, walkers: Sequence[Walker], folder: Path
 ) -> dict[str, UDDParameters | None]:
     """Of each walker: what its run began with, or what is proposed for its start."""
-    proposed: dict[tuple[bytes, ...], UDDParameters] = {}
+    proposed: dict[tuple[int, float], UDDParameters] = {}
     found: dict[str, UDDParameters | None] = {}
     for walker in walkers:
         begun = folder / walker.name / "udd.json"
@@ -113,8 +113,7 @@ def _biases(
             found[walker.name] = UDDParameters.from_dict(values)
         else:
             start, temperature = walker.start, walker.settings.temperature
-            asked = start.numbers, start.positions, start.cell.array, np.array(temperature)
-            key = tuple(array.tobytes() for array in asked)
+            key = id(start), temperature  # replicas have one start
             if key not in proposed:
                 proposal = propose_udd(potential, start, temperature, fraction=walker.push)
                 proposed[key] = replace(

@@ -469,7 +469,8 @@ class LearningRun:
         # What checks the potential is not trained on, not in pieces either.
         checks = {c.key for c in self.ledger.candidates() if c.checks}
         candidates = [c for c in candidates if content_key(c.atoms) not in checks]
-        whole = {run for run, start in starts.items() if why_whole(start) is not None}
+        kept = [self.starts[name] for name in self.kept_whole()]
+        whole = {run for run, start in starts.items() if any(start is one for one in kept)}
         return with_fragments(candidates, potential, bounds, radius, whole)
 
     def _own(self, index: int) -> list[Candidate]:
