@@ -16,6 +16,8 @@ angle and rattled by 0.03 Å ("barrier": those of 60 to 120°; "other side": tho
     udd           MD and UDD, frames by uncertainty
     memory        the same, pushed seven times as strongly, turning round at a grade of 5, the push
                   averaged over 50 fs
+    soft          the same, pushed three times as strongly along what is soft, every other step,
+                  turning round at a grade of 3
     displaced     no dynamics: as many frames, rattled by 0.05 and 0.15 Å
 """
 
@@ -53,6 +55,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "two heats": {"udd": False, "temperatures": [300.0, 900.0]},
     "udd": {},
     "memory": {"push": 2.0, "hover": 5.0, "memory": 50.0},
+    "soft": {"push": 1.0, "hover": 3.0, "soft": True, "push_interval": 2},
     "displaced": {"rattle": 0.15},
 }
 #: Degrees; the barrier's own frames, and those behind it.
@@ -179,7 +182,9 @@ def measure(folder: Path, strategy: str, seed: int, start: Path) -> list[dict[st
         runs = [(own, changes)]
     rows: list[dict[str, Any]] = []
     for path, more in runs:
-        config = config_of(path, start, seed, {"udd": strategy in ("udd", "memory"), **more})
+        config = config_of(
+            path, start, seed, {"udd": strategy in ("udd", "memory", "soft"), **more}
+        )
         result = learn(config, resume=(path / "config.yaml").is_file(), progress=False)
         every = Ledger(path / "ledger.db").candidates("used", "labelled")
         for g in result.generations:

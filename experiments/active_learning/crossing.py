@@ -1,10 +1,11 @@
 """How far runs turn a torsion: MD, hotter MD, UDD, UDD with a memory.
 
     python experiments/active_learning/crossing.py MODEL START --torsion 3 0 1 2 \\
-        --runs 300 450 300,0.3,, 300,1,5, 300,2,5,50
+        --runs 300 450 300,0.3 300,1,5 300,2,5,50 300,1,5,,1 300,1,5,,1,3
 
 Each of ``--runs`` is a temperature, K, or a temperature with UDD's largest push (in RMS forces),
-the grade to hover at and the memory, fs; what is left out is none. Eight replicas of each share
+the grade to hover at, the memory, fs, whether the push is soft (1) and the steps between two
+pushes; what is left out is none. Eight replicas of each share
 their calls of the model. Printed as a table, and kept as JSON beside this file.
 """
 
@@ -51,10 +52,17 @@ def measure(
     assert temperature is not None
     udd: UDDParameters | None = None
     if bias:
-        push, hover, memory = [*bias, None, None][:3]
+        push, hover, memory, soft, interval = [*bias, *[None] * 4][:5]
         assert push is not None
-        proposed = propose_udd(potential, start, temperature, fraction=push).parameters
-        udd = replace(proposed, hover=hover, memory=memory)
+        how = {"limiter": "saturating", "width": 100.0} if hover else {}
+        proposed = propose_udd(potential, start, temperature, fraction=push, **how).parameters
+        more = {
+            "hover": hover,
+            "memory": memory,
+            "soft": bool(soft),
+            "interval": int(interval or 1),
+        }
+        udd = replace(proposed, **more)
     together = Together()
     with tempfile.TemporaryDirectory() as folder:
         settings = DynamicsSettings(

@@ -30,7 +30,9 @@ class Walker:
         start: the structure.
         udd: whether the uncertainty drives it.
         settings: see there.
-        push, hover, memory: of the bias (`eip.active_learning.settings`).
+        push: largest force of the bias, in RMS forces at the start.
+        hover: extrapolation grade at which the bias turns round, if it shall.
+        more: of `UDDParameters` by name: memory, soft, interval.
     """
 
     name: str
@@ -39,7 +41,7 @@ class Walker:
     settings: DynamicsSettings
     push: float
     hover: float | None
-    memory: float | None
+    more: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,10 @@ def _biases(
             start, temperature = walker.start, walker.settings.temperature
             key = id(start), temperature  # replicas have one start
             if key not in proposed:
-                proposal = propose_udd(potential, start, temperature, fraction=walker.push)
-                proposed[key] = replace(
-                    proposal.parameters, hover=walker.hover, memory=walker.memory
+                proposal = propose_udd(
+                    potential, start, temperature, fraction=walker.push, hover=walker.hover
                 )
+                proposed[key] = replace(proposal.parameters, **walker.more)
             found[walker.name] = proposed[key]
     return found
 

@@ -81,6 +81,13 @@ class LearningSettings(ReferenceSettings):
         le=10_000,
         description="fs that the bias is averaged over, 50 say; empty: it is that of the moment",
     )
+    soft: bool = Field(
+        False,
+        description="the bias pushes along what gives way, as torsions do, and not along bonds",
+    )
+    push_interval: int = Field(
+        1, ge=1, le=100, description="steps between two pushes, each as strong as all it stands for"
+    )
     frame_interval: Count = Field(20, ge=1, description="steps between frames that are looked at")
     selection: Selection = Field(
         "uncertainty", description="uncertainty, or random, to see what it is worth"
@@ -144,8 +151,8 @@ class LearningSettings(ReferenceSettings):
                     f"labeler_options give each structure {said}, which a fragment has not: leave "
                     "fragment_radius empty"
                 )
-        for name in ("hover", "memory"):
-            if not self.udd and getattr(self, name) is not None:
+        for name in ("hover", "memory", "soft", "push_interval"):
+            if not self.udd and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is of UDD, and udd is false")
         fewest = math.ceil(round(self.confidence / (1.0 - self.confidence), 9))
         if self.target is not None and self.checks < fewest:

@@ -42,6 +42,8 @@ _UDD = {
     "limiter": "udd-limiter",
     "hover": "udd-hover",
     "memory": "udd-memory",
+    "soft": "udd-soft",
+    "interval": "udd-interval",
 }
 
 

@@ -7,6 +7,8 @@ C                       eV/Å     bias force that the limiter lets through best
 D                       eV/Å     height of the limiter; the largest limited force is 0.242 D
 hover                   –        extrapolation grade at which the push turns round, if it shall
 memory                  fs       time that a run averages the bias force over, if it shall
+soft                    –        whether the push goes along what is soft (see `softness`)
+interval                steps    between two pushes of a run, each as strong as all it stands for
 σ                       eV/Å     uncertainty of a structure, mean of its σ_i (theory, eq. 7)
 ======================  =======  ===============================================================
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -30,6 +32,7 @@ from eip.neighbors import build_graph
 from eip.potential import Differentiable, Potential, WrappedPotential
 from eip.prediction import Prediction
 from eip.simulation.settings import Limiter
+from eip.simulation.softness import softened
 from eip.uncertainty.guard import EDGE
 from eip.units import BOLTZMANN
 
@@ -39,11 +42,14 @@ LARGEST_OVER_D = math.exp(-0.5) / math.sqrt(2 * math.pi)
 
 @dataclass(frozen=True)
 class UDDParameters:
-    """A [eV], B, C, D [eV/Å], the limiter, hover and memory [fs]; see the table of the module.
+    """A [eV], B, C, D [eV/Å] and what becomes of the push; see the table of the module.
 
-    σ is steepest along what is stiff: without a memory the push follows the vibrations of bonds,
-    outwards at each of their ends. Its mean over a longer time holds none of that, and all of what
-    points one way for longer: torsions, diffusion, the way over a barrier.
+    σ is steepest along what is stiff: the push of the moment follows the vibrations of bonds,
+    outwards at each of their ends. A soft one turns to what gives way: torsions, diffusion, the
+    way over a barrier. A memory's mean over some vibrations holds none of them either.
+
+    A push every few steps is the integrator of multiple time steps (Tuckerman et al. 1992): the
+    bias varies slowly, and its cost is shared by all steps up to the next.
 
     Raises:
         InputError: if one is not positive and finite, hover is not above 1, or the limiter is
@@ -57,6 +63,8 @@ class UDDParameters:
     limiter: str = "global"
     hover: float | None = None
     memory: float | None = None
+    soft: bool = False
+    interval: int = 1
 
     def __post_init__(self) -> None:
         units = {"A": "eV", "B": "eV/Å", "C": "eV/Å", "D": "eV/Å", "memory": "fs"}
@@ -69,6 +77,8 @@ class UDDParameters:
                 f"UDD hovers at an extrapolation grade above {EDGE:g}, the edge of what was seen; "
                 f"got {self.hover}"
             )
+        if self.interval < 1:
+            raise InputError(f"UDD needs an interval of 1 step or more, got {self.interval}")
         if self.limiter not in get_args(Limiter):
             raise InputError(
                 f"unknown limiter '{self.limiter}': "
@@ -89,16 +99,15 @@ class UDDParameters:
 
     def as_dict(self) -> dict[str, Any]:
         values = asdict(self) | {"max_bias_force": self.max_bias_force}
-        for name in ("hover", "memory"):
-            if values[name] is None:
-                del values[name]  # runs of before there was one go on
+        for field in fields(self):
+            if field.name != "limiter" and values[field.name] == field.default:
+                del values[field.name]  # runs of before there was one go on
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> UDDParameters:
         """From what `as_dict` gave."""
-        given = {key: values[key] for key in ("A", "B", "C", "D", "limiter")}
-        return cls(**given, hover=values.get("hover"), memory=values.get("memory"))
+        return cls(**{of.name: values[of.name] for of in fields(cls) if of.name in values})
 
 
 def bias_energy(
@@ -112,17 +121,24 @@ def bias_energy(
 def limit_bias(
     forces_bias: Float[Tensor, "atoms 3"], graph: AtomGraph, C: float, D: float, limiter: str
 ) -> Float[Tensor, "atoms 3"]:
-    """F_lim = F_bias · D/(√(2π) C) · exp(−F²/(2C²)), eV/Å (eq. 14); `Limiter` says what F is."""
+    """F_lim = F_bias · D/(√(2π) C) · exp(−F²/(2C²)), eV/Å (eq. 14); `Limiter` says what F is.
+
+    The largest F_lim, 0.242 D, is reached at F = C. The saturating limiter comes to it as F grows:
+    F_lim = 0.242 D · F_bias/√(F² + C²).
+    """
     if limiter == "component":
         force = forces_bias.abs()
     else:
         force = torch.linalg.vector_norm(forces_bias, dim=1, keepdim=True)
-    if limiter == "global":
+    if limiter in ("global", "saturating"):
         largest = force.new_zeros(graph.n_frames).scatter_reduce(
             0, graph.frame, force[:, 0], "amax"
         )
         force = largest[graph.frame][:, None]
-    gain = D / (math.sqrt(2 * math.pi) * C) * torch.exp(-(force**2) / (2 * C**2))
+    if limiter == "saturating":
+        gain = LARGEST_OVER_D * D / torch.sqrt(force**2 + C**2)
+    else:
+        gain = D / (math.sqrt(2 * math.pi) * C) * torch.exp(-(force**2) / (2 * C**2))
     limited = forces_bias * gain
     if limiter == "atom":
         limited = limited - graph.mean_by_frame(limited)[graph.frame]
@@ -154,7 +170,8 @@ class UDDPotential(WrappedPotential):
         A, B, C, D: see `UDDParameters`.
         max_bias_force: instead of D, the largest limited force, eV/Å.
         hover: see `turn_round`: a run stays where frames are new and still worth a label.
-        memory: fs, of a run (see `UDDParameters`); what is said here is of the moment.
+        soft: the push goes along what gives way, see `eip.simulation.softness`.
+        memory, interval: of a run (see `UDDParameters`); what is said here is of the moment.
 
     Raises:
         InputError: if a parameter is not positive, or not exactly one of D and max_bias_force is
@@ -174,6 +191,8 @@ class UDDPotential(WrappedPotential):
         max_bias_force: float | None = None,
         hover: float | None = None,
         memory: float | None = None,
+        soft: bool = False,
+        interval: int = 1,
     ) -> None:
         super().__init__(potential)
         if (D is None) == (max_bias_force is None):
@@ -186,7 +205,14 @@ class UDDPotential(WrappedPotential):
             if D is not None
             else UDDParameters.from_max_force(A, B, C, max_bias_force or 0.0, limiter)
         )
-        self.parameters_udd = replace(parameters, hover=hover, memory=memory)
+        self.parameters_udd = replace(
+            parameters, hover=hover, memory=memory, soft=soft, interval=interval
+        )
+
+    @classmethod
+    def of(cls, potential: Potential, udd: UDDParameters) -> UDDPotential:
+        """With parameters that are there already."""
+        return cls(potential, **{of.name: getattr(udd, of.name) for of in fields(udd)})
 
     def forward(
         self,
@@ -216,6 +242,8 @@ class UDDPotential(WrappedPotential):
                     retain=not detached,
                     create=differentiable == "everything",
                 )
+                if udd.soft:
+                    unlimited = softened(unlimited, graph, self.cutoff)
                 limited = limit_bias(unlimited, graph, udd.C, udd.D, udd.limiter)
                 if udd.hover is not None:
                     limited = turn_round(limited, _grade(prediction), graph, udd.hover)
@@ -298,7 +326,11 @@ class UDDProposal:
         """The reasoning with its figures, a few lines of text."""
         p = self.parameters
         typical = self.median_force / p.C
-        felt = typical * math.exp(0.5 * (1 - typical**2))
+        if p.limiter == "saturating":
+            felt, why = typical / math.hypot(typical, 1.0), "less than that"
+        else:
+            felt = typical * math.exp(0.5 * (1 - typical**2))
+            why = f"twice that, or the 95 % quantile {self.high_force:.3g} eV/Å if larger"
         kelvin = p.A / BOLTZMANN
         return "\n".join(
             [
@@ -312,9 +344,8 @@ class UDDProposal:
                 f"{p.max_bias_force:.3g} eV/Å, {self.fraction:.0%} of the force scale.",
                 f"A = {p.A:.4g} eV ({kelvin:.3g} K): before the limiter the most biased atom of a "
                 f"typical structure then feels {self.median_force:.3g} eV/Å, as much as the limit.",
-                f"C = {p.C:.4g} eV/Å: twice that, or the 95 % quantile {self.high_force:.3g} eV/Å "
-                f"if larger; a typical structure is on the rising side of the limiter, where "
-                f"{felt:.0%} of the limit come through.",
+                f"C = {p.C:.4g} eV/Å: {why}; of a typical structure's bias {felt:.0%} of the limit "
+                f"come through.",
             ]
         )
 
@@ -324,9 +355,10 @@ def propose_udd(
     frames: Atoms | Iterable[Any],
     temperature: float,
     *,
-    width: float = 3.0,
+    width: float | None = None,
     fraction: float = 0.3,
-    limiter: str = "global",
+    limiter: str | None = None,
+    hover: float | None = None,
 ) -> UDDProposal:
     """Proposes A, B, C, D from the model's own σ, its gradient, and the force scale.
 
@@ -337,9 +369,13 @@ def propose_udd(
     Args:
         frames: ASE structures, or anything with ``to_atoms()``.
         temperature: K.
-        width: the push fades where σ is this many times today's.
+        width: the push fades where σ is this many times today's; None: 3, or 100 with the
+            saturating limiter, which is to say never.
         fraction: largest bias force, as part of the force scale: the larger of the RMS ‖F_i‖ of
             the frames and the one expected at the temperature.
+        limiter: see `Limiter`; None: "saturating" with a grade to hover at, which then says how
+            strong the push is, else "global".
+        hover: of the parameters.
 
     Raises:
         InputError: if the potential gives no uncertainty, or one that knows no positions.
@@ -348,6 +384,9 @@ def propose_udd(
     structures = [s if isinstance(s, Atoms) else s.to_atoms() for s in structures]
     if not structures:
         raise InputError("propose_udd needs at least one structure, got none")
+    limiter = limiter or ("global" if hover is None else "saturating")
+    if width is None:
+        width = 100.0 if limiter == "saturating" else 3.0
     for name, value in (("temperature", temperature), ("width", width), ("fraction", fraction)):
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"propose_udd needs {name} > 0, got {value}")
@@ -371,9 +410,9 @@ def propose_udd(
     largest = fraction * force_scale
     A = largest / float(np.median(by_unit_A[by_unit_A > 0]))
     median_force, high_force = np.quantile(A * by_unit_A, [0.5, 0.95]).tolist()
-    C = max(2 * median_force, high_force)
+    C = 0.3 * median_force if limiter == "saturating" else max(2 * median_force, high_force)
     return UDDProposal(
-        parameters=UDDParameters.from_max_force(A, B, C, largest, limiter),
+        parameters=replace(UDDParameters.from_max_force(A, B, C, largest, limiter), hover=hover),
         temperature=temperature,
         n_frames=len(structures),
         n_atoms=float(np.median(n_atoms)),

@@ -220,10 +220,13 @@ class Calculator(AseCalculator):
         graph = self._graph
         if stress and not atoms.pbc.all():
             graph = graph.in_cell(graph.cell.new_tensor(atoms.cell.array[None]))
-        prediction = self.potential(graph, stress=stress)
+        prediction = self._predict(graph, stress)
         if not self._allow_non_finite:
             check_finite(prediction, graph, lambda _: atoms.get_chemical_formula())
         self.results = _results(prediction)
+
+    def _predict(self, graph: AtomGraph, stress: bool) -> Prediction:
+        return self.potential(graph, stress=stress)
 
 
 class BiasedCalculator(Calculator):
@@ -233,23 +236,46 @@ class BiasedCalculator(Calculator):
     yet no file can take a biased force for a label. Without a bias it is the plain calculator.
 
     Args:
-        memory: the bias is a running mean over so many computations, e^{−1/memory} of one staying
-            in the next; 0: that of the moment. The rest as `Calculator`.
+        memory: the bias is a running mean over so many of its computations, e^{−1/memory} of one
+            staying in the next; 0: that of the moment.
+        interval: the bias counts so many times; see `pushes`.
+        between: what is asked where there is no push: the potential without its bias. The rest as
+            `Calculator`.
+
+    Attributes:
+        pushes: whether the next computation has a bias. False at all steps but each
+            ``interval``-th makes a run one of multiple time steps.
     """
 
-    def __init__(self, *arguments: Any, memory: float = 0.0, **settings: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        memory: float = 0.0,
+        interval: int = 1,
+        between: Potential | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__(*arguments, **settings)
+        self.pushes = True
+        self._between = None if between is None else prepared(between)
+        self._interval = interval
         self._kept = math.exp(-1.0 / memory) if memory else 0.0
         self._mean: np.ndarray | None = None
         self._recalled = False
+        self._push: np.ndarray | float = 0.0
 
     @property
     def mean_bias(self) -> Float[np.ndarray, "atoms 3"] | None:
         """The running mean, eV/Å, what `recall` takes; None where there is none."""
         return self._mean
 
+    @property
+    def push(self) -> Float[np.ndarray, "atoms 3"] | float:
+        """What forces hold beside the potential's, eV/Å; 0 where there is no bias."""
+        return self._push
+
     def recall(self, mean_bias: Float[np.ndarray, "atoms 3"] | None) -> None:
-        """Takes up a running mean: the next computation is the one that it was kept at."""
+        """Takes up a running mean: it is the one of the next computation, if that has a bias."""
         self._mean, self._recalled = mean_bias, mean_bias is not None
 
     def calculate(
@@ -261,19 +287,23 @@ class BiasedCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         assert isinstance(self.results, Results)
         bias = self.results.get("forces_bias")
-        if bias is None or not self._kept:
-            return
-        if self._mean is None:
-            self._mean = (1.0 - self._kept) * bias
-        elif not self._recalled:
-            self._mean = self._kept * self._mean + (1.0 - self._kept) * bias
+        if bias is not None and self._kept:
+            if self._mean is None:
+                self._mean = (1.0 - self._kept) * bias
+            elif not self._recalled:
+                self._mean = self._kept * self._mean + (1.0 - self._kept) * bias
+            bias = self.results.own["forces_bias"] = self._mean
         self._recalled = False
-        self.results.own["forces_bias"] = self._mean
+        self._push = 0.0 if bias is None else self._interval * bias
+
+    def _predict(self, graph: AtomGraph, stress: bool) -> Prediction:
+        if self.pushes or self._between is None:
+            return super()._predict(graph, stress)
+        return self._between(graph, stress=stress)
 
     def get_forces(self, atoms: Atoms | None = None) -> Float[np.ndarray, "atoms 3"]:
-        forces = super().get_forces(atoms)
-        bias = self.results.get("forces_bias")
-        return forces if bias is None else forces + bias
+        forces: np.ndarray = super().get_forces(atoms)
+        return forces + self._push
 
 
 def _results(prediction: Prediction) -> Results:

@@ -118,10 +118,15 @@ def run_dynamics(
     if udd is not None:
         if isinstance(model, UDDPotential):
             raise InputError("the potential has a bias of its own: drop it or drop udd")
-        given = udd.A, udd.B, udd.C, udd.D, udd.limiter
-        model = UDDPotential(model, *given, hover=udd.hover, memory=udd.memory)
+        model = UDDPotential.of(model, udd)
+    bias: dict[str, Any] = {}
+    share = (lambda potential: potential) if together is None else together.share
     if isinstance(model, UDDPotential):
         udd = model.parameters_udd
+        memory = (udd.memory or 0.0) / (settings.timestep_fs * udd.interval)
+        bias = {"memory": memory, "interval": udd.interval}
+        if udd.interval > 1:
+            bias["between"] = share(model.potential)
     if len(atoms) == 0:
         raise InputError("dynamics needs at least one atom, got none")
     check_elements(model, atoms.numbers)
@@ -145,11 +150,11 @@ def run_dynamics(
     ):
         # What is not finite is a run's end, for the monitors to tell.
         calculator = BiasedCalculator(
-            model if together is None else together.share(model),
+            share(model),
             stress=True if settings.ensemble == "npt" else None,
             skin=skin,
             allow_non_finite=True,
-            memory=(udd.memory or 0.0) / settings.timestep_fs if udd else 0.0,
+            **bias,
         )
         run = _Run(atoms, calculator, settings, udd, paths)
         try:
@@ -206,6 +211,7 @@ class _Run:
         self.good: State | None = None
         self.ending: Ending | None = None
         self.recorder: Recorder | None = None
+        self._push: np.ndarray | float = 0.0
         self._clock = self._session_clock = time.perf_counter()
 
     # How a run starts.
@@ -255,6 +261,7 @@ class _Run:
         self.step, self.totals = meta["step"], Totals(**meta["totals"])
         self.energy_start = meta["energy_start"]
         self._session_start = self.step
+        self._settle_push()
         self.state = self._observe(None)
         self._check_same_potential(meta["energy"])
         self.recorder = Recorder(self.paths, meta["lengths"])
@@ -295,6 +302,7 @@ class _Run:
     def _advance(self) -> Ending | None:
         before = self.state
         self.step += 1
+        self._settle_push()
         try:
             # Overflow on the way to a collapse is the monitors' to report.
             with np.errstate(over="ignore", invalid="ignore"):
@@ -317,6 +325,9 @@ class _Run:
                 self.checkpoint()
         return ending
 
+    def _settle_push(self) -> None:
+        self.calculator.pushes = self.udd is None or self.step % self.udd.interval == 0
+
     def _observe(self, before: State | None) -> State:
         """The state as it is now; with the state before it, the step between is added up."""
         atoms = self.atoms
@@ -326,10 +337,10 @@ class _Run:
         computed = self.calculator.results
         assert isinstance(computed, Results)
         results = computed.everything()
-        if before is not None and "forces_bias" in results:
+        push, self._push = self._push, self.calculator.push
+        if before is not None and self.udd is not None:
             moved = atoms.positions - before.atoms.positions
-            mean = 0.5 * (results["forces_bias"] + before.results["forces_bias"])
-            self.totals.bias_work += float((mean * moved).sum())
+            self.totals.bias_work += float((0.5 * (push + self._push) * moved).sum())
         frozen = bare(atoms)
         state = State(
             step=self.step,
@@ -388,7 +399,7 @@ class _Run:
             "max_force_uncertainty": None if sigmas is None else float(sigmas.max()),
             "max_force": _longest(results["forces"]),
             "energy_bias": results.get("energy_bias"),
-            "bias_work": None if bias is None else self.totals.bias_work,
+            "bias_work": None if self.udd is None else self.totals.bias_work,
             "max_bias_force": None if bias is None else _longest(bias),
             "closest_distance": float(state.lengths.min()) if len(state.lengths) else None,
             "drift": state.drift if self.settings.ensemble == "nve" else None,

@@ -22,8 +22,9 @@ Ensemble = Literal["langevin", "bussi", "nose-hoover", "nvt-berendsen", "nve", "
 #: for a structure, from its largest ‖F_bias‖: direction, zero net force and zero torque are kept.
 #: "atom": each atom's own norm, net force then removed. "component": each Cartesian component, as
 #: the authors' code does; it breaks rotation and pushes the whole structure, and is here for
-#: comparison.
-Limiter = Literal["global", "atom", "component"]
+#: comparison. "saturating": as "global", but what is larger than C stays at the largest instead of
+#: being taken away; for a push whose size something else bounds, the grade to hover at.
+Limiter = Literal["global", "atom", "component", "saturating"]
 
 
 def _bound(value: object) -> object:
@@ -173,7 +174,11 @@ class UDDSettings(Settings):
     max_bias_force: float | None = Field(
         None, gt=0, description="eV/Å, largest bias force, in place of D"
     )
-    limiter: Limiter = Field("global", description="global, atom or component")
+    limiter: Limiter | None = Field(
+        None,
+        description="global, atom, component or saturating; empty: saturating with a grade to "
+        "hover at, else global",
+    )
     hover: float | None = Field(
         None,
         gt=1,
@@ -184,6 +189,12 @@ class UDDSettings(Settings):
         gt=0,
         le=10_000,
         description="fs that the bias is averaged over, 50 say; empty: it is that of the moment",
+    )
+    soft: bool = Field(
+        False, description="push along what gives way, as torsions do, and not along bonds"
+    )
+    interval: int = Field(
+        1, ge=1, le=100, description="steps between two pushes, each as strong as all it stands for"
     )
 
     @model_validator(mode="after")

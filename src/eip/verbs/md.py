@@ -136,8 +136,9 @@ def _bias(
                 )
         return begun
     given = {k: getattr(udd, k) for k in "ABCD" if getattr(udd, k) is not None}
+    pushed = udd.model_dump(include={"hover", "memory", "soft", "interval"})
     if set(given) == set("ABCD"):
-        parameters = UDDParameters(**given, limiter=udd.limiter, hover=udd.hover, memory=udd.memory)
+        parameters = UDDParameters(**given, limiter=udd.limiter or "global", **pushed)
     else:
         alike = [f for f in frames if sorted(f.numbers) == sorted(atoms.numbers)]
         proposal = propose_udd(
@@ -145,13 +146,14 @@ def _bias(
             alike[:: max(1, len(alike) // 20)],
             settings.temperature,
             limiter=udd.limiter,
+            hover=udd.hover,
         )
         log(proposal.explain())
         parameters = replace(proposal.parameters, **given)
         if udd.max_bias_force is not None:
             p = parameters
             parameters = UDDParameters.from_max_force(p.A, p.B, p.C, udd.max_bias_force, p.limiter)
-        parameters = replace(parameters, hover=udd.hover, memory=udd.memory)
+        parameters = replace(parameters, **pushed)
         if parameters != proposal.parameters:
             log(f"With what was given in place of the proposal: {_udd_text(parameters)}")
     return parameters
@@ -161,4 +163,8 @@ def _udd_text(p: UDDParameters) -> str:
     text = f"A {p.A:.4g} eV, B {p.B:.4g}, C {p.C:.4g}, D {p.D:.4g} eV/Å, limiter {p.limiter}"
     if p.hover is not None:
         text += f", hovering at a grade of {p.hover:g}"
-    return text if p.memory is None else f"{text}, averaged over {p.memory:g} fs"
+    if p.soft:
+        text += ", along what is soft"
+    if p.memory is not None:
+        text += f", averaged over {p.memory:g} fs"
+    return text if p.interval == 1 else f"{text}, every {p.interval} steps"
