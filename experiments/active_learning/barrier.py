@@ -56,7 +56,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "udd": {},
     "memory": {"push": 2.0, "hover": 5.0, "memory": 50.0},
     "soft": {"push": 1.0, "hover": 3.0, "soft": True, "push_interval": 2},
-    "displaced": {"rattle": 0.15},
+    "displaced": {"udd": False, "rattle": 0.15},
 }
 #: Degrees; the barrier's own frames, and those behind it.
 PARTS = {"barrier": (60.0, 120.0), "other side": (121.0, 180.0)}
@@ -182,9 +182,7 @@ def measure(folder: Path, strategy: str, seed: int, start: Path) -> list[dict[st
         runs = [(own, changes)]
     rows: list[dict[str, Any]] = []
     for path, more in runs:
-        config = config_of(
-            path, start, seed, {"udd": strategy in ("udd", "memory", "soft"), **more}
-        )
+        config = config_of(path, start, seed, more)
         result = learn(config, resume=(path / "config.yaml").is_file(), progress=False)
         every = Ledger(path / "ledger.db").candidates("used", "labelled")
         for g in result.generations:

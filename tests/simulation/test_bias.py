@@ -26,6 +26,7 @@ from eip.simulation.bias import (
     propose_udd,
 )
 from eip.simulation.calculator import BiasedCalculator
+from eip.simulation.softness import softened
 
 from .toy import ToyPotential, cluster, crystal
 
@@ -52,7 +53,10 @@ def written_out(forces, C, D, limiter):
     out = np.zeros_like(forces)
     for i, force in enumerate(forces):
         for a in range(3):
-            f = {"global": norms.max(), "atom": norms[i], "component": force[a]}[limiter]
+            f = {"atom": norms[i], "component": force[a]}.get(limiter, norms.max())
+            if limiter == "saturating":
+                out[i, a] = force[a] * LARGEST_OVER_D * D / math.sqrt(f**2 + C**2)
+                continue
             out[i, a] = force[a] * D / (math.sqrt(2 * math.pi) * C) * math.exp(-(f**2) / (2 * C**2))
     return out - out.mean(axis=0) if limiter == "atom" else out
 
@@ -78,7 +82,7 @@ def test_bias_is_minus_the_gradient_of_its_energy(atoms):
     np.testing.assert_allclose(forces.numpy(), numeric, rtol=0, atol=1e-6 * scale)
 
 
-@pytest.mark.parametrize("limiter", ["global", "atom", "component"])
+@pytest.mark.parametrize("limiter", ["global", "atom", "component", "saturating"])
 def test_limited_force_is_eq_14(limiter):
     udd = UDDPotential(ToyPotential(), **PARAMETERS, limiter=limiter)
     atoms = cluster(9, seed=3)
@@ -94,13 +98,14 @@ def test_eq_12_against_plain_numbers():
     assert energy[1].item() == pytest.approx(-5.0 * 1e-18 / (9 * 0.04), rel=1e-12)
 
 
+@pytest.mark.parametrize("limiter", ["global", "saturating"])
 @given(scale=st.floats(1e-3, 50.0), D=st.floats(0.1, 10.0), C=st.floats(0.1, 10.0))
 @settings(max_examples=50, deadline=None)
-def test_no_limited_force_is_larger_than_promised(scale, C, D):
+def test_no_limited_force_is_larger_than_promised(limiter, scale, C, D):
     rng = np.random.default_rng(1)
     graph = build_graph([cluster(5), cluster(6)], 3.0)
     forces = torch.tensor(scale * rng.standard_normal((11, 3)))
-    limited = limit_bias(forces, graph, C, D, "global")
+    limited = limit_bias(forces, graph, C, D, limiter)
     assert limited.norm(dim=1).max() <= LARGEST_OVER_D * D * (1 + 1e-12)
 
 
@@ -136,7 +141,18 @@ def rotated_difference(limiter):
     return np.abs(after.forces_bias.numpy() - rotated).max() / np.abs(rotated).max()
 
 
-@pytest.mark.parametrize("limiter", ["global", "atom"])
+def test_a_saturating_limiter_comes_to_the_largest_force_and_stays():
+    graph = build_graph(Atoms("Cu2", [[0, 0, 0], [0, 0, 2.0]]), 3.0)
+    before = 0.0
+    for force in (0.01, 0.1, 1.0, 10.0, 1e4):
+        forces = torch.tensor([[0.0, 0, force], [0, 0, -force]], dtype=torch.float64)
+        now = limit_bias(forces, graph, 0.5, 2.0, "saturating")[0, 2].item()
+        assert now > before
+        before = now
+    assert before == pytest.approx(2.0 * LARGEST_OVER_D, rel=1e-6)
+
+
+@pytest.mark.parametrize("limiter", ["global", "atom", "saturating"])
 def test_bias_rotates_with_the_structure(limiter):
     assert rotated_difference(limiter) < 1e-10
 
@@ -161,7 +177,7 @@ def test_net_force_and_torque():
     assert net("component")[0] > 1e-3
 
 
-@pytest.mark.parametrize("limiter", ["global", "atom", "component"])
+@pytest.mark.parametrize("limiter", ["global", "atom", "component", "saturating"])
 def test_batch_equals_singles(limiter):
     udd = UDDPotential(ToyPotential(), **PARAMETERS, limiter=limiter)
     structures = [cluster(5, seed=1), Atoms("Cu"), crystal(1), cluster(9, seed=2, spread=0.3)]
@@ -298,6 +314,62 @@ def test_a_run_feels_the_mean_of_the_bias_over_its_memory():
     assert udd.as_dict()["memory"] == 50.0 and UDDParameters.from_dict(udd.as_dict()) == udd
     with pytest.raises(InputError, match="memory > 0 fs, got 0"):
         UDDParameters(**PARAMETERS, memory=0.0)
+
+
+def test_a_soft_push_is_the_softened_one_before_its_limit():
+    atoms = cluster(9)
+    graph, forces = unlimited(UDDPotential(ToyPotential(), **PARAMETERS), atoms)
+    want = limit_bias(
+        softened(forces, graph, 4.0), graph, PARAMETERS["C"], PARAMETERS["D"], "global"
+    )
+    soft = predict(UDDPotential(ToyPotential(), **PARAMETERS, soft=True), atoms)
+    torch.testing.assert_close(soft.forces_bias, want)
+    hard = predict(UDDPotential(ToyPotential(), **PARAMETERS), atoms)
+    assert not torch.allclose(soft.forces_bias, hard.forces_bias, rtol=0.1)
+    torch.testing.assert_close(soft.forces, hard.forces)
+
+
+def test_a_run_is_pushed_at_every_so_many_steps():
+    biased, plain, atoms = UDDPotential(ToyPotential(), **PARAMETERS), ToyPotential(), cluster(7)
+    calculator = BiasedCalculator(biased, interval=3, between=plain)
+    for step in range(7):
+        atoms.rattle(0.05, seed=step)
+        calculator.pushes = step % 3 == 0
+        now = predict(biased, atoms)
+        push = 3 * now.forces_bias.numpy() if step % 3 == 0 else 0.0
+        np.testing.assert_allclose(
+            calculator.get_forces(atoms), now.forces.numpy() + push, atol=1e-12
+        )
+        np.testing.assert_allclose(calculator.push, push, atol=1e-12)
+        np.testing.assert_allclose(calculator.results["forces"], now.forces.numpy(), atol=1e-12)
+        assert ("forces_bias" in calculator.results) == (step % 3 == 0)
+    assert plain.calls == 4
+
+
+def test_how_a_push_is_meant_is_kept():
+    udd = UDDParameters(**PARAMETERS)
+    assert not {"soft", "interval", "hover", "memory"} & set(udd.as_dict())
+    udd = UDDParameters(**PARAMETERS, soft=True, interval=4)
+    assert UDDParameters.from_dict(udd.as_dict()) == udd
+    assert UDDPotential.of(ToyPotential(), udd).parameters_udd == udd
+    with pytest.raises(InputError, match="interval of 1 step or more, got 0"):
+        UDDParameters(**PARAMETERS, interval=0)
+
+
+def test_where_a_grade_bounds_the_push_it_is_proposed_to_saturate():
+    potential, atoms = Graded(), cluster(9)
+    p = propose_udd(potential, atoms, 300.0, hover=3.0)
+    assert (p.parameters.limiter, p.parameters.hover) == ("saturating", 3.0)
+    biased = UDDPotential.of(potential, replace(p.parameters, hover=None))
+    largest = predict(biased, atoms).forces_bias.norm(dim=1).max().item()
+    assert 0.9 * p.parameters.max_bias_force < largest < p.parameters.max_bias_force
+    # Nor does it fade where σ has grown.
+    pressed = atoms.copy()
+    pressed.positions *= 0.7
+    grown = predict(biased, pressed)
+    assert grown.uncertainty.item() > 4 * p.sigma
+    assert grown.forces_bias.norm(dim=1).max() > 0.9 * p.parameters.max_bias_force
+    assert "less than that" in p.explain()
 
 
 def test_hovering_needs_a_grade_and_one_beyond_the_edge():

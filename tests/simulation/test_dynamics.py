@@ -393,7 +393,9 @@ def without_wall(summary: DynamicsSummary):
 
 
 @pytest.mark.parametrize(
-    "udd", [None, UDD, replace(UDD, memory=10.0)], ids=["md", "udd", "udd with a memory"]
+    "udd",
+    [None, UDD, replace(UDD, memory=10.0), replace(UDD, memory=10.0, soft=True, interval=4)],
+    ids=["md", "udd", "udd with a memory", "soft, every fourth step"],
 )
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
 def test_killed_and_continued_equals_uninterrupted(ensemble, udd, tmp_path):
@@ -413,6 +415,21 @@ def test_killed_and_continued_equals_uninterrupted(ensemble, udd, tmp_path):
     with np.load(whole / "checkpoint.npz") as a, np.load(cut / "checkpoint.npz") as b:
         for name in ("positions", "momenta", "cell"):
             np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_a_push_every_few_steps_does_as_one_at_each(tmp_path):
+    """Impulses of several steps at once: the same work, to what a step's error is."""
+    nve = {"ensemble": "nve", "steps": 400, "timestep_fs": 0.25, "log_interval": 1}
+    often = run(cluster(9), tmp_path / "1", udd=UDD, **nve)
+    assert abs(often.bias_work) > 1e-3
+    for interval in (2, 4):
+        folder = tmp_path / str(interval)
+        got = run(cluster(9), folder, udd=replace(UDD, interval=interval), **nve)
+        assert got.bias_work == pytest.approx(often.bias_work, rel=0.05)
+        assert abs(got.energy_drift) < 1e-3
+        assert [row["energy_bias"] is None for row in rows(folder)] == [
+            row["step"] % interval != 0 for row in rows(folder)
+        ]
 
 
 def test_a_finished_run_is_prolonged(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -97,6 +98,24 @@ def test_a_structure_is_told_the_same_bits_in_any_company(backbone: str) -> None
             for k, said in zip(chosen, told(chosen), strict=True):
                 for of, value in said.figures():
                     assert torch.equal(value, getattr(alone[k], of.name)), (chosen, k, of.name)
+
+
+def test_runs_that_are_pushed_every_few_steps_share_their_calls(tmp_path: Path) -> None:
+    potential, together = ToyPotential(), Together()
+    udd = replace(UDD, interval=4, soft=True)
+
+    def made(k: int, together: Together | None, folder: Path):
+        return partial(
+            run_dynamics, cluster(4 + k), potential, SETTINGS, folder / f"run{k}", udd=udd,
+            progress=False, together=together,
+        )  # fmt: skip
+
+    for k in range(3):
+        made(k, None, tmp_path / "alone")()
+    potential.calls = 0
+    together.run([made(k, together, tmp_path / "shared") for k in range(3)])
+    check_same(tmp_path / "shared", tmp_path / "alone", 3)
+    assert potential.calls == 21
 
 
 def test_npt_and_nvt_share_a_potential(tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ def test_a_wrong_file_is_caught(lammps: Any, water: Water, trained: Trained) -> 
 
 
 @pytest.mark.parametrize(
-    ("ranks", "limiter"), [(1, "global"), (2, "global"), (2, "atom"), (1, "component")]
+    ("ranks", "limiter"),
+    [(1, "global"), (2, "global"), (2, "atom"), (1, "component"), (2, "saturating")],
 )
 def test_the_bias_is_that_of_udd(
     lammps: Any, water: Water, trained: Trained, ranks: int, limiter: str

@@ -24,7 +24,7 @@ double size(const double* f) { return std::sqrt(f[0] * f[0] + f[1] * f[1] + f[2]
 
 FixEIPUDD::FixEIPUDD(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg) {
     if (narg < 7)
-        error->all(FLERR, "fix eip/udd is 'fix ID all eip/udd A B C D [global|atom|component] [hover GRADE] [memory TIME]', A in eV, B, C and D in eV/Å, the time in ps");
+        error->all(FLERR, "fix eip/udd is 'fix ID all eip/udd A B C D [global|atom|component|saturating] [hover GRADE] [memory TIME]', A in eV, B, C and D in eV/Å, the time in ps");
     if (igroup != 0) error->all(FLERR, "fix eip/udd biases the structure as a whole: its group must be all");
     double* const values[4] = {&A_, &B_, &C_, &D_};
     for (int k = 0; k < 4; k++) {
@@ -45,10 +45,12 @@ FixEIPUDD::FixEIPUDD(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg) {
             limiter_ = Limiter::atom;
         else if (strcmp(arg[k], "component") == 0)
             limiter_ = Limiter::component;
+        else if (strcmp(arg[k], "saturating") == 0)
+            limiter_ = Limiter::saturating;
         else if (strcmp(arg[k], "global") == 0)
             limiter_ = Limiter::global;
         else
-            error->all(FLERR, "fix eip/udd: the limiter is global, atom or component, got '{}'", arg[k]);
+            error->all(FLERR, "fix eip/udd: the limiter is global, atom, component or saturating, got '{}'", arg[k]);
     }
     if (memory_ > 10)
         error->all(FLERR, "fix eip/udd: memory is in ps here and at most 10, got {}", memory_);
@@ -141,12 +143,15 @@ double FixEIPUDD::largest() const {
     return all;
 }
 
-// F · D/(√(2π) C) · exp(−F²/(2C²)).
+// F · D/(√(2π) C) · exp(−F²/(2C²)), or what is as large at most, F · D e^{−½}/√(2π)/√(F² + C²).
 void FixEIPUDD::limit() {
     const auto gain = [&](double F) {
+        if (limiter_ == Limiter::saturating)
+            return D_ * std::exp(-0.5) / std::sqrt(2 * M_PI) / std::sqrt(F * F + C_ * C_);
         return D_ / (std::sqrt(2 * M_PI) * C_) * std::exp(-F * F / (2 * C_ * C_));
     };
-    const double of_all = limiter_ == Limiter::global ? gain(largest()) : 0;
+    const bool of_structure = limiter_ == Limiter::global || limiter_ == Limiter::saturating;
+    const double of_all = of_structure ? gain(largest()) : 0;
     double net[3] = {0, 0, 0}, all[3];
     for (int i = 0; i < atom->nlocal; i++) {
         const double of_atom = limiter_ == Limiter::atom ? gain(size(bias_.data() + 3 * i)) : of_all;

@@ -35,7 +35,7 @@ public:
     int maxsize_restart() override { return 4; }
 
 private:
-    enum class Limiter { global, atom, component } limiter_ = Limiter::global;
+    enum class Limiter { global, atom, component, saturating } limiter_ = Limiter::global;
     double A_, B_, C_, D_;
     class PairEIP* pair_ = nullptr;
     std::vector<double> bias_;  // ∂(Σ σ_i)/∂R, then the force, [nlocal + nghost, 3]
