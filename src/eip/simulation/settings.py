@@ -176,8 +176,8 @@ class UDDSettings(Settings):
     )
     limiter: Limiter | None = Field(
         None,
-        description="global, atom, component or saturating; empty: saturating with a grade to "
-        "hover at, else global",
+        description="global, atom, component or saturating; empty: the last if it hovers, else the "
+        "first",
     )
     hover: float | None = Field(
         None,
