@@ -34,7 +34,7 @@ from eip.config import Config
 from eip.simulation import DynamicsSettings, run_dynamics
 
 HERE = Path(__file__).parent
-TEMPERATURE, FRAMES, STEPS = 500.0, 200, 20_000
+TEMPERATURE, FRAMES, STEPS = 500.0, 200, 10_000
 WIDTH = 1.2816  # of 80 % of a Gaussian
 
 
@@ -118,7 +118,7 @@ def measured(
         trajectory_interval=20,
     )
     run_dynamics(start, potential, settings, folder / name / "md", resume=True, progress=False)
-    sampled = read(folder / name / "md/trajectory.xyz", index="50:")
+    sampled = read(folder / name / "md/trajectory.xyz", index="25:")
     parts = deviations_of(potential, sampled).parts
     found = {}
     for quantity, values in quantities(sampled).items():
