@@ -3,14 +3,14 @@
     python experiments/uq/averages.py --repeats 20 --gold 0       # → averages.json
     python experiments/uq/averages.py --repeats 20 --gold 6
 
-A cluster of 19 copper atoms at 500 K, or one of which six are gold, labelled by effective medium
-theory. A potential of all frames and twenty of a random half each run the same canonical dynamics;
-of each run the mean potential energy, the mean distance of nearest neighbors (of two gold atoms
-where there are some) and the radius of gyration, with the potential's part of the error by
-reweighting and the sampling part (`eip.analysis.averages`). Copper vibrates about one structure and
-a run samples that; where gold atoms sit changes seldom, and no run samples it. The
-band holds 80 % if errors are Gaussian: ±1.28 standard deviations, of which the sampling part is
-that of both runs.
+An icosahedron of 13 copper atoms at 500 K, or an octahedron of 19 of which some are gold, labelled
+by effective medium theory. A potential of all frames and twenty of a random half each run the same
+canonical dynamics; of each run the mean potential energy, the mean distance of nearest neighbors
+(of two gold atoms where there are some) and the radius of gyration, with the potential's part of
+the error by reweighting and the sampling part (`eip.analysis.averages`). The icosahedron vibrates,
+and a run samples that; the octahedron turns into others, and where gold atoms sit changes seldom:
+no run samples it. The band holds 80 % if errors are Gaussian: ±1.28 standard deviations, of which
+the sampling part is that of both runs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.cluster import Octahedron
+from ase.cluster import Icosahedron, Octahedron
 from ase.io import read, write
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
@@ -39,6 +39,9 @@ WIDTH = 1.2816  # of 80 % of a Gaussian
 
 
 def cluster(gold: int) -> Atoms:
+    if not gold:
+        atoms = Icosahedron("Cu", 2)
+        return Atoms(atoms.numbers, atoms.positions)
     atoms = Octahedron("Cu", 3)
     atoms.symbols[np.random.default_rng(0).permutation(len(atoms))[:gold]] = "Au"
     return atoms
