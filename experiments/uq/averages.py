@@ -3,14 +3,14 @@
     python experiments/uq/averages.py --repeats 20 --gold 0       # → averages.json
     python experiments/uq/averages.py --repeats 20 --gold 6
 
-An icosahedron of 13 copper atoms at 500 K, or an octahedron of 19 of which some are gold, labelled
-by effective medium theory. A potential of all frames and twenty of a random half each run the same
-canonical dynamics; of each run the mean potential energy, the mean distance of nearest neighbors
-(of two gold atoms where there are some) and the radius of gyration, with the potential's part of
-the error by reweighting and the sampling part (`eip.analysis.averages`). The icosahedron vibrates,
-and a run samples that; the octahedron turns into others, and where gold atoms sit changes seldom:
-no run samples it. The band holds 80 % if errors are Gaussian: ±1.28 standard deviations, of which
-the sampling part is that of both runs.
+An icosahedron of 13 copper atoms at 300 K, or an octahedron of 19 of which some are gold at 500 K,
+labelled by effective medium theory. A potential of all frames and twenty of a random half each run
+the same canonical dynamics; of each run the mean potential energy, the mean distance of nearest
+neighbors (of two gold atoms where there are some) and the radius of gyration, with the potential's
+part of the error by reweighting and the sampling part (`eip.analysis.averages`). The icosahedron
+vibrates, and a run samples that; the octahedron turns into others, and where gold atoms sit changes
+seldom: no run samples it. The band holds 80 % if errors are Gaussian: ±1.28 standard deviations, of
+which the sampling part is that of both runs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from eip.config import Config
 from eip.simulation import DynamicsSettings, run_dynamics
 
 HERE = Path(__file__).parent
-TEMPERATURE, FRAMES, STEPS = 500.0, 200, 10_000
+FRAMES, STEPS = 200, 10_000
+#: At 500 K the icosahedron, too, turns into others, once in a run of 50 ps.
+ICOSAHEDRON, OCTAHEDRON = 300.0, 500.0
 WIDTH = 1.2816  # of 80 % of a Gaussian
 
 
@@ -47,16 +49,20 @@ def cluster(gold: int) -> Atoms:
     return atoms
 
 
+def temperature_of(start: Atoms) -> float:
+    return OCTAHEDRON if 79 in start.numbers else ICOSAHEDRON
+
+
 def reference(path: Path, start: Atoms) -> Path:
     """Frames of EMT's own dynamics, 0.25 ps apart."""
     if path.exists():
         return path
     atoms = start.copy()
     atoms.calc = EMT()
-    rng = np.random.default_rng(1)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * TEMPERATURE, rng=rng)
+    rng, temperature = np.random.default_rng(1), temperature_of(start)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * temperature, rng=rng)
     dynamics = Langevin(
-        atoms, 2.5 * units.fs, temperature_K=TEMPERATURE, friction=0.01 / units.fs, rng=rng
+        atoms, 2.5 * units.fs, temperature_K=temperature, friction=0.01 / units.fs, rng=rng
     )
     dynamics.run(2000)
     frames = []
@@ -115,7 +121,7 @@ def measured(
     potential = eip.load(run.model)
     settings = DynamicsSettings(
         steps=STEPS,
-        temperature=TEMPERATURE,
+        temperature=temperature_of(start),
         timestep_fs=5.0,
         seed=seed,
         trajectory_interval=20,
@@ -125,7 +131,7 @@ def measured(
     parts = deviations_of(potential, sampled).parts
     found = {}
     for quantity, values in quantities(sampled).items():
-        one = average(values, parts, TEMPERATURE)
+        one = average(values, parts, temperature_of(start))
         found[quantity] = {
             "value": float(one.value),
             "potential_error": float(one.potential_error),
@@ -146,6 +152,8 @@ def main() -> None:
     start = cluster(arguments.gold)
     out = arguments.out.resolve() / start.get_chemical_formula()
     frames = read(reference(out / "reference.xyz", start), index=":")
+    # Not from the ideal cluster: what its strain sets free is heat enough to leave the data.
+    start = Atoms(frames[0].numbers, frames[0].positions)
     whole = measured("all", frames, start, out, 0)
     repeats = []
     for repeat in range(1, arguments.repeats + 1):
