@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,15 +53,13 @@ def measure(
     if bias:
         push, hover, memory, soft, interval = [*bias, *[None] * 4][:5]
         assert push is not None
-        how = {"limiter": "saturating", "width": 100.0} if hover else {}
-        proposed = propose_udd(potential, start, temperature, fraction=push, **how).parameters
         more = {
             "hover": hover,
             "memory": memory,
             "soft": bool(soft),
             "interval": int(interval or 1),
         }
-        udd = replace(proposed, **more)
+        udd = propose_udd(potential, start, temperature, fraction=push, **more).parameters
     together = Together()
     with tempfile.TemporaryDirectory() as folder:
         settings = DynamicsSettings(

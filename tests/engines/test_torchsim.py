@@ -187,6 +187,12 @@ def test_biased_dynamics_run(model: Potential) -> None:
     assert bool(end.positions.isfinite().all()) and end.n_systems == 2
 
 
+@pytest.mark.parametrize("more", [{"memory": 50.0}, {"interval": 2}])
+def test_a_bias_of_more_than_one_state_is_refused(model: Potential, more: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="no memory and no interval"):
+        BiasedEIPModel(UDDPotential(model, **UDD, **more))
+
+
 def test_batches_are_made_by_memory(model: Potential) -> None:
     found = engine_structures(model.elements, model.cutoff)
     periodic = [atoms for atoms in found.values() if atoms.pbc.all()]

@@ -43,7 +43,7 @@ def unlimited(udd, atoms):
     graph = graph.with_positions(graph.positions.requires_grad_())
     prediction = udd.potential(graph, differentiable="uncertainty")
     p = udd.parameters_udd
-    energy = bias_energy(prediction.uncertainty, graph.atoms_per_frame, p.A, p.B)
+    energy = bias_energy(prediction.uncertainty, graph.atoms_per_frame, p.A, p.B, p.limiter)
     return graph, bias_forces(energy, graph.positions)
 
 
@@ -61,12 +61,14 @@ def written_out(forces, C, D, limiter):
     return out - out.mean(axis=0) if limiter == "atom" else out
 
 
+@pytest.mark.parametrize("limiter", ["global", "saturating"])
 @pytest.mark.parametrize("atoms", [cluster(7), crystal(1)], ids=["cluster", "crystal"])
-def test_bias_is_minus_the_gradient_of_its_energy(atoms):
-    udd = UDDPotential(ToyPotential(), **PARAMETERS)
+def test_bias_is_minus_the_gradient_of_its_energy(atoms, limiter):
+    udd = UDDPotential(ToyPotential(), **PARAMETERS, limiter=limiter)
     prediction = predict(udd, atoms)
     assert prediction.uncertainty.item() > 0.01
-    assert -PARAMETERS["A"] < prediction.energy_bias.item() < -0.01
+    assert prediction.energy_bias.item() < -0.01
+    assert prediction.energy_bias.item() > -PARAMETERS["A"] or limiter == "saturating"
     _, forces = unlimited(udd, atoms)
     h, numeric = 1e-4, np.zeros((len(atoms), 3))
     for i in range(len(atoms)):
@@ -95,6 +97,9 @@ def test_eq_12_against_plain_numbers():
     sigma, n = torch.tensor([0.3, 1e-9], dtype=torch.float64), torch.tensor([4, 9])
     energy = bias_energy(sigma, n, A=5.0, B=0.2)
     assert energy[0].item() == pytest.approx(5.0 * (math.exp(-0.09 / (4 * 0.04)) - 1), rel=1e-14)
+    assert energy[1].item() == pytest.approx(-5.0 * 1e-18 / (9 * 0.04), rel=1e-12)
+    energy = bias_energy(sigma, n, 5.0, 0.2, "saturating")
+    assert energy[0].item() == pytest.approx(-5.0 * math.log(1 + 0.09 / (4 * 0.04)), rel=1e-14)
     assert energy[1].item() == pytest.approx(-5.0 * 1e-18 / (9 * 0.04), rel=1e-12)
 
 
@@ -356,20 +361,26 @@ def test_how_a_push_is_meant_is_kept():
         UDDParameters(**PARAMETERS, interval=0)
 
 
-def test_where_a_grade_bounds_the_push_it_is_proposed_to_saturate():
+def test_where_a_grade_bounds_the_push_nothing_else_does():
     potential, atoms = Graded(), cluster(9)
-    p = propose_udd(potential, atoms, 300.0, hover=3.0)
-    assert (p.parameters.limiter, p.parameters.hover) == ("saturating", 3.0)
-    biased = UDDPotential.of(potential, replace(p.parameters, hover=None))
-    largest = predict(biased, atoms).forces_bias.norm(dim=1).max().item()
-    assert 0.9 * p.parameters.max_bias_force < largest < p.parameters.max_bias_force
-    # Nor does it fade where σ has grown.
-    pressed = atoms.copy()
-    pressed.positions *= 0.7
-    grown = predict(biased, pressed)
-    assert grown.uncertainty.item() > 4 * p.sigma
-    assert grown.forces_bias.norm(dim=1).max() > 0.9 * p.parameters.max_bias_force
-    assert "less than that" in p.explain()
+    p = propose_udd(potential, atoms, 300.0, hover=3.0, soft=True)
+    assert (p.parameters.limiter, p.parameters.hover, p.parameters.soft) == (
+        "saturating",
+        3.0,
+        True,
+    )
+    assert "0.3 of that" in p.explain() and "fades" not in p.explain()
+    most, hover = p.parameters.max_bias_force, replace(p.parameters, hover=1e9)
+    for squeezed in (1.0, 0.7, 0.4, 0.1):
+        pressed = atoms.copy()
+        pressed.positions *= squeezed
+        said = predict(UDDPotential.of(potential, hover), pressed)
+        assert 0.9 * most < said.forces_bias.norm(dim=1).max() < most
+    assert said.uncertainty.item() > 30 * p.sigma
+    back = predict(UDDPotential.of(potential, replace(hover, hover=1.001)), atoms)
+    torch.testing.assert_close(
+        back.forces_bias, -predict(UDDPotential.of(potential, hover), atoms).forces_bias
+    )
 
 
 def test_hovering_needs_a_grade_and_one_beyond_the_edge():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,7 @@ class Walker:
         udd: whether the uncertainty drives it.
         settings: see there.
         push: largest force of the bias, in RMS forces at the start.
-        hover: extrapolation grade at which the bias turns round, if it shall.
-        more: of `UDDParameters` by name: memory, soft, interval.
+        more: of its parameters by name, what is not proposed: hover, memory, soft, interval.
     """
 
     name: str
@@ -40,7 +39,6 @@ class Walker:
     udd: bool
     settings: DynamicsSettings
     push: float
-    hover: float | None
     more: dict[str, Any]
 
 
@@ -118,9 +116,9 @@ def _biases(
             key = id(start), temperature  # replicas have one start
             if key not in proposed:
                 proposal = propose_udd(
-                    potential, start, temperature, fraction=walker.push, hover=walker.hover
+                    potential, start, temperature, fraction=walker.push, **walker.more
                 )
-                proposed[key] = replace(proposal.parameters, **walker.more)
+                proposed[key] = proposal.parameters
             found[walker.name] = proposed[key]
     return found
 

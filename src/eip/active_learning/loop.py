@@ -367,7 +367,7 @@ class LearningRun:
         s = self.settings
         steps = round(1000.0 * s.length_ps / s.timestep_fs)
         kinds = {"md": False, "udd": True} if s.udd else {"md": False}
-        more = {"memory": s.memory, "soft": s.soft, "interval": s.push_interval}
+        more = {"hover": s.hover, "memory": s.memory, "soft": s.soft, "interval": s.push_interval}
         out = []
         for (kind, udd), name, temperature, replica in product(
             kinds.items(), self.starts, s.temperatures, range(s.replicas)
@@ -382,7 +382,7 @@ class LearningRun:
                 max_bond_stretch=s.max_bond_stretch,
             )
             walker = f"{name}-{temperature:g}K-{kind}" + (f"-{replica}" if replica else "")
-            out.append(Walker(walker, self.starts[name], udd, settings, s.push, s.hover, more))
+            out.append(Walker(walker, self.starts[name], udd, settings, s.push, more))
         return out
 
     def _explore(self, index: int, model: Path) -> list[WalkerOutcome]:

@@ -12,14 +12,16 @@ sigma = model(state)["force_uncertainty"]
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from eip.engines.lists import VerletLists
-from eip.potential import Potential, prepared
+from eip.errors import InputError
+from eip.potential import Potential, layers, prepared
 from eip.prediction import check_finite
+from eip.simulation.bias import UDDPotential
 from eip.simulation.calculator import as_potential
 
 try:
@@ -120,7 +122,21 @@ class BiasedEIPModel(EIPModel):
 
     For a potential with a bias (`eip.UDDPotential`); without one it is the plain model. ``energy``
     and ``stress`` stay those of the potential; ``forces_bias`` and ``energy_bias`` are beside them.
+
+    Raises:
+        InputError: if the bias has a memory or pushes every few steps, which a model that sees one
+            state at a time cannot do.
     """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        for layer in layers(self.potential):
+            udd = layer.parameters_udd if isinstance(layer, UDDPotential) else None
+            if udd is not None and (udd.memory is not None or udd.interval > 1):
+                raise InputError(
+                    "a model of torch-sim sees one state at a time: its bias can have no memory "
+                    "and no interval"
+                )
 
     def forward(self, state: SimState | dict[str, Tensor]) -> dict[str, Tensor]:
         """What the potential says, with the bias in the forces."""

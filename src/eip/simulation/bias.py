@@ -3,7 +3,8 @@
 ======================  =======  ===============================================================
 A                       eV       depth of the bias: E_bias falls from 0 to −A as σ grows
 B                       eV/Å     width: the push fades once σ passes B √N
-C                       eV/Å     bias force that the limiter lets through best
+C                       eV/Å     bias force that the limiter lets through best; the saturating one
+                                 lets 0.71 of the largest through there
 D                       eV/Å     height of the limiter; the largest limited force is 0.242 D
 hover                   –        extrapolation grade at which the push turns round, if it shall
 memory                  fs       time that a run averages the bias force over, if it shall
@@ -31,7 +32,7 @@ from eip.graph import AtomGraph
 from eip.neighbors import build_graph
 from eip.potential import Differentiable, Potential, WrappedPotential
 from eip.prediction import Prediction
-from eip.simulation.settings import Limiter
+from eip.simulation.settings import Limiter, usual_limiter
 from eip.simulation.softness import softened
 from eip.uncertainty.guard import EDGE
 from eip.units import BOLTZMANN
@@ -77,7 +78,7 @@ class UDDParameters:
                 f"UDD hovers at an extrapolation grade above {EDGE:g}, the edge of what was seen; "
                 f"got {self.hover}"
             )
-        if self.interval < 1:
+        if not (isinstance(self.interval, int) and self.interval >= 1):
             raise InputError(f"UDD needs an interval of 1 step or more, got {self.interval}")
         if self.limiter not in get_args(Limiter):
             raise InputError(
@@ -87,10 +88,10 @@ class UDDParameters:
 
     @classmethod
     def from_max_force(
-        cls, A: float, B: float, C: float, max_bias_force: float, limiter: str = "global"
+        cls, A: float, B: float, C: float, max_bias_force: float, *more: Any, **named: Any
     ) -> UDDParameters:
-        """With the largest limited force, eV/Å, in place of D."""
-        return cls(A, B, C, max_bias_force / LARGEST_OVER_D, limiter)
+        """With the largest limited force, eV/Å, in place of D; the others as they are."""
+        return cls(A, B, C, max_bias_force / LARGEST_OVER_D, *more, **named)
 
     @property
     def max_bias_force(self) -> float:
@@ -111,11 +112,20 @@ class UDDParameters:
 
 
 def bias_energy(
-    sigma: Float[Tensor, "frames"], n_atoms: Int[Tensor, "frames"], A: float, B: float
+    sigma: Float[Tensor, "frames"],
+    n_atoms: Int[Tensor, "frames"],
+    A: float,
+    B: float,
+    limiter: str = "global",
 ) -> Float[Tensor, "frames"]:
-    """E_bias = A [exp(−σ²/(N B²)) − 1], eV, float64 (eq. 12)."""
-    # Where σ is small exp(…) − 1 would cancel.
-    return A * torch.expm1(-(sigma.double() ** 2) / (n_atoms.double() * B**2))
+    """E_bias = A [exp(−σ²/(N B²)) − 1], eV, float64 (eq. 12).
+
+    With the saturating limiter it is −A ln[1 + σ²/(N B²)], the same where σ is small, whose slope
+    does not fade where it is large.
+    """
+    exponent = sigma.double() ** 2 / (n_atoms.double() * B**2)
+    # Where σ is small exp(…) − 1 and ln(1 + …) would cancel.
+    return -A * torch.log1p(exponent) if limiter == "saturating" else A * torch.expm1(-exponent)
 
 
 def limit_bias(
@@ -123,8 +133,8 @@ def limit_bias(
 ) -> Float[Tensor, "atoms 3"]:
     """F_lim = F_bias · D/(√(2π) C) · exp(−F²/(2C²)), eV/Å (eq. 14); `Limiter` says what F is.
 
-    The largest F_lim, 0.242 D, is reached at F = C. The saturating limiter comes to it as F grows:
-    F_lim = 0.242 D · F_bias/√(F² + C²).
+    The largest F_lim, 0.242 D, is reached at F = C. With the saturating limiter F_lim comes to it
+    as F grows, from below: F_lim = 0.242 D · F_bias/√(F² + C²).
     """
     if limiter == "component":
         force = forces_bias.abs()
@@ -233,7 +243,9 @@ class UDDPotential(WrappedPotential):
                 stress=stress,
                 differentiable="uncertainty" if detached else differentiable,
             )
-            energy = bias_energy(_sigma(prediction), graph.atoms_per_frame, udd.A, udd.B)
+            energy = bias_energy(
+                _sigma(prediction), graph.atoms_per_frame, udd.A, udd.B, udd.limiter
+            )
             prediction = replace(prediction, energy_bias=energy)
             if forces:
                 unlimited = bias_forces(
@@ -243,7 +255,8 @@ class UDDPotential(WrappedPotential):
                     create=differentiable == "everything",
                 )
                 if udd.soft:
-                    unlimited = softened(unlimited, graph, self.cutoff)
+                    with torch.set_grad_enabled(differentiable == "everything"):
+                        unlimited = softened(unlimited, graph, self.cutoff)
                 limited = limit_bias(unlimited, graph, udd.C, udd.D, udd.limiter)
                 if udd.hover is not None:
                     limited = turn_round(limited, _grade(prediction), graph, udd.hover)
@@ -327,21 +340,23 @@ class UDDProposal:
         p = self.parameters
         typical = self.median_force / p.C
         if p.limiter == "saturating":
-            felt, why = typical / math.hypot(typical, 1.0), "less than that"
+            felt, why = typical / math.hypot(typical, 1.0), "0.3 of that"
+            until = "up to there the push grows with σ, beyond it with its relative slope"
         else:
             felt = typical * math.exp(0.5 * (1 - typical**2))
             why = f"twice that, or the 95 % quantile {self.high_force:.3g} eV/Å if larger"
+            until = f"so the push fades once σ has grown {self.width:g}-fold"
         kelvin = p.A / BOLTZMANN
+        often = "" if p.interval == 1 else f", {p.interval} times that at every {p.interval}th step"
         return "\n".join(
             [
                 f"UDD parameters from {self.n_frames} structure(s) of {self.n_atoms:g} atoms at "
                 f"{self.temperature:g} K, where σ = {self.sigma:.4g} eV/Å and the RMS force is "
                 f"{self.force_rms:.3g} eV/Å ({self.force_thermal:.3g} expected at this temperature "
                 f"from the curvature of the energy).",
-                f"B = {p.B:.4g} eV/Å: the exponent σ²/(N B²) is 1 at {self.width:g} times today's "
-                f"σ, so the push fades once σ has grown {self.width:g}-fold.",
+                f"B = {p.B:.4g} eV/Å: σ²/(N B²) is 1 at {self.width:g} times today's σ, {until}.",
                 f"D = {p.D:.4g} eV/Å: no atom feels more bias than 0.242 D = "
-                f"{p.max_bias_force:.3g} eV/Å, {self.fraction:.0%} of the force scale.",
+                f"{p.max_bias_force:.3g} eV/Å, {self.fraction:.0%} of the force scale{often}.",
                 f"A = {p.A:.4g} eV ({kelvin:.3g} K): before the limiter the most biased atom of a "
                 f"typical structure then feels {self.median_force:.3g} eV/Å, as much as the limit.",
                 f"C = {p.C:.4g} eV/Å: {why}; of a typical structure's bias {felt:.0%} of the limit "
@@ -355,10 +370,10 @@ def propose_udd(
     frames: Atoms | Iterable[Any],
     temperature: float,
     *,
-    width: float | None = None,
+    width: float = 3.0,
     fraction: float = 0.3,
     limiter: str | None = None,
-    hover: float | None = None,
+    **more: Any,
 ) -> UDDProposal:
     """Proposes A, B, C, D from the model's own σ, its gradient, and the force scale.
 
@@ -369,13 +384,12 @@ def propose_udd(
     Args:
         frames: ASE structures, or anything with ``to_atoms()``.
         temperature: K.
-        width: the push fades where σ is this many times today's; None: 3, or 100 with the
-            saturating limiter, which is to say never.
+        width: the push fades where σ is this many times today's; with the saturating limiter it
+            does not.
         fraction: largest bias force, as part of the force scale: the larger of the RMS ‖F_i‖ of
             the frames and the one expected at the temperature.
-        limiter: see `Limiter`; None: "saturating" with a grade to hover at, which then says how
-            strong the push is, else "global".
-        hover: of the parameters.
+        limiter: see `Limiter`; None: as `usual_limiter` has it.
+        more: of `UDDParameters` by name, what is not proposed: hover, memory, soft, interval.
 
     Raises:
         InputError: if the potential gives no uncertainty, or one that knows no positions.
@@ -384,9 +398,7 @@ def propose_udd(
     structures = [s if isinstance(s, Atoms) else s.to_atoms() for s in structures]
     if not structures:
         raise InputError("propose_udd needs at least one structure, got none")
-    limiter = limiter or ("global" if hover is None else "saturating")
-    if width is None:
-        width = 100.0 if limiter == "saturating" else 3.0
+    limiter = limiter or usual_limiter(more.get("hover"))
     for name, value in (("temperature", temperature), ("width", width), ("fraction", fraction)):
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"propose_udd needs {name} > 0, got {value}")
@@ -406,13 +418,14 @@ def propose_udd(
 
     B = width * math.sqrt(float(np.median(sigma**2 / n_atoms)))
     exponent = sigma**2 / (n_atoms * B**2)
-    by_unit_A = np.exp(-exponent) * steepest / (n_atoms * B**2)
+    fading = 1.0 / (1.0 + exponent) if limiter == "saturating" else np.exp(-exponent)
+    by_unit_A = fading * steepest / (n_atoms * B**2)
     largest = fraction * force_scale
     A = largest / float(np.median(by_unit_A[by_unit_A > 0]))
     median_force, high_force = np.quantile(A * by_unit_A, [0.5, 0.95]).tolist()
     C = 0.3 * median_force if limiter == "saturating" else max(2 * median_force, high_force)
     return UDDProposal(
-        parameters=replace(UDDParameters.from_max_force(A, B, C, largest, limiter), hover=hover),
+        parameters=UDDParameters.from_max_force(A, B, C, largest, limiter, **more),
         temperature=temperature,
         n_frames=len(structures),
         n_atoms=float(np.median(n_atoms)),

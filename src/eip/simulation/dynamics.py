@@ -52,6 +52,10 @@ _MAY_CHANGE = frozenset(
 )  # fmt: skip
 
 
+#: fs; two pushes to a fifth of the period of a bond to hydrogen, as with any multiple time steps.
+_PUSHES_APART = 2.0
+
+
 def settled(settings: DynamicsSettings, potential: Potential) -> DynamicsSettings:
     """With what is "auto" read from the potential.
 
@@ -127,6 +131,13 @@ def run_dynamics(
         bias = {"memory": memory, "interval": udd.interval}
         if udd.interval > 1:
             bias["between"] = share(model.potential)
+            apart = udd.interval * settings.timestep_fs
+            if apart > _PUSHES_APART and 1 in atoms.numbers:
+                warnings.warn(
+                    f"UDD pushes every {apart:g} fs: beyond {_PUSHES_APART:g} fs the pushes can "
+                    "swing with the bonds of hydrogen and heat them; take a smaller interval",
+                    stacklevel=2,
+                )
     if len(atoms) == 0:
         raise InputError("dynamics needs at least one atom, got none")
     check_elements(model, atoms.numbers)

@@ -27,6 +27,11 @@ Ensemble = Literal["langevin", "bussi", "nose-hoover", "nvt-berendsen", "nve", "
 Limiter = Literal["global", "atom", "component", "saturating"]
 
 
+def usual_limiter(hover: float | None) -> Limiter:
+    """Saturating where a grade says how strong the push is and nothing else is to, else global."""
+    return "global" if hover is None else "saturating"
+
+
 def _bound(value: object) -> object:
     if value is None or value == "auto":
         return value

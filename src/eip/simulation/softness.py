@@ -4,7 +4,7 @@ The slope of σ is steepest along what is stiff, and a force along it stretches 
 same slope over a stiffness, (K + μ)⁻¹ F, points along what gives way: torsions, hops, diffusion.
 The stiffness K is that of springs between neighbors along their distance, weaker the farther they
 are, as in the model Hessians of geometry optimizers (Lindh et al., Chem. Phys. Lett. 241, 423
-(1995)): a bond is stiff, an angle a tenth of it, a torsion nearly free.
+(1995)): a bond is stiff, an angle less than a tenth of it, a torsion nearly free.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from eip.graph import AtomGraph
 from eip.kernels.indexing import sums, take
 
-#: Decay of a spring over the distance in sums of covalent radii; a bond's spring is 1.
+#: Decay of a spring over the distance in sums of covalent radii; a bond's is about 1.
 _DECAY = 3.3
 #: μ: what is softer than this gives way no further.
 _SOFTEST = 0.02
@@ -43,7 +43,7 @@ def softened(
     along = vectors / lengths.clamp(min=1e-6)[:, None]
     radii = torch.as_tensor(covalent_radii, dtype=forces.dtype, device=forces.device)[graph.numbers]
     beyond = lengths / (take(radii, graph.centers) + take(radii, graph.neighbors)) - 1.0
-    fading = (1.0 - (lengths / cutoff) ** 2).clamp(min=0.0) ** 2
+    fading = (1.0 - (lengths / cutoff) ** 6).clamp(min=0.0) ** 2
     springs = torch.exp(-_DECAY * beyond.clamp(min=0.0)) * fading
 
     def stiffened(moved: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from eip.simulation import (
     run_dynamics,
     settled,
 )
+from eip.simulation.settings import usual_limiter
 from eip.verbs.messages import Log, silent
 from eip.verbs.run_logs import plot_dynamics
 
@@ -125,7 +126,7 @@ def _bias(
         begun = UDDParameters.from_dict(read_json(kept))
         for name in UDDSettings.model_fields:
             before, now = getattr(begun, name), getattr(udd, name)
-            if now is None or now == UDDSettings.model_fields[name].default:
+            if now is None or name not in udd.model_fields_set:
                 continue
             # Of D and the largest force one follows from the other, but for rounding.
             same = isinstance(before, float) and math.isclose(before, now)
@@ -138,7 +139,8 @@ def _bias(
     given = {k: getattr(udd, k) for k in "ABCD" if getattr(udd, k) is not None}
     pushed = udd.model_dump(include={"hover", "memory", "soft", "interval"})
     if set(given) == set("ABCD"):
-        parameters = UDDParameters(**given, limiter=udd.limiter or "global", **pushed)
+        limiter = udd.limiter or usual_limiter(udd.hover)
+        parameters = UDDParameters(**given, limiter=limiter, **pushed)
     else:
         alike = [f for f in frames if sorted(f.numbers) == sorted(atoms.numbers)]
         proposal = propose_udd(
@@ -146,14 +148,15 @@ def _bias(
             alike[:: max(1, len(alike) // 20)],
             settings.temperature,
             limiter=udd.limiter,
-            hover=udd.hover,
+            **pushed,
         )
         log(proposal.explain())
         parameters = replace(proposal.parameters, **given)
         if udd.max_bias_force is not None:
             p = parameters
-            parameters = UDDParameters.from_max_force(p.A, p.B, p.C, udd.max_bias_force, p.limiter)
-        parameters = replace(parameters, **pushed)
+            parameters = UDDParameters.from_max_force(
+                p.A, p.B, p.C, udd.max_bias_force, p.limiter, **pushed
+            )
         if parameters != proposal.parameters:
             log(f"With what was given in place of the proposal: {_udd_text(parameters)}")
     return parameters

@@ -142,7 +142,7 @@ def test_the_bias_turns_round_at_a_grade(
     for hover in (1.0 + 2.0 * (grade - 1.0), 1.0 + 0.8 * (grade - 1.0)):
         fix = f"fix udd all eip/udd 2.0 3.0 3.0 30.0 hover {hover:.17g}"
         lammps.output(f"{lammps.head('w.data')}\n{fix}{FORCES}run 0", ranks)
-        want = UDDPotential(potential, 2.0, 3.0, 3.0, 30.0, hover=hover)(graph)
+        want = UDDPotential(potential, 2.0, 3.0, 3.0, 30.0, "saturating", hover=hover)(graph)
         assert want.forces is not None and want.forces_bias is not None
         found = dumped(lammps.folder / "w.dump")[0, :, 3:] - want.forces.numpy()
         np.testing.assert_allclose(found, want.forces_bias.numpy(), rtol=0, atol=1e-8)

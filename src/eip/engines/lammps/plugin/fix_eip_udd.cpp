@@ -32,6 +32,7 @@ FixEIPUDD::FixEIPUDD(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg) {
         if (!(std::isfinite(*values[k]) && *values[k] > 0))
             error->all(FLERR, "fix eip/udd needs {} > 0, got {}", "ABCD"[k], arg[3 + k]);
     }
+    bool limiter_given = false;
     for (int k = 7; k < narg; k++) {
         const bool hover = strcmp(arg[k], "hover") == 0, memory = strcmp(arg[k], "memory") == 0;
         if (hover || memory) {
@@ -41,7 +42,10 @@ FixEIPUDD::FixEIPUDD(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg) {
                 error->all(FLERR, "fix eip/udd needs {} > {}, got {}", arg[k], least, arg[k + 1]);
             (hover ? hover_ : memory_) = value;
             k++;
-        } else if (strcmp(arg[k], "atom") == 0)
+            continue;
+        }
+        limiter_given = true;
+        if (strcmp(arg[k], "atom") == 0)
             limiter_ = Limiter::atom;
         else if (strcmp(arg[k], "component") == 0)
             limiter_ = Limiter::component;
@@ -52,6 +56,8 @@ FixEIPUDD::FixEIPUDD(LAMMPS* lmp, int narg, char** arg) : Fix(lmp, narg, arg) {
         else
             error->all(FLERR, "fix eip/udd: the limiter is global, atom, component or saturating, got '{}'", arg[k]);
     }
+    // Where a grade says how strong the push is, nothing else is to.
+    if (hover_ > 0 && !limiter_given) limiter_ = Limiter::saturating;
     if (memory_ > 10)
         error->all(FLERR, "fix eip/udd: memory is in ps here and at most 10, got {}", memory_);
     if (memory_ > 0) {
@@ -105,10 +111,12 @@ void FixEIPUDD::find_bias() {
     comm->reverse_comm(this);
     const double atoms = static_cast<double>(atom->natoms);
     sigma_ = pair_->mean_sigma();
-    const double exponent = -sigma_ * sigma_ / (atoms * B_ * B_);
-    energy_ = A_ * std::expm1(exponent);
+    const double exponent = sigma_ * sigma_ / (atoms * B_ * B_);
+    const bool stays = limiter_ == Limiter::saturating;
+    energy_ = stays ? -A_ * std::log1p(exponent) : A_ * std::expm1(-exponent);
     // −∂E/∂R, of σ = Σ σ_i / N.
-    const double rate = A_ * std::exp(exponent) * 2 * sigma_ / (atoms * B_ * B_) / atoms;
+    const double fading = stays ? 1 / (1 + exponent) : std::exp(-exponent);
+    const double rate = A_ * fading * 2 * sigma_ / (atoms * B_ * B_) / atoms;
     bias_.resize(3 * atom->nlocal);
     for (double& one : bias_) one *= rate;
     limit();
