@@ -181,8 +181,7 @@ class UDDSettings(Settings):
     )
     limiter: Limiter | None = Field(
         None,
-        description="global, atom, component or saturating; empty: the last if it hovers, else the "
-        "first",
+        description="global, atom, component, saturating; empty: the last if hover is given",
     )
     hover: float | None = Field(
         None,

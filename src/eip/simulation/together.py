@@ -63,7 +63,7 @@ class Together:
     """Answers the calls of several runs by one call of the potential for all of them.
 
     A structure is told the same whichever others are in the call: bit for bit on the processors
-    that this was tried on, to rounding on a GPU.
+    that this was tried on, but for a bias, which is the same to rounding; so is all of it on a GPU.
     """
 
     def __init__(self) -> None:
