@@ -1,6 +1,7 @@
 """How a head is trained again once its network was fine-tuned: ways that were tried.
 
     python experiments/backbones/refit.py chgnet --data DIR --seeds 0 1 2    # → refit.json
+    python experiments/backbones/refit.py chgnet --data DIR --layers last
 
 Frames as in finetune.py. The network is fine-tuned on all training frames and, from the same start,
 without each fold of them; what each network says of frames is kept in --work, and heads are trained
@@ -41,11 +42,14 @@ HERE = Path(__file__).parent
 Part = np.ndarray
 
 
-def tuned(folder: Path, store: FrameStore, which: Part, held_out: Part, begun: Path) -> Path:
+def tuned(
+    folder: Path, store: FrameStore, which: Part, held_out: Part, begun: Path, layers: str
+) -> Path:
     """A network fine-tuned on frames, whose epoch others choose, with the head beside it."""
     model = folder / "model.eip"
     if not model.is_file():
         settings = {"epochs": EPOCHS, "learning_rate": RATE, "energy_weight": 1.0, "device": "cpu"}
+        settings["layers"] = layers
         config = Config(
             run_dir=folder,
             data={"train": [store.path]},
@@ -83,14 +87,16 @@ def main() -> None:
     parser = parser_of(__doc__.splitlines()[0], tests=40, atoms=8, work="runs/backbones/refit")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folds", type=int, nargs="+", default=[2])
+    parser.add_argument("--layers", choices=["all", "last"], default="all")
     given = parser.parse_args()
     results = HERE / "refit.json"
     for seed in given.seeds:
         folder = given.work / f"{given.network}-{given.set}-{given.frames}-{seed}"
         frames, tests = drawn(given.data / f"{given.set}.xyz", given, seed)
-        table = ways(given.network, folder, frames, tests, seed, given.folds)
+        table = ways(given.network, folder, frames, tests, seed, given.folds, given.layers)
         done = json.loads(results.read_text()) if results.exists() else {}
-        done[f"{given.network}, {given.set}, frames={given.frames}, seed={seed}"] = table
+        name = f"{given.network}, {given.set}, frames={given.frames}, seed={seed}"
+        done[name if given.layers == "all" else f"{name}, {given.layers} layers"] = table
         results.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n")
         for name, row in table.items():
             print(f"{seed} {name:44s}", *row.values(), flush=True)
@@ -102,9 +108,16 @@ def opened(path: Path, frames: list) -> FrameStore:
 
 
 def ways(
-    network: str, folder: Path, frames: list, tests: list, seed: int, folds: Sequence[int]
+    network: str,
+    folder: Path,
+    frames: list,
+    tests: list,
+    seed: int,
+    folds: Sequence[int],
+    layers: str,
 ) -> dict[str, dict[str, float]]:
     folder.mkdir(parents=True, exist_ok=True)
+    own = folder if layers == "all" else folder / layers
     store, others = (
         opened(folder / f"{name}.xyz", of) for name, of in (("all", frames), ("test", tests))
     )
@@ -124,11 +137,11 @@ def ways(
             ("test", others, np.arange(len(tests))),
         )
     }
-    path = tuned(folder / "all" / "run", store, training, held_out, begun)
+    path = tuned(own / "all" / "run", store, training, held_out, begun, layers)
     after = bare_network(load_model(path, device="cpu"))
     said = {
-        name: {k: told(of, sets[k], folder / f"{name}-{k}.pt") for k in sets}
-        for name, of in (("start", start), ("after", after))
+        name: {k: told(of, sets[k], where / f"{name}-{k}.pt") for k in sets}
+        for name, of, where in (("start", start, folder), ("after", after, own))
     }
     with start.remembering(_pairs(sets, said["start"])):
         rows = {"as it is": _measured(before, sets["test"])}
@@ -164,11 +177,11 @@ def ways(
         of_fold = np.random.default_rng(seed).permutation(len(training)) % count
         out: list[Prediction | None] = [None] * len(training)
         for k in range(count):
-            run = folder / f"{k}-of-{count}" / "run"
-            path = tuned(run, store, training[of_fold != k], held_out, begun)
+            run = own / f"{k}-of-{count}" / "run"
+            path = tuned(run, store, training[of_fold != k], held_out, begun, layers)
             other = bare_network(load_model(path, device="cpu"))
             left = np.flatnonzero(of_fold == k)
-            path = folder / f"{k}-of-{count}.pt"
+            path = own / f"{k}-of-{count}.pt"
             answers = told(other, [sets["train"][i] for i in left], path)
             for i, answer in zip(left, answers, strict=True):
                 out[i] = answer
