@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--md", type=float, default=10.0, help="ps")
     parser.add_argument("--udd", type=float, default=2.0, help="ps")
-    parser.add_argument("--max-bias-force", type=float, default=3.0, help="eV/Å")
+    parser.add_argument("--max-bias-force", type=float, default=5.5, help="eV/Å")
     parser.add_argument("--hover", type=float, default=None, help="grade")
     parser.add_argument("--labels", type=int, default=10, help="frames of each that are labelled")
     parser.add_argument("--weights", default="7net-l3i5", help="of the reference: or 7net-0")

@@ -32,7 +32,7 @@ from eip.config import LearningConfig
 HERE = Path(__file__).parent
 TEMPERATURE, TIMESTEP = 600.0, 2.0
 #: Of the reference's dynamics: steps to forget the start, frames, steps between them.
-FORGOTTEN, TESTS, APART = 50, 10, 8
+FORGOTTEN, TESTS, APART = 40, 6, 6
 KEPT = ("force_mae", "force_rmse", "spearman_atom", "coverage_80", "mean_uncertainty")
 SEVENN = """from sevenn.calculator import SevenNetCalculator
 
@@ -127,10 +127,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="CHGNet as eip attach made it")
     parser.add_argument("--reference", default="GFN1-xTB", help="or 7net-0, 7net-l3i5")
-    parser.add_argument("--generations", type=int, default=3)
-    parser.add_argument("--labels", type=int, default=12, help="a generation")
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--ps", type=float, default=0.15, help="of each run of dynamics")
+    parser.add_argument("--generations", type=int, default=2)
+    parser.add_argument("--labels", type=int, default=8, help="a generation")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--ps", type=float, default=0.1, help="of each run of dynamics")
     parser.add_argument("--work", type=Path, default=Path("runs/lifepo4_learn"))
     given = parser.parse_args()
     folder = given.work / given.reference

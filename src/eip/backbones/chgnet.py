@@ -135,7 +135,11 @@ def bonds(
     apart = both - back
     leading = (apart != 0).int().argmax(dim=1)
     named = torch.where((apart.gather(1, leading[:, None]) > 0), back, both)
-    found, bond = torch.unique(named, dim=0, return_inverse=True)
+    # As one number each: torch.unique of rows takes a tenth of the network's time.
+    name = named.new_zeros(len(named))
+    for column in (named - named.amin(dim=0)).unbind(dim=1):
+        name = name * (column.amax() + 1) + column
+    found, bond = torch.unique(name, return_inverse=True)
     edge = torch.zeros(len(found), dtype=bond.dtype, device=bond.device)
     edge[bond] = torch.arange(len(bond), device=bond.device)
     return bond, edge
