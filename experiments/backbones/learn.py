@@ -7,7 +7,8 @@
 28 atoms, labelled by GFN1-xTB, or by a SevenNet. Each generation fine-tunes CHGNet on all labels so
 far and explores by MD and UDD at 600 K. The test is dynamics of the reference itself at 600 K, of
 which nothing is trained on. The first row is CHGNet as it is, with no label of this reference.
-What was begun is gone on with; more --generations go further.
+What was begun is gone on with; more --generations go further, and with none what there is is
+measured.
 """
 
 from __future__ import annotations
@@ -139,13 +140,15 @@ def main() -> None:
         ase.io.write(folder / "start.xyz", lifepo4())
     test = test_frames(given.reference, folder / "test.xyz")
     rows = [{"labels": 0, **measured(given.model, test, folder / "before")}]
-    config = config_of(given, folder)
-    begun = (folder / "run" / "run.json").is_file()
-    result = eip.learn(config, resume=begun, progress=False, log=print)
-    for one in result.generations:
-        path = folder / "run" / f"generation-{one.generation:03d}"
-        row = measured(path / "model" / "model.eip", test, folder / f"after-{one.generation}")
-        rows.append({"labels": one.labels, **row})
+    if given.generations:
+        begun = (folder / "run" / "run.json").is_file()
+        eip.learn(config_of(given, folder), resume=begun, progress=False, log=print)
+    for path in sorted((folder / "run").glob("generation-*")):
+        model = path / "model" / "model.eip"
+        if model.is_file():
+            files = path / "train.xyz", path / "validation.xyz"
+            labels = sum(len(ase.io.read(file, ":")) for file in files)
+            rows.append({"labels": labels, **measured(model, test, folder / path.name)})
     kept = HERE / "learn.json"
     done = json.loads(kept.read_text()) if kept.is_file() else {}
     forces = np.concatenate([atoms.get_forces() for atoms in ase.io.read(test, ":")])
@@ -154,8 +157,6 @@ def main() -> None:
         "test_frames": TESTS,
         "test_force_rms": round(float(np.sqrt((forces**2).mean())), 4),
         "generations": rows,
-        "stop": result.stop,
-        "seconds": {name: round(value) for name, value in result.seconds.items()},
     }
     kept.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n")
     for row in rows:
