@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from eip.errors import InputError, full_disk
-from eip.run_folder import RECORD, RunFolder, file_identity, with_files, working_in
+from eip.run_folder import RECORD, RunFolder, file_identity, read_json, with_files, working_in
 
 ASKED = {"epochs": 5, "model.channels": 8, "data.test": "none"}
 
@@ -181,6 +181,12 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text("{")
     with pytest.raises(InputError, match=r"run\.json is damaged .*: restore it from a copy"):
         run(tmp_path, resume=True)
+    with pytest.raises(InputError, match="delete it and give the same command again"):
+        read_json(tmp_path / RECORD)
+    for content in ("[]", '{"format": 1}'):
+        (tmp_path / RECORD).write_text(content)
+        with pytest.raises(InputError, match="delete it and give the same command again"):
+            run(tmp_path, resume=True)
     (tmp_path / RECORD).write_text('{"format": 99, "verb": "train", "asked": {}}')
     with pytest.raises(InputError, match="has format 99, this eIP reads up to 1"):
         run(tmp_path, resume=True)

@@ -63,10 +63,14 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(
-            f"{path} is damaged ({error}): restore it from a copy, or delete it, and it is made "
-            "again from what else is in the folder"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path} is damaged ({error!r}): restore it from a copy, or delete it and give the same "
+        "command again; what else is in the folder stays"
+    )
 
 
 def _write_record(path: Path, verb: str, asked: Asked) -> None:
@@ -82,16 +86,13 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         version = record["format"]
         _ = record["verb"], record["asked"].items()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is damaged ({error!r}): restore it from a copy, or delete it and give the "
-            "same command again; what else is in the folder stays"
-        ) from error
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
     if version > _FORMAT:
         raise InputError(f"{path} has format {version}, this eIP reads up to {_FORMAT}: update eip")
     return dict(record)

@@ -24,6 +24,11 @@ from eip.training.settings import TrainingSettings
         (lambda: TrainingSettings(learning_rate=float("nan")), "'learning_rate' should be"),
         (lambda: LearningSettings(lower=2, upper=1), "upper > lower, got 1.0 and 2.0"),
         (lambda: LearningSettings(temperatures=[300, -1]), "'temperatures' should be greater"),
+        (lambda: LearningSettings(temperatures=[]), "'temperatures' .* at least 1 item"),
+        (
+            lambda: LearningSettings(length_ps=1e9),
+            "length_ps is 1e\\+09, expected at most 500000: 1,000,000,000 steps of 0.5 fs",
+        ),
         (lambda: UDDSettings(D=1, max_bias_force=1), "either D or the largest bias force"),
         (lambda: Labels(elements=["Hh"]), "'elements' 'Hh' is no chemical symbol"),
     ],
@@ -37,6 +42,12 @@ def test_every_wrong_value_is_said_at_once() -> None:
     with pytest.raises(InputError) as caught:
         DynamicsSettings(steps=-1, timestep_fs=0)
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_wrong_item_makes_no_list_too_short() -> None:
+    with pytest.raises(InputError) as caught:
+        LearningSettings(temperatures=-3)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_replaced_settings_are_checked_again() -> None:

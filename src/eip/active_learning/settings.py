@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from eip.active_learning.names import LABELERS
 from eip.settings import Settings
-from eip.settings.values import Count, Seed, Temperatures, one_of
+from eip.settings.values import MOST, Count, Seed, Temperatures, one_of
 
 Selection = Literal["uncertainty", "random"]
 
@@ -64,7 +64,7 @@ class LearningSettings(ReferenceSettings):
         le=1024,
         description="runs that share each call of the model; for small structures 16 to 64",
     )
-    length_ps: float = Field(5.0, gt=0, le=1e9, description="ps, of each run of dynamics")
+    length_ps: float = Field(5.0, gt=0, description="ps, of each run of dynamics")
     timestep_fs: float = Field(0.5, gt=0, le=1000, description="fs")
     udd: bool = Field(True, description="beside each run one driven by the uncertainty")
     push: float = Field(
@@ -143,6 +143,11 @@ class LearningSettings(ReferenceSettings):
     def _window_is_open(self) -> LearningSettings:
         if self.lower is not None and self.upper is not None and self.upper <= self.lower:
             raise ValueError(f"learning needs upper > lower, got {self.upper} and {self.lower}")
+        if self.length_ps > (longest := MOST * self.timestep_fs / 1000.0):
+            raise ValueError(
+                f"learn.length_ps is {self.length_ps:g}, expected at most {longest:g}: "
+                f"{MOST:,} steps of {self.timestep_fs:g} fs (learn.timestep_fs)"
+            )
         if self.fragment_radius is not None:
             given = {name: self.labeler_options.get(name) for name in ("charge", "multiplicity")}
             if given["charge"] or given["multiplicity"] not in (None, 1):

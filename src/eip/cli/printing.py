@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -23,8 +24,32 @@ def show(message: object) -> None:
     """Text as it is, or a table of rich."""
     if isinstance(message, str):
         out.print(message, highlight=False, markup=False, soft_wrap=True)
+    elif isinstance(message, Table):
+        _show_table(message)
     else:
         out.print(message)
+
+
+def _show_table(table: Table) -> None:
+    """With every word of it, where rich would cut some: lines are broken between words, and where
+    that is not enough, the table is wider than the terminal (80 columns where there is none)."""
+    unbound = out.options.update(max_width=10_000)
+    needed = Measurement.get(out, unbound, table)
+    if needed.maximum <= out.width:
+        out.print(table)
+        return
+    cells = [
+        [Measurement.get(out, unbound, cell) for cell in (column.header, *column.cells)]
+        for column in table.columns
+    ]
+    longest_line = [max(one.maximum for one in column) for column in cells]
+    widths = [max(one.minimum for one in column) for column in cells]  # of the longest word
+    for _ in range(out.width - needed.minimum):
+        lacking = [line - width for line, width in zip(longest_line, widths, strict=True)]
+        widths[lacking.index(max(lacking))] += 1
+    for column, width in zip(table.columns, widths, strict=True):
+        column.width = width
+    Console(file=out.file, width=max(out.width, needed.minimum)).print(table)
 
 
 def warn(message: object) -> None:
@@ -58,7 +83,7 @@ def show_metrics(metrics: Mapping[str, float], title: str) -> None:
         ]
         if key in metrics and metrics[key] == metrics[key]:
             table.add_row(words, *cells[: 1 + has_ood])
-    out.print(table)
+    show(table)
     if has_ood:
         show(
             f"Out of distribution σ grows {metrics['ood_ratio']:.2f} times as much as the error "

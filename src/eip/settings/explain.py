@@ -34,7 +34,11 @@ def explain(
         places: where a key was given: a file and line, an option.
         root: the class whose values they are.
     """
-    said = (_sentence(e, name, places, root) for e in error.errors())
+    found = error.errors()
+    within = {e["loc"][:end] for e in found for end in range(len(e["loc"]))}
+    # Of a list without its wrong items pydantic says as well that it is too short.
+    true = (e for e in found if e["type"] != "too_short" or e["loc"] not in within)
+    said = (_sentence(e, name, places, root) for e in true)
     return "\n".join(dict.fromkeys(said))
 
 

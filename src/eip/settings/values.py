@@ -124,6 +124,7 @@ Temperatures = Annotated[
     tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), _one_or(float | list[float])
 ]
 #: A number that memory, time or a float cannot hold is a slip.
-Count = Annotated[int, Field(le=10**9)]
+MOST = 10**9
+Count = Annotated[int, Field(le=MOST)]
 #: What NumPy and PyTorch both take.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]

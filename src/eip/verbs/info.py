@@ -112,7 +112,7 @@ def describe_model(path: str | Path) -> dict[str, Any]:
     settings, info = dict(potential["settings"]), header["info"]
     plain = info.get("config", {}).get("model", {}).get("uncertainty") == "none"
     energies = settings.pop("element_energies", {})
-    short_range = settings.pop("short_range", None)
+    short_range, zbl = settings.pop("short_range", None), settings.pop("zbl", False)
     elements = [chemical_symbols[z] for z in settings.pop("elements", [])]
     attached = potential["kind"] == "attached"
     backbone = settings.get("backbone")
@@ -130,11 +130,7 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         if _undetermined(energies) and not attached
         else "",
         "units": "eV, Å, eV/Å, eV/Å³",
-        "repulsion below": ""
-        if attached
-        else _NO_REPULSION
-        if short_range is None
-        else str(ShortRangeSettings.from_dict(short_range)),
+        "repulsion below": "" if attached else _repulsion(short_range, zbl),
         "network": {**settings, "dtype": header["dtype"]},
         "uncertainty": around,
         "guard": "" if plain else _guard_text(guard, kinds),
@@ -162,6 +158,16 @@ def describe_model(path: str | Path) -> dict[str, Any]:
 
 
 _ADDED = "added to the network's energies (eV)"
+
+
+def _repulsion(short_range: Mapping[str, Any] | None, zbl: bool) -> str:
+    """At which distances a model has a repulsion of nuclei, in its own way or in that of before."""
+    before = "the cutoff, of ZBL as in model files of before"
+    if short_range is None:
+        return before if zbl else _NO_REPULSION
+    of_training = str(ShortRangeSettings.from_dict(short_range))
+    return f"{of_training}; {before}" if zbl else of_training
+
 
 _NO_REPULSION = (
     "no distance of atoms: closer than in training the network alone is asked; eip calibrate "
