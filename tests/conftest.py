@@ -118,6 +118,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def figures_as_they_stand() -> None:
+    """Files that nobody looks at are written without making room for what may overlap: that was
+    more than a quarter of what a short training takes. Tests of plots draw in full."""
+    from eip import plots
+
+    save = plots.save_figure
+
+    def as_it_stands(figure: plots.Figure, path: str | Path, *, dpi: int = 150) -> Path:
+        figure.set_layout_engine(None)
+        return save(figure, path, dpi=dpi)
+
+    plots.save_figure = as_it_stands
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Published ab-initio data beside the repository; tests that need it skip without."""

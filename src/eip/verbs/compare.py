@@ -20,8 +20,9 @@ from eip.locks import locked
 from eip.model_file import load_model, read_model_info
 from eip.uncertainty.methods import compared, method
 from eip.verbs.comparison_tables import Figures, bars, markdown, rich_tables, summary
-from eip.verbs.costs import costs_of, test_set
+from eip.verbs.costs import costs_of
 from eip.verbs.members import plain_config, train_members
+from eip.verbs.memory import test_set
 from eip.verbs.messages import Log, silent
 from eip.verbs.rivals import Rival, check_rivals, rival_rows
 from eip.verbs.runs import configured, is_trained

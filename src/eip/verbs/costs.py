@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from eip.config import Config
-from eip.data import open_frames
-from eip.data.dataset import Batch, GraphDataset, make_loader
+from eip.data.dataset import Batch
 from eip.executors import Pool
 from eip.model_file import load_model, read_model_info
 from eip.models.backbone import begin_training
@@ -22,6 +18,7 @@ from eip.potential import Potential, layers, prepared
 from eip.training.loss import Loss
 from eip.uncertainty.ensemble import EnsemblePotential
 from eip.uncertainty.methods import method
+from eip.verbs.memory import peak_memory, timed_batch
 from eip.verbs.networks import bare_network
 
 #: Beside the keys of `eip.evaluation.METRIC_KEYS`.
@@ -35,8 +32,8 @@ COST_KEYS: dict[str, str] = {
     "peak there)",
 }
 
-#: Atoms of the batch that is timed, about; rounds of which the median is taken.
-_TIMED_ATOMS, _ROUNDS, _WARM_UP = 200, 15, 3
+#: Of the batch that is timed; the median of the first is taken.
+_ROUNDS, _WARM_UP = 15, 3
 
 
 def costs_of(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, float]]:
@@ -69,7 +66,7 @@ def costs_of(models: Mapping[str, Path], config: Config) -> dict[str, dict[str, 
     for label, path in models.items():
         # A process for each: a peak never goes down again.
         with Pool("processes", threads=torch.get_num_threads()) as pool:
-            (memory,) = pool.run(_peak_memory, {label: (path, config)})
+            (memory,) = pool.run(peak_memory, {label: (path, config)})
         if memory.error is not None:
             raise memory.error
         out[label] = {
@@ -84,20 +81,6 @@ def _count(potential: Potential) -> int:
     """Networks that had to be trained."""
     *_, innermost = layers(potential)
     return len(innermost.members) if isinstance(innermost, EnsemblePotential) else 1
-
-
-def test_set(config: Config, potential: Potential) -> GraphDataset:
-    """Graphs of the frames that no method has seen."""
-    store = open_frames(config.data.test, config.data.label_keys(), config.run_dir / "data")
-    return GraphDataset(store, cutoff=potential.cutoff, dtype=potential.dtype)
-
-
-def timed_batch(config: Config, potential: Potential) -> Batch:
-    """Frames of the test set, some two hundred atoms."""
-    dataset = test_set(config, potential)
-    loader = make_loader(dataset, max_atoms=_TIMED_ATOMS, shuffle=False, seed=0)
-    batch: Batch = next(iter(loader)).to(potential.device)
-    return batch
 
 
 def predicting_seconds(potential: Potential, batch: Batch) -> float:
@@ -121,32 +104,3 @@ def _step(network: Potential, batch: Batch, loss: Loss) -> float:
 def _wait_for(potential: Potential) -> None:
     if potential.device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def _peak_memory(model: Path, config: Config) -> float:
-    """MB that loading and predicting add; on a GPU, the peak there."""
-    before = _forget_peak()
-    potential = load_model(model)
-    batch = timed_batch(config, potential)
-    for _ in range(3):
-        potential(batch.graph)
-    if potential.device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
-    return _peak() - before
-
-
-def _forget_peak() -> float:
-    """Memory of the process now, MB; where the system can, the peak is counted from here on."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
-
-
-def _peak() -> float:
-    """MB."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return float(line.split()[1]) / 1e3
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)

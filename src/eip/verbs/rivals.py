@@ -25,9 +25,10 @@ from eip.potential import Differentiable, Potential, prepared
 from eip.prediction import Prediction
 from eip.uncertainty.calibration import fit_calibration
 from eip.verbs.attach import MOST, Frames, attached_to
-from eip.verbs.costs import predicting_seconds, timed_batch
+from eip.verbs.costs import predicting_seconds
 from eip.verbs.evaluate import without_energies
 from eip.verbs.frames import dataset_for, loader, open_labelled, split
+from eip.verbs.memory import timed_batch
 from eip.verbs.messages import Log
 
 #: Predictions of which the median is the time of one.
