@@ -29,7 +29,7 @@ def small(monkeypatch: pytest.MonkeyPatch):
 
     def put(figure: str, **changes: object) -> None:
         setup = SETUPS[figure, "small"]  # type: ignore[index]
-        monkeypatch.setitem(SETUPS, (figure, "small"), replace(setup, model=TINY, **changes))
+        monkeypatch.setitem(SETUPS, (figure, "small"), replace(setup, **{"model": TINY, **changes}))
 
     return put
 
@@ -66,7 +66,7 @@ def test_data_efficiency_goes_on_where_it_was(small, tmp_path: Path) -> None:
 
 
 def test_methods(small, tmp_path: Path) -> None:
-    small("fig3", sets=ETHANOL, training={"epochs": 1})
+    small("fig3", sets=ETHANOL, training={"epochs": 1}, model={**TINY, "members": 2})
     made = reproduce("fig3", DATA, tmp_path, progress=False)
     measures = json.loads(made.json.read_text())["measures"]
     methods = ("tensor", "ensemble", "dropout", "gmm", "mve")
