@@ -49,7 +49,7 @@ def test_every_method_is_explained() -> None:
 def test_configurations_of_learning_runs_are_such(tmp_path: Path) -> None:
     page = (ROOT / "docs/active_learning.md").read_text()
     blocks = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for number, block in enumerate(blocks):
         path = tmp_path / f"{number}.yaml"
         path.write_text(block)
