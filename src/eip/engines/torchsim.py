@@ -128,15 +128,15 @@ class BiasedEIPModel(EIPModel):
             state at a time cannot do.
     """
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        for layer in layers(self.potential):
+    def __init__(self, model: str | Path | Potential, **settings: Any) -> None:
+        for layer in layers(model) if isinstance(model, Potential) else ():
             udd = layer.parameters_udd if isinstance(layer, UDDPotential) else None
             if udd is not None and (udd.memory is not None or udd.interval > 1):
                 raise InputError(
                     "a model of torch-sim sees one state at a time: its bias can have no memory "
                     "and no interval"
                 )
+        super().__init__(model, **settings)
 
     def forward(self, state: SimState | dict[str, Tensor]) -> dict[str, Tensor]:
         """What the potential says, with the bias in the forces."""
