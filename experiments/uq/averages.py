@@ -131,7 +131,7 @@ def measured(
     parts = deviations_of(potential, sampled).parts
     found = {}
     for quantity, values in quantities(sampled).items():
-        one = average(values, parts, temperature_of(start))
+        one = average(values, parts, temperature_of(start), energies=quantity == "energy, eV")
         found[quantity] = {
             "value": float(one.value),
             "potential_error": float(one.potential_error),

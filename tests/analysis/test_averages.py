@@ -47,6 +47,18 @@ def test_a_shift_of_all_energies_drops_out() -> None:
     assert both[0] == pytest.approx(both[1], rel=1e-6)
 
 
+def test_the_mean_energy_is_each_members_own() -> None:
+    """By equipartition ⟨k x²/2⟩ = kT/2 whatever k is; a bottom that is not known is not known."""
+    x = oscillator()
+    energies, spring = x**2 / 2.0, (0.02 * x**2 / 2.0)[:, None]
+    of_others = average(energies, spring, 300.0).potential_error
+    assert of_others == pytest.approx(0.02 * KT / 2.0, rel=0.15)
+    assert average(energies, spring, 300.0, energies=True).potential_error < 0.1 * of_others
+    bottom = np.column_stack([spring[:, 0], np.full(len(x), 0.1)])
+    found = average(energies, bottom, 300.0, energies=True)
+    assert found.potential_error == pytest.approx(0.1, rel=0.15)
+
+
 def test_arrays_are_averaged_by_entry() -> None:
     x = oscillator(400)
     values = np.stack([x**2, 2.0 * x**2, 0.0 * x], axis=1).reshape(400, 3, 1)

@@ -8,10 +8,11 @@ otherwise (Imbalzano et al. 2021); how far the average moves is the potential's 
     x_t      parts of the energy's error (`eip.Prediction.energy_deviations`), eV
     ξ_m      standard normal, as many as parts: member m has the energies E_t + x_t · ξ_m
     w_mt     exp(−(x_t − x̄) · ξ_m / kT), over their sum
-    ⟨O⟩_m    Σ_t w_mt O_t
+    ⟨O⟩_m    Σ_t w_mt O_t; of the energy itself Σ_t w_mt (E_t + x_t · ξ_m)
 
 The frames must be those of a canonical run at temperature T, without a bias. A shift of all
-energies alike drops out, and with it what a composition leaves open. Where few frames carry the
+energies alike drops out, and with it what a composition leaves open, but for the mean of the energy
+itself. Where few frames carry the
 weights, 1/Σ_t w_mt² of them, the reweighted averages are noise, and it is said.
 """
 
@@ -134,6 +135,7 @@ def average(
     deviations: Float[np.ndarray, "..."],
     temperature: float,
     *,
+    energies: bool = False,
     members: int = MEMBERS,
     seed: int = 0,
 ) -> Average:
@@ -144,6 +146,8 @@ def average(
         deviations: of the same frames, ``[frames, directions]``, eV:
             ``potential.predict(frames, forces=False).energy_deviations.numpy()``.
         temperature: of the run, K.
+        energies: whether the values are the energies that the deviations are of, which each member
+            has its own of.
         members: last layers to draw.
         seed: of what is drawn.
 
@@ -161,6 +165,8 @@ def average(
     if not np.isfinite(values).all():
         raise InputError("an average needs values that are finite, in every frame")
     reweighted = np.tensordot(weights, values, axes=1)
+    if energies:
+        reweighted = reweighted + (weights * _shifts(deviations, members, seed)).sum(axis=1)
     sampling, independent = sampling_error(values)
     effective = float(np.median(1.0 / (weights**2).sum(axis=1)))
     count = len(values)
@@ -202,11 +208,19 @@ def member_weights(
         raise InputError("the parts of the energies' error are not finite in every frame")
     if not temperature > 0:
         raise InputError(f"temperature must be positive, in K, got {temperature}")
-    drawn = np.random.default_rng(seed).normal(size=(deviations.shape[1], members))
-    shift = (deviations - deviations.mean(axis=0)) @ drawn / (units.kB * temperature)
-    weights = np.exp(-(shift - shift.min(axis=0)))
-    found: np.ndarray = (weights / weights.sum(axis=0)).T
+    shift = _shifts(deviations - deviations.mean(axis=0), members, seed) / (units.kB * temperature)
+    weights = np.exp(-(shift - shift.min(axis=1, keepdims=True)))
+    found: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
     return found
+
+
+def _shifts(
+    deviations: Float[np.ndarray, "frames directions"], members: int, seed: int
+) -> Float[np.ndarray, "members frames"]:
+    """x_t · ξ_m, eV."""
+    drawn = np.random.default_rng(seed).normal(size=(deviations.shape[1], members))
+    shifts: np.ndarray = (deviations @ drawn).T
+    return shifts
 
 
 def sampling_error(

@@ -144,13 +144,13 @@ def _averages(
 ) -> dict[str, Any]:
     """What a run's averages are, with both parts of their error."""
 
-    def found(values: Float[np.ndarray, "frames *shape"]) -> Average:
-        return average(values, deviations.parts, temperature)
+    def found(values: Float[np.ndarray, "frames *shape"], energies: bool = False) -> Average:
+        return average(values, deviations.parts, temperature, energies=energies)
 
     said = {name: found(g) for name, g in deviations.distributions.items()}
     quantities: dict[str, Average] = {}
     if np.isfinite(of.energies).all():
-        quantities["energy"] = found(of.energies)
+        quantities["energy"] = found(of.energies, energies=True)
     if of.first is not None and of.second is not None:
         for name, values in zip(_names(measure), (of.first, of.second), strict=True):
             quantities[name] = found(values.mean(axis=1))
