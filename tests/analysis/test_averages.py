@@ -9,7 +9,7 @@ import pytest
 from ase import units
 
 from eip.analysis import average
-from eip.analysis.averages import member_weights, sampling_error
+from eip.analysis.averages import Deviations, member_weights, sampling_error
 from eip.errors import InputError
 
 KT = units.kB * 300.0
@@ -109,3 +109,10 @@ def test_weights_add_up_to_one_and_are_the_same_again() -> None:
 def test_what_does_not_fit_is_refused(values, parts, temperature, message) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         average(values, parts, temperature)
+
+
+@pytest.mark.parametrize(("share", "doubted"), [(0.0, False), (0.05, False), (0.2, True)])
+def test_a_run_that_left_what_is_known_is_doubted(share: float, doubted: bool) -> None:
+    doubt = Deviations(np.zeros((3, 1)), {}, share).doubt
+    assert ("20% of the atoms are beyond what the potential has seen" in doubt) == doubted
+    assert bool(doubt) == doubted

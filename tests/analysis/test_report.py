@@ -183,6 +183,19 @@ def test_averages_have_their_error(tmp_path, run):
 
     with pytest.raises(InputError, match="give both"):
         eip.analyze(tmp_path / "run.xyz", out, model=model)
+    folder = tmp_path / "md"
+    folder.mkdir()
+    write(folder / "trajectory.xyz", frames)
+    for asked, words in (
+        ({"temperature": 450.0}, "run at 450 K, and the temperature given is 300 K"),
+        ({"udd": {"A": 1.0}}, "driven by the uncertainty"),
+        ({"ensemble": "nve"}, "of ensemble nve"),
+    ):
+        asked = {"temperature": 300.0, "ensemble": "langevin", "udd": None, **asked}
+        record = {"format": 1, "eip": "0", "verb": "md", "asked": asked}
+        (folder / "run.json").write_text(json.dumps(record))
+        with pytest.raises(InputError, match=words):
+            eip.analyze(folder, out, model=model, temperature=300.0)
     save_model(inside, model)
     with pytest.raises(InputError, match="energies have an error bar, and this one's have none"):
         eip.analyze(tmp_path / "run.xyz", out, model=model, temperature=300.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import pytest
 from rich.console import Console
@@ -54,3 +55,15 @@ def test_a_table_is_as_wide_as_the_terminal_where_words_can_part(
     lines = shown(table, 50, monkeypatch).splitlines()
     assert max(map(len, lines)) == 50
     assert shown(Table("a", "b"), 50, monkeypatch).count("\n") == 4
+
+
+def test_what_could_not_be_measured_is_not_told_as_a_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(printing, "out", Console(file=file, width=200))
+    printing.show_metrics({"ood_ratio": math.nan, "ood_auc": 0.331}, "of frames without forces")
+    said = " ".join(file.getvalue().split())
+    assert "nan" not in said and "apart with an AUC of 0.33." in said
+    printing.show_metrics({"ood_ratio": 0.75, "ood_auc": 0.9}, "")
+    assert "σ grows 0.75 times as much as the error" in " ".join(file.getvalue().split())

@@ -30,6 +30,7 @@ from jaxtyping import Float
 from eip.analysis.distributions import PairDistribution
 from eip.errors import InputError
 from eip.potential import Potential, prepared
+from eip.uncertainty.guard import EDGE
 
 #: Members that are drawn: the spread of so many is known to 5 %.
 MEMBERS = 200
@@ -40,6 +41,9 @@ _SHARE = 0.1
 #: Blocks of the block average, and independent frames, from which on a spread says something.
 _LEAST, _INDEPENDENT = 8, 20
 
+
+#: A share of atoms beyond what was seen, above which a run is of what the potential made up.
+_BEYOND = 0.05
 
 #: Of one frame: a number, or an array.
 Values = float | Float[np.ndarray, "..."]
@@ -83,10 +87,23 @@ class Deviations:
         parts: of the energy's error, as wide as they are in the run's median frame, eV.
         distributions: g(r) of each frame by pair of elements, "Li-O"; none without a cell periodic
             in three directions.
+        extrapolating: share of the atoms that are beyond what the potential has seen.
     """
 
     parts: Float[np.ndarray, "frames directions"]
     distributions: dict[str, Float[np.ndarray, "frames bins"]]
+    extrapolating: float = 0.0
+
+    @property
+    def doubt(self) -> str:
+        """Why no average of this run is to be believed, a sentence; empty where it may."""
+        if self.extrapolating <= _BEYOND:
+            return ""
+        return (
+            f"{self.extrapolating:.0%} of the atoms are beyond what the potential has seen "
+            "(extrapolation grade above 1): the run has left what it knows, and neither the "
+            "averages nor their errors are to be believed"
+        )
 
 
 def deviations_of(potential: Potential, frames: Iterable[Atoms], cutoff: float = 6.0) -> Deviations:
@@ -100,7 +117,7 @@ def deviations_of(potential: Potential, frames: Iterable[Atoms], cutoff: float =
         InputError: if the potential's energies have no error bar.
     """
     potential = prepared(potential)
-    parts, factors = [], []
+    parts, factors, grades = [], [], []
     distributions: dict[str, list[np.ndarray]] = {}
     for several in _batched(iter(frames)):
         said = potential.predict(several, forces=False)
@@ -112,6 +129,8 @@ def deviations_of(potential: Potential, frames: Iterable[Atoms], cutoff: float =
         parts.append(said.energy_deviations)
         if said.energy_widening is not None:
             factors.append(said.energy_widening)
+        if said.extrapolation_grade is not None:
+            grades.append(said.extrapolation_grade)
         for atoms in several:
             if atoms.pbc.all():
                 pairs = PairDistribution(cutoff)
@@ -121,7 +140,9 @@ def deviations_of(potential: Potential, frames: Iterable[Atoms], cutoff: float =
     # One factor for the run: with one for each frame, what all have in common would not cancel.
     wide = torch.cat(factors).median(dim=0).values if factors else 1.0
     return Deviations(
-        (torch.cat(parts) * wide).numpy(), {k: np.array(v) for k, v in distributions.items()}
+        (torch.cat(parts) * wide).numpy(),
+        {k: np.array(v) for k, v in distributions.items()},
+        float((torch.cat(grades) > EDGE).double().mean()) if grades else 0.0,
     )
 
 

@@ -161,7 +161,7 @@ def _averages(
         "quantities": {name: _errors(one) for name, one in quantities.items()},
         "distribution": {pair: _errors(one) for pair, one in said.items()},
         "effective_frames": everything[0].effective_frames if everything else None,
-        "doubt": next((one.doubt for one in everything if one.doubt), ""),
+        "doubt": deviations.doubt or next((one.doubt for one in everything if one.doubt), ""),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -84,12 +85,17 @@ def show_metrics(metrics: Mapping[str, float], title: str) -> None:
         if key in metrics and metrics[key] == metrics[key]:
             table.add_row(words, *cells[: 1 + has_ood])
     show(table)
-    if has_ood:
-        show(
-            f"Out of distribution σ grows {metrics['ood_ratio']:.2f} times as much as the error "
-            f"(1 is right, below: too little); it tells such structures apart with an AUC of "
-            f"{metrics['ood_auc']:.2f}."
-        )
+    said = {  # without labels of forces there is no error for σ to grow with
+        "ood_ratio": "σ grows {:.2f} times as much as the error (1 is right, below: too little)",
+        "ood_auc": "σ tells such structures apart with an AUC of {:.2f}",
+    }
+    known = [
+        words.format(metrics[key])
+        for key, words in said.items()
+        if math.isfinite(metrics.get(key, math.nan))
+    ]
+    if known:
+        show(f"Out of distribution {'; '.join(known)}.")
 
 
 def list_data_sets() -> None:

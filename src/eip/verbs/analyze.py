@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from eip.analysis.settings import BINS, AnalysisSettings
 from eip.analysis.trajectories import read_trajectory
 from eip.errors import InputError
 from eip.model_file import load_model
+from eip.run_folder import read_record
 from eip.verbs.arguments import as_paths
 from eip.verbs.run_logs import log_of
 
@@ -78,6 +80,8 @@ def _deviations(runs: Mapping[str, Path], settings: AnalysisSettings) -> dict[st
     """Of each run; nothing without a model."""
     if settings.model is None:
         return {}
+    for path in runs.values():
+        _demand_canonical(path, settings.temperature)
     potential = load_model(settings.model)
     return {
         name: deviations_of(
@@ -87,3 +91,29 @@ def _deviations(runs: Mapping[str, Path], settings: AnalysisSettings) -> dict[st
         )
         for name, path in runs.items()
     }
+
+
+def _demand_canonical(path: Path, temperature: float | None) -> None:
+    """That a folder of `eip md` is of a run at this temperature, without a bias.
+
+    Raises:
+        InputError: if it is not.
+    """
+    record = read_record(path) if path.is_dir() else None
+    if record is None or record["verb"] != "md":
+        return
+    asked = record["asked"]
+    if asked.get("udd"):
+        raise InputError(
+            f"{path} was driven by the uncertainty: averages with their error are of runs without "
+            "a bias"
+        )
+    if asked["ensemble"] == "nve":
+        raise InputError(
+            f"{path} is of ensemble nve: averages with their error are of a run at a temperature"
+        )
+    if temperature is not None and not math.isclose(asked["temperature"], temperature):
+        raise InputError(
+            f"{path} was run at {asked['temperature']:g} K, and the temperature given is "
+            f"{temperature:g} K"
+        )

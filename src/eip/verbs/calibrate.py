@@ -93,7 +93,7 @@ def calibrate(
         )
     trained = open_frames(trained_on, labels) if trained_on else None
     if trained is not None:
-        _repel(potential, trained, log)
+        _repel(potential, trained, trained_on, log)
     store = open_labelled(files, labels, ("forces",))
     log(summarize(store).table())
     had_error_bar = isinstance(potential, EnergyErrorPotential)
@@ -135,14 +135,15 @@ def _doubts(n_frames: int, grade: Float[np.ndarray, "atoms"] | None) -> list[str
     return doubts
 
 
-def _repel(potential: Potential, store: FrameStore, log: Log) -> None:
+def _repel(potential: Potential, store: FrameStore, files: Sequence[Path], log: Log) -> None:
     """Nuclei repel below the closest approaches of frames."""
+    named = ", ".join(map(str, files))
     frames = dataset_for(store, potential)
     if missing := set(potential.elements) - set(store.elements):
         symbols = ", ".join(chemical_symbols[z] for z in sorted(missing))
         raise InputError(
-            f"--trained-on should be the frames that the model was trained on, and {store.path} "
-            f"has no {symbols}"
+            f"--trained-on should be the frames that the model was trained on, and {named} has "
+            f"no {symbols}"
         )
     begins = ShortRangeSettings.of_frames(frames.closest_approaches(), len(frames))
     networks = [module for module in potential.modules() if isinstance(module, EnergyModel)]
@@ -153,7 +154,7 @@ def _repel(potential: Potential, store: FrameStore, log: Log) -> None:
             "--trained-on is for a network of which eIP trained the weights, and this potential "
             "holds none"
         )
-    log(f"Nuclei repel below the closest approaches of {store.path}: {begins}.")
+    log(f"Nuclei repel below the closest approaches of {named}: {begins}.")
 
 
 def _with_energy_error(
