@@ -128,7 +128,8 @@ def measured(
     )
     run_dynamics(start, potential, settings, folder / name / "md", resume=True, progress=False)
     sampled = read(folder / name / "md/trajectory.xyz", index="25:")
-    parts = deviations_of(potential, sampled).parts
+    known = deviations_of(potential, sampled)
+    parts = known.parts
     found = {}
     for quantity, values in quantities(sampled).items():
         one = average(values, parts, temperature_of(start), energies=quantity == "energy, eV")
@@ -137,7 +138,7 @@ def measured(
             "potential_error": float(one.potential_error),
             "sampling_error": float(one.sampling_error),
             "effective_frames": one.effective_frames,
-            "doubt": one.doubt,
+            "doubt": known.doubt or one.doubt,
         }
     kept.write_text(json.dumps(found, indent=1) + "\n")
     return found
@@ -172,7 +173,7 @@ def main() -> None:
         ]
         off = [abs(one[quantity]["value"] - true["value"]) for one in repeats]
         summary[quantity] = {
-            "within": sum(o <= WIDTH * e for o, e in zip(off, errors, strict=True)),
+            "within": int(sum(o <= WIDTH * e for o, e in zip(off, errors, strict=True))),
             "of": len(repeats),
             "rms_difference": float(np.sqrt(np.mean(np.square(off)))),
             "rms_error": float(np.sqrt(np.mean(np.square(errors)))),
