@@ -31,3 +31,4 @@ def test_its_repulsion_is_said_once(settings: dict, said: str, tmp_path: Path) -
     described = describe_model(tmp_path / "model.eip")
     assert said in described["repulsion below"]
     assert not {"zbl", "short_range"} & described["network"].keys()
+    assert "--trained-on FRAMES gives one" in described["energy error bar"]

@@ -134,7 +134,8 @@ def describe_model(path: str | Path) -> dict[str, Any]:
         "network": {**settings, "dtype": header["dtype"]},
         "uncertainty": around,
         "guard": "" if plain else _guard_text(guard, kinds),
-        "energy error bar": energy_error,
+        "energy error bar": energy_error
+        or ("" if plain or attached or "members" in around else _NO_ERROR_BAR),
         "calibration": "" if plain else "none: σ ranks atoms, its size means little",
         "training": info.get("training", {}),
         "training data": info.get("data", {}),
@@ -173,6 +174,9 @@ _NO_REPULSION = (
     "no distance of atoms: closer than in training the network alone is asked; eip calibrate "
     "--trained-on FRAMES gives a model the repulsion of nuclei there"
 )
+
+
+_NO_ERROR_BAR = "none: eip calibrate FRAMES --trained-on FRAMES gives one"
 
 
 def _error_bar(groups: Sequence[OpenEnergies], sizes: Sequence[float]) -> str:
