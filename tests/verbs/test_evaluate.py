@@ -121,7 +121,7 @@ def test_info_names_what_may_be_labels(frames: Path, tmp_path: Path) -> None:
 def test_scans_look_where_no_frame_is(frames: Path, tmp_path: Path, run: Runner) -> None:
     one, out = model(tmp_path / "one.eip"), tmp_path / "out"
     code, printed, _ = run("evaluate", one, frames, "--scan", "--out", out, "--no-progress")
-    assert code == 0 and "false minima" in printed
+    assert code == 0 and {"false", "minima"} <= set(printed.split())
     content = json.loads((out / "scans.json").read_text())
     assert content["bonds"] == 4 and len(content["structures"]) == 1  # the same molecule thrice
     (structure,) = content["structures"]

@@ -313,7 +313,7 @@ run 20""",
         ("run 0", "fix u all eip/udd 1 1 1 1 hover 1\nrun 0", "needs hover > 1, got 1"),
         ("run 0", "fix u all eip/udd 1 1 1 1 memory 50\nrun 0", "in ps here and at most 10"),
         ("run 0", "fix u all eip/udd 1 1 1 1 memory\nrun 0", "memory needs a number after it"),
-        ("run 0", "fix u all eip/udd 1 1 1 1 soon\nrun 0", "component, got 'soon'"),
+        ("run 0", "fix u all eip/udd 1 1 1 1 soon\nrun 0", "saturating, got 'soon'"),
         ("run 0", "fix u all eip/udd 1 1 1\nrun 0", "fix eip/udd is 'fix ID all eip/udd A B C D"),
     ],
 )
