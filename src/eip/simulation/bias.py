@@ -3,12 +3,11 @@
 ======================  =======  ===============================================================
 A                       eV       depth of the bias: E_bias falls from 0 to −A as σ grows
 B                       eV/Å     width: the push fades once σ passes B √N
-C                       eV/Å     bias force that the limiter lets through best; the saturating one
-                                 lets 0.71 of the largest through there
+C                       eV/Å     bias force that the limiter lets through best (saturating: 0.71)
 D                       eV/Å     height of the limiter; the largest limited force is 0.242 D
 hover                   –        extrapolation grade at which the push turns round, if it shall
 memory                  fs       time that a run averages the bias force over, if it shall
-soft                    –        whether the push goes along what is soft (see `softness`)
+soft                    –        whether the push goes along what is soft
 interval                steps    between two pushes of a run, each as strong as all it stands for
 σ                       eV/Å     uncertainty of a structure, mean of its σ_i (theory, eq. 7)
 ======================  =======  ===============================================================
