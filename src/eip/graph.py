@@ -98,6 +98,10 @@ class AtomGraph:
         count = self.atoms_per_frame.to(per_atom.dtype)
         return self.sum_by_frame(per_atom) / count.reshape(-1, *[1] * (per_atom.ndim - 1))
 
+    def largest_by_frame(self, per_atom: Float[Tensor, "atoms"]) -> Float[Tensor, "frames"]:
+        """Largest of a per-atom quantity that is not negative, of each structure."""
+        return per_atom.new_zeros(self.n_frames).scatter_reduce(0, self.frame, per_atom, "amax")
+
     def demand_on(self, device: torch.device) -> None:
         """That all arrays are on a device: a kernel takes addresses for its own device's.
 

@@ -140,10 +140,7 @@ def limit_bias(
     else:
         force = torch.linalg.vector_norm(forces_bias, dim=1, keepdim=True)
     if limiter in ("global", "saturating"):
-        largest = force.new_zeros(graph.n_frames).scatter_reduce(
-            0, graph.frame, force[:, 0], "amax"
-        )
-        force = largest[graph.frame][:, None]
+        force = graph.largest_by_frame(force[:, 0])[graph.frame][:, None]
     if limiter == "saturating":
         gain = LARGEST_OVER_D * D / torch.sqrt(force**2 + C**2)
     else:
@@ -162,7 +159,7 @@ def turn_round(
 ) -> Float[Tensor, "atoms 3"]:
     """Whole as long as no atom is beyond what was seen, none where the largest grade is ``hover``,
     back towards what is known, at most as strong, where it is larger."""
-    largest = grade.new_zeros(graph.n_frames).scatter_reduce(0, graph.frame, grade, "amax")
+    largest = graph.largest_by_frame(grade)
     push = ((hover - largest) / (hover - EDGE)).clamp(-1.0, 1.0)
     return forces_bias * push.to(forces_bias.dtype)[graph.frame][:, None]
 

@@ -68,16 +68,13 @@ def softened(
         step = torch.where(open_, left, 0.0) / torch.where(open_, product(direction, stiff), 1.0)
         found = found + step[graph.frame][:, None] * direction
         rest = rest - step[graph.frame][:, None] * stiff
-        before, left = left, torch.where(open_, product(rest, rest), left)
-        turn = left / torch.where(open_, before, 1.0)
+        was, left = left, torch.where(open_, product(rest, rest), left)
+        turn = left / torch.where(open_, was, 1.0)
         direction = torch.where(
             open_[graph.frame][:, None], rest + turn[graph.frame][:, None] * direction, direction
         )
-    tiny = torch.finfo(forces.dtype).tiny
-    scale = _largest(forces, graph) / _largest(found, graph).clamp(min=tiny)
+    before, after = (
+        graph.largest_by_frame(torch.linalg.vector_norm(one, dim=1)) for one in (forces, found)
+    )
+    scale = before / after.clamp(min=torch.finfo(forces.dtype).tiny)
     return found * scale[graph.frame][:, None]
-
-
-def _largest(forces: Float[Tensor, "atoms 3"], graph: AtomGraph) -> Float[Tensor, "frames"]:
-    norms = torch.linalg.vector_norm(forces, dim=1)
-    return norms.new_zeros(graph.n_frames).scatter_reduce(0, graph.frame, norms, "amax")

@@ -17,6 +17,7 @@ from eip.model_file import load_model
 from eip.potential import Potential
 from eip.run_folder import read_json
 from eip.simulation import (
+    LARGEST_OVER_D,
     DynamicsSettings,
     DynamicsSummary,
     UDDParameters,
@@ -153,10 +154,7 @@ def _bias(
         log(proposal.explain())
         parameters = replace(proposal.parameters, **given)
         if udd.max_bias_force is not None:
-            p = parameters
-            parameters = UDDParameters.from_max_force(
-                p.A, p.B, p.C, udd.max_bias_force, p.limiter, **pushed
-            )
+            parameters = replace(parameters, D=udd.max_bias_force / LARGEST_OVER_D)
         if parameters != proposal.parameters:
             log(f"With what was given in place of the proposal: {_udd_text(parameters)}")
     return parameters
