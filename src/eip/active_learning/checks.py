@@ -27,13 +27,12 @@ from eip.evaluation import compute_metrics, evaluate
 from eip.neighbors import build_graph
 from eip.potential import Potential
 from eip.uncertainty.calibration import conformal_quantile
+from eip.uncertainty.guard import MOST_EXTRAPOLATING
 
 #: What a verdict begins with.
 DONE, NOT_YET = "done", "not yet good enough"
 #: Of the components within intervals that should hold 80 %; fewer: σ promises too much.
 LEAST_COVERAGE = 0.7
-#: A larger share of atoms beyond what was seen is not rare.
-MOST_EXTRAPOLATING = 0.05
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from jaxtyping import Float
 from eip.analysis.distributions import PairDistribution
 from eip.errors import InputError
 from eip.potential import Potential, prepared
-from eip.uncertainty.guard import EDGE
+from eip.uncertainty.guard import EDGE, MOST_EXTRAPOLATING
 
 #: Members that are drawn: the spread of so many is known to 5 %.
 MEMBERS = 200
@@ -40,10 +40,6 @@ _SHARE = 0.1
 
 #: Blocks of the block average, and independent frames, from which on a spread says something.
 _LEAST, _INDEPENDENT = 8, 20
-
-
-#: A share of atoms beyond what was seen, above which a run is of what the potential made up.
-_BEYOND = 0.05
 
 #: Of one frame: a number, or an array.
 Values = float | Float[np.ndarray, "..."]
@@ -97,7 +93,7 @@ class Deviations:
     @property
     def doubt(self) -> str:
         """Why no average of this run is to be believed, a sentence; empty where it may."""
-        if self.extrapolating <= _BEYOND:
+        if self.extrapolating <= MOST_EXTRAPOLATING:
             return ""
         return (
             f"{self.extrapolating:.0%} of the atoms are beyond what the potential has seen "

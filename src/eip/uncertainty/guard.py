@@ -41,6 +41,8 @@ from eip.uncertainty.calibration import fit_calibration
 
 #: The extrapolation grade at the edge of what was seen.
 EDGE = 1.0
+#: A larger share of atoms beyond it is not rare.
+MOST_EXTRAPOLATING = 0.05
 
 #: c.
 STRENGTH = 0.2
