@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from ase.constraints import FixAtoms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,3 +137,12 @@ def test_labels_to_the_target_follow_a_power_law() -> None:
     assert labels_to(0.01, curve[:2]).endswith("of two generations alone")
     assert "of one generation" in labels_to(0.01, curve[:1])
     assert "did not fall" in labels_to(0.01, [(20, 0.05), (40, 0.06)])
+
+
+def test_fixed_atoms_are_held_against_their_labels(potential: EvidentialPotential) -> None:
+    """ASE says of an atom that is fixed that it feels no force."""
+    free, fixed = labelled(potential, [0.02, 0.03]), labelled(potential, [0.02, 0.03])
+    for atoms in fixed:
+        atoms.set_constraint(FixAtoms([0, 1]))
+        assert not atoms.get_forces()[0].any()
+    assert check_of(potential, fixed, 0, 0.5) == check_of(potential, free, 0, 0.5)

@@ -10,19 +10,20 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.cluster import Octahedron
 from ase.io import read
 
 from eip.active_learning.exploration import frames_of
-from eip.active_learning.labelers import Labeler, LabelFailure, labelled_copy
+from eip.active_learning.labelers import Labeler, LabelFailure, labelled_copy, make_labeler
 from eip.active_learning.labelling import label_one, read_label
 from eip.active_learning.ledger import Ledger
 from eip.active_learning.loop import LearningRun, TrainingTask, read_frames
@@ -748,3 +749,141 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, whole: Path) 
         # A calculation that had finished is not done again: as many lines as labels.
         computed = (folder / "computed.txt").read_text().split()
         assert len(computed) - len(set(computed)) <= deaths
+
+
+def test_what_was_begun_to_be_labelled_is_trained_on_whatever_the_clock_says(
+    tmp_path: Path,
+) -> None:
+    """Killed while labelling, and no time is left when it goes on."""
+
+    def dies() -> None:
+        import eip.active_learning.loop as loop
+
+        def once(*task: object) -> None:
+            label_one(*task)  # type: ignore[arg-type]
+            if (tmp_path / "generation-000/explore").is_dir():
+                die()
+
+        loop.label_one = once  # type: ignore[assignment]
+
+    assert killed(forked(tmp_path, dies))
+    result = learn(tmp_path, QUICK.replace(max_hours=1e-9))
+    assert [g.selected for g in result.generations] == [5, 0]
+    assert result.generations[1].labels == 13
+    assert "hours are spent" in result.reason
+
+
+def test_rattled_starts_are_judged_each_by_its_own(tmp_path: Path) -> None:
+    def cells() -> dict[str, Atoms]:
+        return {"cell": bulk("Cu", cubic=True), "larger": bulk("Cu", cubic=True) * (2, 1, 1)}
+
+    said: list[object] = []
+    labeler = CountingEMT(tmp_path / "computed.txt")
+    settings = QUICK.replace(generations=1)
+    LearningRun(tmp_path, settings, cells(), labeler, train, progress=False, say=said.append).run()
+    sizes = [len(c.atoms) for c in Ledger(tmp_path / "ledger.db").candidates(generation=-1)]
+    assert sorted(sizes) == [4] * 4 + [8] * 4
+    assert not any("left out" in str(line) for line in said)
+
+
+def test_rattled_starts_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    said: list[object] = []
+    labeler = CountingEMT(tmp_path / "computed.txt")
+    settings = QUICK.replace(generations=1, rattle=0.6, initial=40)
+    LearningRun(tmp_path, settings, start(), labeler, train, progress=False, say=said.append).run()
+    kept = len(Ledger(tmp_path / "ledger.db").candidates(generation=-1))
+    assert 0 < kept < 40
+    assert any(f"{40 - kept} of 40 rattled starts are left out" in str(line) for line in said)
+
+
+def test_a_walker_that_was_interrupted_has_not_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eip.active_learning import exploration
+
+    real, times = exploration.run_dynamics, []
+
+    def interrupted(*arguments: object, **options: object) -> object:
+        summary = real(*arguments, **options)  # type: ignore[arg-type]
+        times.append(summary)
+        return replace(summary, cause="interrupted") if len(times) == 1 else summary
+
+    monkeypatch.setattr(exploration, "run_dynamics", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path)
+    assert not (tmp_path / "generation-000/generation.json").exists()
+    assert all(run["cause"] == "steps" for g in learn(tmp_path).generations for run in g.runs)
+
+
+# Labels while the next generation trains
+
+#: "serial" is refused from outside: there it would wait for labels and gain nothing.
+LATE = QUICK.model_copy(update={"overlap": True, "generations": 5})
+
+
+def test_labels_are_trained_on_a_generation_later(tmp_path: Path) -> None:
+    result = learn(tmp_path, LATE)
+    ledger = Ledger(tmp_path / "ledger.db")
+    used = {(c.generation, c.used_in) for c in ledger.candidates("used")}
+    # The first frames at once; the last generation waits for what the one before it selected.
+    assert used == {(-1, 0), (0, 2), (1, 3), (2, 4), (3, 4)}
+    assert [g.training_frames + g.validation_frames for g in result.generations] == [
+        *(8, 8, 13, 18, 28)
+    ]
+    assert [g.selected for g in result.generations] == [5, 5, 5, 5, 0]
+    assert [g.labelled for g in result.generations] == [0, 5, 5, 5, 5]
+    models = [tmp_path / f"generation-{g:03d}/model/model.eip" for g in range(3)]
+    assert models[0].read_bytes() == models[1].read_bytes() != models[2].read_bytes()
+    trained = [task.name for task in read_tasks(tmp_path / "tasks.csv") if task.kind == "training"]
+    assert trained == [f"generation-{g:03d}" for g in (0, 2, 3, 4)]
+
+
+def test_it_does_not_end_with_labels_that_nothing_was_trained_on(tmp_path: Path) -> None:
+    result = learn(tmp_path, LATE.model_copy(update={"max_labels": 16}))
+    assert [g.selected for g in result.generations] == [5, 3, 0, 0]
+    assert result.labels == 16 == result.generations[-1].labels
+    assert "16 labels are spent" in result.reason
+    assert not Ledger(tmp_path / "ledger.db").candidates("labelled")
+
+
+def test_workers_label_while_a_training_runs(tmp_path: Path) -> None:
+    """The training itself waits for the labels of the generation before: it would for ever."""
+    (tmp_path / "emt.py").write_text("from ase.calculators.emt import EMT as make\n")
+    labeler = make_labeler("ase", calculator=f"{tmp_path / 'emt.py'}:make")
+    met: list[str] = []
+
+    def slow(task: TrainingTask) -> Path:
+        ledger = Ledger(tmp_path / "run/ledger.db")
+        open_ = ledger.candidates("submitted")
+        deadline = time.monotonic() + 120
+        for candidate in open_:
+            while not (tmp_path / "run/labels" / candidate.key / "label.npz").is_file():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        met.extend(f"{task.run_dir.parent.name} {c.generation}" for c in open_)
+        return train(task)
+
+    settings = QUICK.replace(executor="processes", overlap=True, generations=4, udd=False)
+    LearningRun(tmp_path / "run", settings, start(), labeler, slow, progress=False).run()
+    assert met == ["generation-002 1"] * 5
+
+
+def test_overlap_wants_workers() -> None:
+    with pytest.raises(InputError, match=r"overlap needs workers.*serial"):
+        QUICK.replace(overlap=True)
+
+
+def test_killed_while_generations_overlap_it_ends_the_same(tmp_path: Path) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    for path in (whole, folder):
+        path.mkdir()
+    learn(whole, LATE)
+    for count in range(1, 80):
+        if not killed(forked(folder, dies_at(count, after=count % 2 == 0), LATE)):
+            break
+    else:
+        learn(folder, LATE)
+    check_same(folder, whole)
+    told = [json.loads((path / "learning.json").read_text()) for path in (whole, folder)]
+    for key in ("labels", "selected", "labelled", "rejected"):
+        assert [g[key] for g in told[0]["generations"]] == [g[key] for g in told[1]["generations"]]

@@ -237,6 +237,16 @@ def test_the_best_epoch_may_be_that_of_the_forces(
     assert not torch.equal(chosen["loss"][1], chosen["force_rmse"][1])
 
 
+def test_without_forces_the_loss_chooses_the_best_epoch(
+    store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_losses(monkeypatch, (3.0, 1.0, 2.0, 5.0))
+    settings = SETTINGS.replace(force_weight=0.0, selection="force_rmse")
+    _, result = run(store, tmp_path, settings)
+    assert np.isnan([row["val_force_rmse"] for row in result.history]).all()
+    assert result.best_epoch == 2
+
+
 def test_the_energy_may_count_more_in_the_last_fifth(store, tmp_path: Path, monkeypatch) -> None:
     met = []
     call = Loss.__call__

@@ -138,7 +138,10 @@ def _batches(labelled: Sequence[Atoms], cutoff: float) -> Iterator[Batch]:
         yield Batch(
             graph=build_graph(atoms, cutoff),
             energy=torch.tensor([atoms.get_potential_energy()], dtype=torch.float64),
-            forces=torch.from_numpy(np.asarray(atoms.get_forces(), dtype=np.float64)),
+            forces=torch.from_numpy(
+                # Of fixed atoms, too: ASE would say that they feel none.
+                np.asarray(atoms.get_forces(apply_constraint=False), dtype=np.float64)
+            ),
             stress=None,
             sources=(f"check {number}",),
         )

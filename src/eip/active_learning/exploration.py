@@ -15,6 +15,7 @@ from ase.io import iread
 from eip.model_file import load_model
 from eip.potential import Potential
 from eip.run_folder import read_json
+from eip.signals import Terminated
 from eip.simulation import DynamicsSettings, Together, UDDParameters, propose_udd, run_dynamics
 
 #: Seconds; a worker on another machine outlives its killed parent a while.
@@ -141,6 +142,8 @@ def _run(
         patience=_PATIENCE,
         together=together,
     )
+    if summary.cause == "interrupted":
+        raise Terminated  # it has not ended: whoever asks again goes on with it
     return _outcome(walker, vars(summary), folder)
 
 

@@ -1,6 +1,11 @@
 """Train → explore → select → label → train again, until a stop rule fires; killed at any moment,
 it goes on where it was.
 
+With `LearningSettings.overlap` the labels of a generation are computed while the next one trains
+and explores, and are trained on in the one after that: workers never wait for a training, nor a
+training for labels. The last generation waits for all. What is trained on hangs on the number of
+the generation alone, never on when a label came.
+
 Folder of a run:
 
     ledger.db               every candidate and what became of it (eip.active_learning.ledger)
@@ -20,7 +25,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import product
@@ -79,6 +84,17 @@ class TrainingTask:
     seed: int
 
 
+@dataclass(frozen=True)
+class _Labels:
+    """Labels that workers compute: of what, where, which were there already, by whom."""
+
+    candidates: dict[str, Candidate]
+    folders: dict[str, Path]
+    kept: set[str]
+    pool: Pool
+    outcomes: Iterator[Outcome]
+
+
 #: Trains and returns the model file. Raises InterruptedError if the user stopped it.
 Trainer = Callable[[TrainingTask], Path]
 
@@ -107,6 +123,7 @@ class LearningRun:
     progress: bool = True
     say: Say = lambda message: None
     _seconds: dict[str, float] = field(default_factory=dict)
+    _ahead: _Labels | None = None
 
     def run(self) -> LearningResult:
         """Goes on until a stop rule fires.
@@ -136,6 +153,13 @@ class LearningRun:
         }
         self._mark = time.monotonic()
         self._make_initial_frames()
+        try:
+            return self._generations()
+        finally:
+            if self._ahead is not None:
+                self._ahead.pool.close()
+
+    def _generations(self) -> LearningResult:
         generations: list[Generation] = []
         while True:
             done = self._read_generation(len(generations))
@@ -174,11 +198,16 @@ class LearningRun:
 
     def _generation(self, index: int) -> Generation:
         settings, folder = self.settings, self._path(index)
-        self._finish_labels(index - 1)
+        # What was selected in generations before this one is trained on.
+        known = index - 1 if self._overlaps(index) else index
+        if known == index:
+            self._finish_labels(index - 1)
+        elif open_ := self._open(index - 1):
+            self._ahead = self._begin_labels(open_)
         # Not those of this very generation: it may have been stopped while labelling.
         labelled = [c for c in self.ledger.candidates("labelled") if c.generation < index]
-        fresh = [c for c in labelled if not c.checks]
-        limits = self._limits(index)
+        fresh = [c for c in labelled if not c.checks and c.generation < known]
+        limits = self._limits(known)
         # The first ones came before there was a scale to hold them against.
         reasons = {c.key: check_label(c.atoms, limits) for c in fresh}
         believed = [key for key, reason in reasons.items() if reason is None]
@@ -189,21 +218,18 @@ class LearningRun:
         for path, frames in zip(files, (train, validation), strict=True):
             write_frames(frames, path)
         labels = sum(c.used_in <= index for c in self.ledger.candidates("used"))
-        labels += len(labelled) - len(fresh)
+        labels += sum(c.checks for c in labelled)
         self.say(
             f"Generation {index}: training on {len(train)} frames, validating on "
             f"{len(validation)}; {labels} labels so far."
         )
         self._spend("other")
-        model = folder / "model" / "model.eip"
-        if not model.is_file():
-            begun = time.time()
-            self.train(TrainingTask(folder / "model", *files, seed=settings.seed + index))
-            self._note("training", folder.name, begun, time.time() - begun)
+        model = self._trained(index, files)
         self._spend("training")
 
         outcomes = self._explore(index, model)
         self._spend("exploration")
+        self._finish_labels(index - 1)
 
         potential = load_model(model)
         first = read_frames(self._path(0) / "train.xyz")
@@ -217,19 +243,28 @@ class LearningRun:
             stop = self._converged(stable, found)
         else:
             stop = verdict if verdict.startswith(DONE) else ""
-        stop = stop or self._out_of_budget(index)
+        # What was selected before a kill is paid for, whatever the clock says by now.
+        begun = any(c.state != "proposed" for c in self._own(index))
+        stop = stop or ("" if begun else self._out_of_budget(index))
         selected: list[str] = []
+        # Labels are to be trained on before it ends.
+        late = [c.atoms for c in self._own(index - 1) if c.state == "labelled"]
         if not stop:
             cut = partial(self._cut, potential=potential, bounds=bounds, starts=starts)
-            selected = self._select(index, potential, found, train, cut)
+            selected = self._select(index, potential, found, [*train, *late], cut)
             if not selected:
                 stop = _nothing_to_label(found, bounds)
+        if late:
+            stop = ""
         self._spend("other")
-        if selected:
+        if selected and not settings.overlap:
             self._label(selected)
         wanted = set(selected)
         chosen = [c for c in self.ledger.candidates() if c.key in wanted]
-        counts = [c.state for c in chosen]
+        ended = chosen
+        if settings.overlap:
+            ended = self._own(index - 1) if index else []
+        counts = [c.state for c in ended]
         price = self._price(index) if chosen else None
         expected = None if price is None else price.of(np.array([len(c.atoms) for c in chosen]))
         generation = Generation(
@@ -247,7 +282,7 @@ class LearningRun:
             above=found.above,
             unsound=found.unsound,
             selected=len(selected),
-            labelled=counts.count("labelled"),
+            labelled=counts.count("labelled") + counts.count("used"),
             rejected=counts.count("rejected"),
             stable=stable,
             stable_ps=min(o.time_ps for o in outcomes if not o.udd),
@@ -263,6 +298,22 @@ class LearningRun:
         write_whole(folder / "generation.json", json_text({**vars(generation), "runs": runs}))
         self._tell(generation)
         return generation
+
+    def _trained(self, index: int, files: tuple[Path, Path]) -> Path:
+        """The potential of a generation; that of the one before where nothing has come since."""
+        folder, before = self._path(index), self._path(index - 1)
+        model = folder / "model" / "model.eip"
+        if model.is_file():
+            return model
+        if index and all(f.read_bytes() == (before / f.name).read_bytes() for f in files):
+            self.say(f"Generation {index}: nothing new to train on; the potential stays.")
+            model.parent.mkdir(exist_ok=True)
+            write_whole(model, (before / "model" / model.name).read_bytes())
+            return model
+        begun = time.time()
+        self.train(TrainingTask(model.parent, *files, seed=self.settings.seed + index))
+        self._note("training", folder.name, begun, time.time() - begun)
+        return model
 
     def _converged(self, stable: bool, found: Explored) -> str:
         kind = "udd" if self.settings.udd else "md"
@@ -283,7 +334,9 @@ class LearningRun:
         if self.settings.target is None:
             return ""
         earlier = [self._read(f"{self._path(i).name}/generation.json") for i in range(index)]
-        curve = [(g["training_frames"], g["check"]["force_rmse"]) for g in earlier if g["check"]]
+        curve = [
+            (g["training_frames"], g["check"]["force_rmse"]) for g in earlier if g.get("check")
+        ]
         return verdict_of(check, self.settings.target, stable, frames, curve)
 
     def _out_of_budget(self, index: int) -> str:
@@ -324,23 +377,29 @@ class LearningRun:
         if not self.ledger.candidates(generation=-1):
             rng = np.random.default_rng(settings.seed)
             starts = list(self.starts.values())
-            frames = []
+            frames, left_out = [], []
             for k in range(settings.initial):
-                atoms = starts[k % len(starts)].copy()
+                start = starts[k % len(starts)]
+                atoms = start.copy()
                 # The near surroundings and the wider ones.
                 size = settings.rattle if (k // len(starts)) % 2 else settings.rattle / 3.0
                 atoms.positions += rng.normal(scale=size, size=atoms.positions.shape)
-                frames.append(Proposal(atoms, "initial", float("nan")))
-            self.ledger.propose([f for f in frames if self._sound(f.atoms)], -1)
+                reason = unsound(atoms, start, settings.min_distance_ratio, None)
+                if reason is None:
+                    frames.append(Proposal(atoms, "initial", float("nan")))
+                else:
+                    left_out.append(reason)
+            if left_out:
+                self.say(
+                    f"{len(left_out)} of {settings.initial} rattled starts are left out "
+                    f"(learn.rattle, learn.min_distance_ratio); the first: {left_out[0]}"
+                )
+            self.ledger.propose(frames, -1)
         proposed = [c.key for c in self.ledger.candidates("proposed", generation=-1)]
         if proposed:
             self.ledger.select(proposed)
         self._spend("other")
         self._finish_labels(-1)
-
-    def _sound(self, atoms: Atoms) -> bool:
-        start = next(iter(self.starts.values()))
-        return unsound(atoms, start, self.settings.min_distance_ratio, None) is None
 
     def _training_set(self, index: int) -> tuple[list[Atoms], list[Atoms]]:
         train, validation = list(self.base[0]), list(self.base[1])
@@ -395,10 +454,12 @@ class LearningRun:
         tasks = {_names(part): (model, part, folder) for part in parts}
         found: dict[str, WalkerOutcome] = {}
         words = f"Generation {index}: exploring"
-        for outcome in self._outcomes("dynamics", explore, tasks, words):
-            if outcome.error is not None:
-                raise outcome.error
-            found |= {one.name: one for one in outcome.value}
+        with self._pool() as pool:
+            for outcome in self._shown(pool.run(explore, tasks), words, len(tasks)):
+                self._note_outcome("dynamics", outcome)
+                if outcome.error is not None:
+                    raise outcome.error
+                found |= {one.name: one for one in outcome.value}
         return [found[w.name] for w in walkers]
 
     def _check(self, index: int, potential: Potential, drawn: Sequence[Proposal]) -> Check | None:
@@ -495,11 +556,21 @@ class LearningRun:
 
     # --- labels ----------------------------------------------------------------------------------
 
+    def _overlaps(self, index: int) -> bool:
+        """Whether a generation trains while the labels of the one before it are computed."""
+        return self.settings.overlap and 0 < index < self.settings.generations - 1
+
+    def _open(self, generation: int) -> list[Candidate]:
+        """What was selected and has no label yet."""
+        return self.ledger.candidates("selected", "submitted", generation=generation)
+
     def _finish_labels(self, generation: int) -> None:
-        """What was selected and not labelled before a kill."""
-        open_ = self.ledger.candidates("selected", "submitted", generation=generation)
-        if open_:
-            self._label([c.key for c in open_])
+        """Waits for what is being labelled; labels what a kill left over."""
+        begun, self._ahead = self._ahead, None
+        if begun is None and (open_ := self._open(generation)):
+            begun = self._begin_labels(open_)
+        if begun is not None:
+            self._take(begun)
         if not self.ledger.candidates("labelled", "used") and not self.base[0]:
             reasons = {c.reason for c in self.ledger.candidates("rejected")}
             raise InputError(
@@ -509,33 +580,50 @@ class LearningRun:
     def _label(self, keys: Sequence[str]) -> None:
         wanted = set(keys)
         open_ = [c for c in self.ledger.candidates("selected", "submitted") if c.key in wanted]
+        if open_:
+            self._take(self._begin_labels(open_))
+
+    def _begin_labels(self, open_: Sequence[Candidate]) -> _Labels:
+        """Workers compute them from here on."""
         self.ledger.submit([c.key for c in open_])
-        limits = self._limits(open_[0].generation if open_ else 0)
         folders = {c.key: self.folder / "labels" / c.key for c in open_}
-        tasks = {c.key: (self.labeler, c.atoms, folders[c.key]) for c in open_}
-        # Finished before a kill: they take no time now.
-        kept = {key for key, folder in folders.items() if has_label(folder)}
-        atoms = {c.key: c.atoms for c in open_}
+        pool = self._pool()
+        return _Labels(
+            {c.key: c for c in open_},
+            folders,
+            # Finished before a kill: they take no time now.
+            {key for key, folder in folders.items() if has_label(folder)},
+            pool,
+            pool.run(label_one, {c.key: (self.labeler, c.atoms, folders[c.key]) for c in open_}),
+        )
+
+    def _take(self, labels: _Labels) -> None:
+        """Enters into the ledger what has become of each, as it comes."""
+        limits = self._limits(min(c.generation for c in labels.candidates.values()))
         self._spend("other")
         lost: dict[str, BaseException] = {}
         done = 0
         words = f"Labelling with {self.labeler.name}"
-        for outcome in self._outcomes("label", label_one, tasks, words, kept):
-            if isinstance(outcome.error, InputError):
-                raise outcome.error  # not this structure's fault: the next would fare the same
-            if isinstance(outcome.error, LabelFailure):
-                self.ledger.reject(outcome.key, f"not labelled: {outcome.error.reason}")
-            elif outcome.error is not None:
-                lost[outcome.key] = outcome.error
-                continue
-            else:
-                labelled = read_label(atoms[outcome.key], folders[outcome.key])
-                reason = check_label(labelled, limits)
-                if reason is None:
-                    self.ledger.label(outcome.key, labelled)
+        with labels.pool:
+            for outcome in self._shown(labels.outcomes, words, len(labels.candidates)):
+                key, error = outcome.key, outcome.error
+                if key not in labels.kept:
+                    self._note_outcome("label", outcome)
+                if isinstance(error, InputError):
+                    raise error  # not this structure's fault: the next would fare the same
+                if isinstance(error, LabelFailure):
+                    self.ledger.reject(key, f"not labelled: {error.reason}")
+                elif error is not None:
+                    lost[key] = error
+                    continue
                 else:
-                    self.ledger.reject(outcome.key, f"label not believed: {reason}")
-            done += 1
+                    labelled = read_label(labels.candidates[key].atoms, labels.folders[key])
+                    reason = check_label(labelled, limits)
+                    if reason is None:
+                        self.ledger.label(key, labelled)
+                    else:
+                        self.ledger.reject(key, f"label not believed: {reason}")
+                done += 1
         if lost and not done:
             # It was hardly the structures: they stay submitted, for when the run is resumed.
             first = next(iter(lost.values()))
@@ -565,27 +653,20 @@ class LearningRun:
 
     # --- help ------------------------------------------------------------------------------------
 
-    def _outcomes(
-        self,
-        kind: Kind,
-        function: Callable[..., Any],
-        tasks: Mapping[str, tuple[Any, ...]],
-        words: str,
-        kept: Set[str] = frozenset(),
-    ) -> Iterator[Outcome]:
+    def _pool(self) -> Pool:
         s = self.settings
-        with Pool(s.executor, s.workers, retries=s.retries) as pool:
-            found = (self._noted(kind, outcome, kept) for outcome in pool.run(function, tasks))
-            if not self.progress:
-                yield from found
-                return
-            console = Console(stderr=True)
-            yield from track(found, words, total=len(tasks), console=console, transient=True)
+        return Pool(s.executor, s.workers, retries=s.retries)
 
-    def _noted(self, kind: Kind, outcome: Outcome, kept: Set[str]) -> Outcome:
-        if outcome.key not in kept:
-            self._note(kind, outcome.key, time.time() - outcome.seconds, outcome.seconds)
-        return outcome
+    def _shown(self, outcomes: Iterator[Outcome], words: str, total: int) -> Iterator[Outcome]:
+        """With a progress bar, if there are to be some."""
+        if not self.progress:
+            yield from outcomes
+            return
+        console = Console(stderr=True)
+        yield from track(outcomes, words, total=total, console=console, transient=True)
+
+    def _note_outcome(self, kind: Kind, outcome: Outcome) -> None:
+        self._note(kind, outcome.key, outcome.ended - outcome.seconds, outcome.seconds)
 
     def _note(self, kind: Kind, name: str, begun: float, seconds: float) -> None:
         note(self.folder / "tasks.csv", TaskTime(kind, name, begun, seconds))

@@ -26,7 +26,9 @@ class Generation:
         above: frames more uncertain than the window's upper bound; none in files of before.
         extrapolating: frames of them with an atom of a grade above 1; none in files of before.
         unsound: candidates that geometry ruled out.
-        selected, labelled, rejected: how many.
+        selected: how many are to be labelled.
+        labelled, rejected: what became of them; with `LearningSettings.overlap` of those that the
+            generation before selected.
         stable: whether every run of MD reached its end.
         stable_ps: the shortest of them, ps.
         stop: why the loop ended here; "" if it went on.

@@ -137,6 +137,11 @@ class LearningSettings(ReferenceSettings):
         le=1,
         description="converged when all MD is stable and no larger share of UDD's frames uncertain",
     )
+    overlap: bool = Field(
+        False,
+        description="labels are computed while the next generation, which does without them, "
+        "trains and explores; for labels that other machines compute",
+    )
     seed: Seed = Field(0, description="of all that is drawn")
 
     @model_validator(mode="after")
@@ -159,6 +164,11 @@ class LearningSettings(ReferenceSettings):
         for name in ("hover", "memory", "soft", "push_interval"):
             if not self.udd and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is of UDD, and udd is false")
+        if self.overlap and self.executor == "serial":
+            raise ValueError(
+                "overlap needs workers beside the process that trains, and executor is serial: "
+                "use processes, or parsl:site.py"
+            )
         fewest = math.ceil(round(self.confidence / (1.0 - self.confidence), 9))
         if self.target is not None and self.checks < fewest:
             raise ValueError(

@@ -53,4 +53,15 @@ class LearningConfig(Config):
             )
         if self.learn.initial == 0 and not self.data.train:
             raise ValueError("nothing to begin with: learn.initial is 0, and data.train is empty")
+        most = self.learn.max_labels
+        if not self.data.train and most is not None and self.learn.initial > most:
+            raise ValueError(
+                f"learn.max_labels is {most}, and learn.initial asks for {self.learn.initial} "
+                "labels before the first training: lower the one or raise the other"
+            )
+        if self.training.seed != type(self.training).model_fields["seed"].default:
+            raise ValueError(
+                f"training.seed is {self.training.seed}, but each generation's training has a seed "
+                "of its own, which follows learn.seed: set that"
+            )
         return self

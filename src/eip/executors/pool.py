@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 import queue
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +17,19 @@ from eip.errors import InputError, did_you_mean
 from eip.executors.parsl import Parsl, Site
 from eip.executors.processes import Processes
 from eip.executors.tasks import LOOK, Outcome, WorkerFailure, Workers, answer, read, timed
+
+
+@dataclass
+class _Begun:
+    """The tasks of one `Pool.run`, by key: what they are, and those whose outcome is to come."""
+
+    refused: list[Outcome] = field(default_factory=list)
+    payloads: dict[str, bytes] = field(default_factory=dict)
+    attempts: Counter[str] = field(default_factory=Counter)
+    waiting: dict[str, Future[bytes]] = field(default_factory=dict)
+    finished: queue.SimpleQueue[tuple[str, Future[bytes], float]] = field(
+        default_factory=queue.SimpleQueue
+    )
 
 
 class Pool:
@@ -89,6 +104,9 @@ class Pool:
     ) -> Iterator[Outcome]:
         """``function(*task)`` for each task, begun in their order; outcomes as they come.
 
+        Workers begin at once, whether or not anyone asks for outcomes yet ("serial" has no workers:
+        it does a task when its outcome is asked for).
+
         Nothing that the function does ends this: an exception is an outcome, as is a task or a
         value that cannot be pickled. A task whose worker is killed, or whose node is lost, is begun
         again up to ``retries`` times, and then an outcome with a `WorkerFailure`; other tasks are
@@ -103,75 +121,70 @@ class Pool:
             WorkerFailure: if there is no way to get workers at all.
         """
         if self.executor == "serial":
-            for key, task in tasks.items():
-                yield timed(key, function, task)
-            return
-        payloads: dict[str, bytes] = {}
+            return (timed(key, function, task) for key, task in tasks.items())
+        begun = _Begun()
         for key, task in tasks.items():
             try:
-                payloads[key] = pickle.dumps((function, task), pickle.HIGHEST_PROTOCOL)
+                begun.payloads[key] = pickle.dumps((function, task), pickle.HIGHEST_PROTOCOL)
             except Exception as error:
-                yield Outcome(key, error=error)
-        attempts: Counter[str] = Counter()
-        waiting: dict[str, Future[bytes]] = {}
-        finished: queue.SimpleQueue[tuple[str, Future[bytes]]] = queue.SimpleQueue()
+                begun.refused.append(Outcome(key, error=error))
+        for key in begun.payloads:
+            self._begin(begun, key)
+        return self._outcomes(begun)
 
-        def begin(key: str) -> None:
-            attempts[key] += 1
-            future = waiting[key] = self._workers().submit(answer, payloads[key], self.threads)
-            future.add_done_callback(lambda done: finished.put((key, done)))
+    def _begin(self, begun: _Begun, key: str) -> None:
+        begun.attempts[key] += 1
+        future = self._workers().submit(answer, begun.payloads[key], self.threads)
+        begun.waiting[key] = future
+        future.add_done_callback(lambda done: begun.finished.put((key, done, time.time())))
 
+    def _outcomes(self, begun: _Begun) -> Iterator[Outcome]:
         try:
-            for key in payloads:
-                begin(key)
-            while waiting:
-                lost = self._next(finished, waiting)
+            yield from begun.refused
+            while begun.waiting:
+                lost = self._next(begun)
                 if isinstance(lost, Outcome):
-                    del waiting[lost.key], payloads[lost.key]
+                    del begun.waiting[lost.key], begun.payloads[lost.key]
                     yield lost
                     continue
                 # All are taken down before the first is begun again: a broken executor is left.
                 for key in lost:
-                    del waiting[key]
+                    del begun.waiting[key]
                 for key, reason in lost.items():
-                    if attempts[key] <= self.retries:
-                        begin(key)
+                    if begun.attempts[key] <= self.retries:
+                        self._begin(begun, key)
                         continue
-                    del payloads[key]
+                    del begun.payloads[key]
                     failure = WorkerFailure(
-                        f"task '{key}' was begun {attempts[key]} time(s) and lost its worker each "
-                        f"time; at last: {reason}"
+                        f"task '{key}' was begun {begun.attempts[key]} time(s) and lost its worker "
+                        f"each time; at last: {reason}"
                     )
                     failure.__cause__ = reason if isinstance(reason, BaseException) else None
                     yield Outcome(key, error=failure)
         finally:
-            if waiting:
+            if begun.waiting:
                 self.close()
 
-    def _next(
-        self,
-        finished: queue.SimpleQueue[tuple[str, Future[bytes]]],
-        waiting: Mapping[str, Future[bytes]],
-    ) -> Outcome | dict[str, BaseException | str]:
+    def _next(self, begun: _Begun) -> Outcome | dict[str, BaseException | str]:
         """The next outcome, or the tasks that were lost, with the reason of each."""
         while True:
             try:
-                key, future = finished.get(timeout=LOOK)
+                key, future, ended = begun.finished.get(timeout=LOOK)
             except queue.Empty:
                 reason = self._broken()
                 if reason is not None:
                     self._leave()
-                    return dict.fromkeys(waiting, reason)
+                    return dict.fromkeys(begun.waiting, reason)
                 continue
-            if waiting.get(key) is not future:
+            if begun.waiting.get(key) is not future:
                 continue  # of an executor that has been given up
             try:
-                return read(key, future.result())
+                return replace(read(key, future.result()), ended=ended)
             except Exception as error:
                 if self._broken() is None:
                     return {key: error}
                 self._leave()
-                return {**dict.fromkeys(waiting, error), key: error}
+                return {**dict.fromkeys(begun.waiting, error), key: error}
 
     def _workers(self) -> Workers:
         if self._started is None:

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 #: What the libraries under NumPy and torch read when they are loaded.
@@ -34,12 +34,14 @@ class Outcome:
         error: what the function raised (where it raised it is in the exception's notes), or
             `WorkerFailure`; None if it returned.
         seconds: wall time of the function in its worker; 0 if that is not known.
+        ended: when the answer came, seconds since 1970.
     """
 
     key: str
     value: Any = None
     error: BaseException | None = None
     seconds: float = 0.0
+    ended: float = field(default_factory=time.time)
 
 
 class Workers(Executor):

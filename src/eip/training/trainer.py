@@ -113,7 +113,8 @@ def train(
     begin_training(potential, settings.layers)
     module = TrainingModule(potential, settings, steps_per_epoch=len(train_loader))
     history = History(run_dir / "train.csv")
-    monitor = f"val_{settings.selection}"
+    # Whoever trains on energies alone has no error of forces to choose by.
+    monitor = f"val_{settings.selection}" if settings.force_weight else "val_loss"
     callbacks: list[Callback] = [
         KeepCheckpoints(checkpoints, history, resumed, monitor),
         history,

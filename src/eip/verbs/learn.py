@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from eip.active_learning.results import LearningResult
 from eip.config import Config, DataConfig, LearningConfig, config_yaml
 from eip.data import FrameStore, open_frames, read_structures, split_indices
 from eip.data.kept import kept_frames
-from eip.data.store import write_store
 from eip.errors import InputError
 from eip.executors import Pool
 from eip.files import write_whole
@@ -63,13 +62,14 @@ def learn(
         using(config.training.kernels, "training.kernels"),
         run_of(config, "learn", resume=resume, free=_FREE_KEYS) as kept,
     ):
+        stores = _stores(config, kept)
         run = LearningRun(
             folder,
             settings,
             starts,
             labeler,
-            lambda task: _train(config, task, progress),
-            _base(config, kept),
+            lambda task: _train(config, stores, task, progress),
+            _base(config, stores),
             progress,
             log,
         )
@@ -90,7 +90,7 @@ def plan(config: LearningConfig) -> Table:
     settings, starts = config.learn, _starts(config)
     labeler = make_labeler(settings.labeler, **settings.labeler_options)
     Pool(settings.executor, settings.workers, retries=settings.retries)  # refused before all else
-    base = _base(config)
+    base = _base(config, _stores(config))
     run = LearningRun(config.run_dir, settings, starts, labeler, lambda task: task.run_dir)
     walkers = run.walkers(0)
     table = Table(title="the plan", show_header=False)
@@ -158,22 +158,36 @@ def _starts(config: LearningConfig) -> dict[str, Atoms]:
     return out
 
 
-def _base(config: LearningConfig, run: RunFolder | None = None) -> tuple[list[Atoms], list[Atoms]]:
-    """Frames that are labelled already, as they are split; kept in the run's folder, if any."""
+def _stores(config: LearningConfig, run: RunFolder | None = None) -> dict[str, FrameStore]:
+    """Each set of frames that the configuration names; kept in the run's folder, if any."""
     data = config.data
-    if not data.train:
-        return [], []
-
-    def frames(name: str, paths: Sequence[Path]) -> FrameStore:
-        needed, labels = ["energy", "forces"], data.label_keys()
+    files = {"train": data.train, "test": data.test, "ood": data.ood}
+    if data.train and isinstance(data.validation, list):
+        files["validation"] = data.validation
+    stores = {}
+    for name, paths in files.items():
+        if not paths:
+            continue
+        labels = data.label_keys()
+        needed = ["energy", "forces"] if name in ("train", "validation") else []
         if run is None:
-            return open_frames(paths, labels, require=needed)
-        return kept_frames(paths, labels, run.path / "data" / name, needed, begun=run.begun)
+            stores[name] = open_frames(paths, labels, require=needed)
+        else:
+            folder = run.path / "data" / name
+            stores[name] = kept_frames(paths, labels, folder, needed, begun=run.begun)
+    return stores
 
-    store = frames("train", data.train)
+
+def _base(
+    config: LearningConfig, stores: Mapping[str, FrameStore]
+) -> tuple[list[Atoms], list[Atoms]]:
+    """Frames that are labelled already, as they are split."""
+    data = config.data
+    if "train" not in stores:
+        return [], []
+    store = stores["train"]
     if isinstance(data.validation, list):
-        held_out = frames("validation", data.validation)
-        return [f.to_atoms() for f in store], [f.to_atoms() for f in held_out]
+        return [f.to_atoms() for f in store], [f.to_atoms() for f in stores["validation"]]
     train, validation = split_indices(
         len(store), data.validation, data.split_seed, data.split, store.groups
     )
@@ -183,30 +197,20 @@ def _base(config: LearningConfig, run: RunFolder | None = None) -> tuple[list[At
     )
 
 
-def _element_energies(config: LearningConfig) -> dict[str, float] | None:
-    """Those given, and those of isolated atoms among the frames that were labelled already."""
-    data = config.data
-    found = {}
-    if data.train:
-        store = open_frames(data.train, data.label_keys(), config.run_dir / "data")
-        found = {chemical_symbols[z]: e for z, e in store.isolated_atoms.items()}
-    return found | (data.element_energies or {}) or None
-
-
-def _train(config: LearningConfig, task: TrainingTask, progress: bool) -> Path:
+def _train(
+    config: LearningConfig, stores: Mapping[str, FrameStore], task: TrainingTask, progress: bool
+) -> Path:
     """A generation's training: the configuration's, on the generation's frames."""
+    # Those of isolated atoms among the frames that were labelled already, and those given.
+    isolated = stores["train"].isolated_atoms if "train" in stores else {}
+    energies = {chemical_symbols[z]: e for z, e in isolated.items()}
     data = {
         "train": [task.train],
         "validation": [task.validation],
-        "element_energies": _element_energies(config),
+        "element_energies": energies | (config.data.element_energies or {}) or None,
+        # As stores: their keys and units are the user's, those of our own files are not.
+        **{name: [stores[name].path] for name in ("test", "ood") if name in stores},
     }
-    for name in ("test", "ood"):
-        if paths := getattr(config.data, name):
-            # As a store: their keys and units are the user's, those of our own files are not.
-            store = config.run_dir / "data" / name
-            if not (store / "store.json").exists():
-                write_store(iter(open_frames(paths, config.data.label_keys())), store)
-            data[name] = [store]
     own = Config(
         run_dir=task.run_dir,
         data=DataConfig(**data),

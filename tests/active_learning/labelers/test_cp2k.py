@@ -407,6 +407,8 @@ def test_slabs_are_refused(tmp_path: Path):
     slab.pbc = (True, True, False)
     with pytest.raises(InputError, match="in all three directions or in none"):
         CP2KLabeler(command="true").label(slab, tmp_path)
+    with pytest.raises(InputError, match="in all three directions or in none"):
+        CP2KLabeler().check(slab)  # as a learning run does first of all
 
 
 def test_a_template_of_the_user(tmp_path: Path):

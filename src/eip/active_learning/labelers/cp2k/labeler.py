@@ -151,14 +151,15 @@ class CP2KLabeler(Labeler):
 
     def check(self, atoms: Atoms) -> None:
         self._input.electrons(atoms)
-
-    def label(self, atoms: Atoms, folder: Path) -> Atoms:
-        command = found_command(self._command, self._processes)
         if atoms.pbc.any() and not atoms.pbc.all():
             raise InputError(
                 "cp2k: a structure must be periodic in all three directions or in none, got pbc "
                 f"{atoms.pbc.tolist()}"
             )
+
+    def label(self, atoms: Atoms, folder: Path) -> Atoms:
+        command = found_command(self._command, self._processes)
+        self.check(atoms)
         deadline = math.inf if self._timeout is None else time.monotonic() + self._timeout
         kept = self._wavefunction_of(atoms)
         attempts: list[tuple[str, Path | None]] = [(scf, None) for scf in self._ladder]
