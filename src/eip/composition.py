@@ -14,8 +14,13 @@ from math import gcd
 from typing import Any
 
 import numpy as np
+import torch
 from ase.data import chemical_symbols
 from jaxtyping import Float, Int
+from torch import Tensor
+
+#: Atomic numbers are below this.
+NUMBERS = len(chemical_symbols)
 
 #: Below this share of the largest singular value a combination of elements counts as absent.
 _RANK_TOLERANCE = 1e-9
@@ -39,6 +44,13 @@ _NON_METALS = [
     "O",
     "F",
 ]
+
+
+def species_table(elements: Sequence[int]) -> Int[Tensor, "numbers"]:
+    """The place of each atomic number in a list of them; −1 where it has none."""
+    table = torch.full((NUMBERS,), -1)
+    table[list(elements)] = torch.arange(len(elements))
+    return table
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from ase.io import read
 
 from eip.active_learning.exploration import frames_of
 from eip.active_learning.labelers import Labeler, LabelFailure, labelled_copy, make_labeler
-from eip.active_learning.labelling import label_one, read_label
+from eip.active_learning.labelling import label_one, read_label, written_frames
 from eip.active_learning.ledger import Ledger
-from eip.active_learning.loop import LearningRun, TrainingTask, read_frames
+from eip.active_learning.loop import LearningRun, TrainingTask
 from eip.active_learning.price import Price
 from eip.active_learning.results import LearningResult, status
 from eip.active_learning.settings import LearningSettings
@@ -73,7 +73,7 @@ class CountingEMT(Labeler):
 
 def train(task: TrainingTask) -> Path:
     """Stands in for a training: weights by the seed, a calibration by the frames."""
-    frames = read_frames(task.train)
+    frames = written_frames(task.train)
     torch.manual_seed(task.seed)
     elements = sorted({int(z) for atoms in frames for z in atoms.numbers})
     potential = EvidentialPotential(
@@ -132,7 +132,7 @@ def test_generations_grow_the_training_set(whole: Path) -> None:
     sizes = []
     for g in range(3):
         folder = whole / f"generation-{g:03d}"
-        frames = read_frames(folder / "train.xyz") + read_frames(folder / "validation.xyz")
+        frames = written_frames(folder / "train.xyz") + written_frames(folder / "validation.xyz")
         sizes.append(len(frames))
         for atoms in frames:
             reference = atoms.copy()
@@ -383,7 +383,7 @@ def test_it_is_done_when_frames_that_nothing_was_trained_on_say_so(
     checks = [c for c in Ledger(tmp_path / "ledger.db").candidates() if c.checks]
     assert len(checks) == 9 and {c.state for c in checks} == {"labelled"}
     assert {c.origin for c in checks} == {"copper-300K-md"}
-    assert len(read_frames(tmp_path / "checks.xyz")) == 9
+    assert len(written_frames(tmp_path / "checks.xyz")) == 9
 
 
 def test_checks_are_never_trained_on_and_what_is_missing_is_said(tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_checks_are_never_trained_on_and_what_is_missing_is_said(tmp_path: Path)
     trained = {c.key for c in ledger.candidates("used")}
     assert not checks & trained and len(trained) == 8 + first.labelled
     names = [tmp_path / f"generation-001/{name}.xyz" for name in ("train", "validation")]
-    frames = [atoms for name in names for atoms in read_frames(name)]
+    frames = [atoms for name in names for atoms in written_frames(name)]
     assert len(frames) == len(trained)
 
 
@@ -472,7 +472,7 @@ def test_fragments_are_labelled_and_trained_on(tmp_path: Path, pieces: None) -> 
     trained = [
         len(atoms)
         for name in ("train", "validation")
-        for atoms in read_frames(tmp_path / f"generation-001/{name}.xyz")
+        for atoms in written_frames(tmp_path / f"generation-001/{name}.xyz")
     ]
     assert sorted(trained) == sorted([whole] * 5 + sizes)
 

@@ -67,7 +67,7 @@ def frames(draw: st.DrawFn) -> Frame:
 def test_round_trip_is_exact(given_frames: list[Frame]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_store(iter(given_frames), Path(folder) / "store")
-        store = FrameStore.open(Path(folder) / "store")
+        store = FrameStore(Path(folder) / "store")
         assert len(store) == len(given_frames)
         assert all(same(a, b) for a, b in zip(store, given_frames, strict=True))
         assert same(store[-1], given_frames[-1])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
+from ase.io import read, write
 from rich.console import Console
 from rich.progress import track
 
@@ -28,7 +28,7 @@ from eip.active_learning.labelers import (
 from eip.active_learning.ledger import content_key
 from eip.data.structures import keep_beside
 from eip.errors import InputError, full_disk
-from eip.executors import Pool
+from eip.executors import Outcome, Pool
 from eip.files import load_arrays, replacing, save_arrays, warn_unchecked, write_whole
 from eip.locks import existing
 from eip.run_folder import RECORD, read_json, with_files, working_in
@@ -100,6 +100,26 @@ def read_label(atoms: Atoms, folder: Path) -> Atoms:
     return out
 
 
+def judged(outcome: Outcome, atoms: Atoms, folder: Path, limits: LabelLimits) -> Atoms | str:
+    """The structure with its label, or why it has none: what came of a `label_one`.
+
+    Raises:
+        InputError: if that is not this structure's fault, so that the next would fare the same; as
+            `read_label`.
+    """
+    error = outcome.error
+    if isinstance(error, InputError):
+        raise error
+    if error is not None:
+        said = (
+            error.reason if isinstance(error, LabelFailure) else f"{type(error).__name__}: {error}"
+        )
+        return f"not labelled: {said}"
+    labelled = read_label(atoms, folder)
+    disbelief = check_label(labelled, limits)
+    return labelled if disbelief is None else f"label not believed: {disbelief}"
+
+
 def write_frames(frames: Sequence[Atoms], path: Path) -> None:
     """Extended XYZ with energy and forces alone: stress is not in every method's labels.
 
@@ -120,6 +140,11 @@ def write_frames(frames: Sequence[Atoms], path: Path) -> None:
     write(text, plain, format="extxyz")
     if not path.is_file() or path.read_text(encoding="utf-8") != text.getvalue():
         write_whole(path, text.getvalue())
+
+
+def written_frames(path: Path) -> list[Atoms]:
+    """What `write_frames` wrote: nothing there is for a reader to judge."""
+    return list(read(path, index=":", format="extxyz"))
 
 
 @dataclass(frozen=True)
@@ -208,22 +233,18 @@ def label_frames(
             transient=True,
             disable=not progress,
         ):
-            key, error = outcome.key, outcome.error
-            if isinstance(error, InputError):
+            key = outcome.key
+            try:
+                label = judged(outcome, structures[names[key]], scratch / key, limits)
+            except InputError:
                 with suppress(OSError):  # not there, or not empty
                     (scratch / key).rmdir()
-                raise error  # not this structure's fault: the next would fare the same
-            if error is None:
-                label = read_label(structures[names[key]], scratch / key)
-                disbelief = check_label(label, limits)
-                if disbelief is None:
-                    labels[key] = label
-                    continue
-                reasons[key] = f"label not believed: {disbelief}"
+                raise
+            if isinstance(label, Atoms):
+                labels[key] = label
             else:
-                said = error.reason if isinstance(error, LabelFailure) else str(error)
-                reasons[key] = f"not labelled: {said}"
-            say(f"{names[key]}: {reasons[key]} ({scratch / key})")
+                reasons[key] = label
+                say(f"{names[key]}: {label} ({scratch / key})")
         if not labels:
             raise InputError(
                 f"no label could be made of {len(structures)} frames; the first: "

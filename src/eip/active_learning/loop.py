@@ -34,7 +34,6 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.io import read
 from rich.console import Console
 from rich.progress import track
 
@@ -45,7 +44,7 @@ from eip.active_learning.explored import Explored, explored
 from eip.active_learning.fragments import why_whole, with_fragments
 from eip.active_learning.labelers import Labeler, LabelFailure, LabelLimits, check_label
 from eip.active_learning.labelers.limits import with_energy_window
-from eip.active_learning.labelling import has_label, label_one, read_label, write_frames
+from eip.active_learning.labelling import has_label, judged, label_one, write_frames, written_frames
 from eip.active_learning.ledger import Candidate, Ledger, content_key, summary_text
 from eip.active_learning.price import Price, fitted_price
 from eip.active_learning.results import Generation, LearningResult, as_json
@@ -232,7 +231,7 @@ class LearningRun:
         self._finish_labels(index - 1)
 
         potential = load_model(model)
-        first = read_frames(self._path(0) / "train.xyz")
+        first = written_frames(self._path(0) / "train.xyz")
         bounds = window(first, settings.lower, settings.upper, settings.target)
         starts = {w.name: w.start for w in self.walkers(index)}
         found = explored(outcomes, starts, bounds, settings, index)
@@ -601,7 +600,7 @@ class LearningRun:
         """Enters into the ledger what has become of each, as it comes."""
         limits = self._limits(min(c.generation for c in labels.candidates.values()))
         self._spend("other")
-        lost: dict[str, BaseException] = {}
+        lost: dict[str, str] = {}
         done = 0
         words = f"Labelling with {self.labeler.name}"
         with labels.pool:
@@ -609,30 +608,25 @@ class LearningRun:
                 key, error = outcome.key, outcome.error
                 if key not in labels.kept:
                     self._note_outcome("label", outcome)
-                if isinstance(error, InputError):
-                    raise error  # not this structure's fault: the next would fare the same
-                if isinstance(error, LabelFailure):
-                    self.ledger.reject(key, f"not labelled: {error.reason}")
-                elif error is not None:
-                    lost[key] = error
-                    continue
+                atoms, folder = labels.candidates[key].atoms, labels.folders[key]
+                label = judged(outcome, atoms, folder, limits)
+                if isinstance(label, Atoms):
+                    self.ledger.label(key, label)
+                elif error is None or isinstance(error, LabelFailure):
+                    self.ledger.reject(key, label)
                 else:
-                    labelled = read_label(labels.candidates[key].atoms, labels.folders[key])
-                    reason = check_label(labelled, limits)
-                    if reason is None:
-                        self.ledger.label(key, labelled)
-                    else:
-                        self.ledger.reject(key, f"label not believed: {reason}")
+                    lost[key] = label
+                    continue
                 done += 1
         if lost and not done:
             # It was hardly the structures: they stay submitted, for when the run is resumed.
-            first = next(iter(lost.values()))
             raise InputError(
-                f"no worker finished any of {len(lost)} labels ({type(first).__name__}: {first}); "
-                f"nothing was rejected: set the executor right and go on with --resume"
+                f"no worker finished any of {len(lost)} labels (the first: "
+                f"{next(iter(lost.values()))}); nothing was rejected: set the executor right and "
+                "go on with --resume"
             )
-        for key, error in lost.items():
-            self.ledger.reject(key, f"not labelled: {type(error).__name__}: {error}")
+        for key, reason in lost.items():
+            self.ledger.reject(key, reason)
         self._spend("labelling")
 
     def _limits(self, generation: int) -> LabelLimits:
@@ -725,8 +719,3 @@ def _names(walkers: Sequence[Walker]) -> str:
     """Of a task: the first walker's, and how many go with it."""
     others = len(walkers) - 1
     return walkers[0].name + (f" and {others} more" if others else "")
-
-
-def read_frames(path: Path) -> list[Atoms]:
-    """What `write_frames` wrote: nothing there is for a reader to judge."""
-    return list(read(path, index=":", format="extxyz"))

@@ -145,7 +145,7 @@ class LearningSettings(ReferenceSettings):
     seed: Seed = Field(0, description="of all that is drawn")
 
     @model_validator(mode="after")
-    def _window_is_open(self) -> LearningSettings:
+    def _goes_together(self) -> LearningSettings:
         if self.lower is not None and self.upper is not None and self.upper <= self.lower:
             raise ValueError(f"learning needs upper > lower, got {self.upper} and {self.lower}")
         if self.length_ps > (longest := MOST * self.timestep_fs / 1000.0):

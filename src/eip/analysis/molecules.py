@@ -177,9 +177,6 @@ class Molecules:
     def _weight(self, atom: int) -> tuple[int, int]:
         return -int(self.numbers[atom]), atom
 
-    def same_atoms(self, atoms: Atoms) -> bool:
-        return np.array_equal(self.numbers, atoms.numbers)
-
 
 def backbone_torsions(chain: Int[np.ndarray, "backbone"]) -> Int[np.ndarray, "torsions 4"]:
     """Each four atoms in a row of a backbone."""

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from eip.composition import NUMBERS
 from eip.data.frame import LABELS
 from eip.data.sampler import FrameBatchSampler
 from eip.data.store import FrameStore
@@ -125,7 +126,7 @@ class GraphDataset(Dataset[Batch]):
         Pairs are of atomic numbers, ascending; to meet is to be within the cutoff. One pass over
         the neighbor lists.
         """
-        size = 119
+        size = NUMBERS
         closest = torch.full((size * size,), torch.inf, dtype=torch.float64)
         frames = torch.zeros(size * size, dtype=torch.long)
         for i in range(len(self)):

@@ -234,5 +234,5 @@ def _compiler() -> str:
         if found:
             return found
     raise CannotCompile(
-        f"no C++ compiler was found ({f'CXX is {chosen}' if chosen else 'looked for g++, clang++'})"
+        f"no C++ compiler was found ({f'CXX is {chosen}' if chosen else 'looked for c++, g++, clang++'})"
     )

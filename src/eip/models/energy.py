@@ -10,6 +10,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from eip.composition import species_table
 from eip.errors import unknown_elements
 from eip.graph import AtomGraph
 from eip.models.backbone import AtomFeatures, Backbone
@@ -80,9 +81,7 @@ class EnergyModel(nn.Module):
         self._element_energies = {z: float(element_energies[z]) for z in self.elements}
         self._offsets: dict[torch.device, Tensor] = {}
         self._looked_up: tuple[Tensor, int, Tensor] | None = None
-        index = torch.full((119,), -1)
-        index[list(self.elements)] = torch.arange(len(self.elements))
-        self.register_buffer("species_of_number", index, persistent=False)
+        self.register_buffer("species_of_number", species_table(self.elements), persistent=False)
         width = backbone.channels
         self.readout = None if backbone.own_energy else readout(width, dropout)
         # Who reads vectors takes them to be as wide as scalars.

@@ -37,7 +37,7 @@ def as_potential(
         # Not at the top: whoever brings a potential of his own needs no model file's reader.
         from eip.model_file import load_model
 
-        return load_model(model, device=device, dtype=dtype).eval()
+        return load_model(model, device=device, dtype=dtype)
     elsewhere = device is not None and torch.device(device) != model.device
     if elsewhere or (dtype is not None and dtype != model.dtype):
         model = copy.deepcopy(model).to(device=device, dtype=dtype)

@@ -13,6 +13,7 @@ from ase.cell import Cell
 from jaxtyping import Float
 from torch import Tensor
 
+from eip.composition import species_table
 from eip.graph import AtomGraph
 from eip.models.backbone import Backbone
 from eip.neighbors import build_graph
@@ -129,15 +130,14 @@ def of_prediction(prediction: Prediction) -> Observables:
 def subject_of_backbone(backbone: Backbone, elements: tuple[int, ...]) -> Subject:
     """A backbone likewise; its scalars are differentiated, as forces would be."""
     backbone = copy.deepcopy(backbone).to(torch.float64).eval()
-    index = torch.full((119,), -1)
-    index[list(elements)] = torch.arange(len(elements))
     device = backbone.device
+    index = species_table(elements).to(device)
 
     def observe(graph: AtomGraph) -> Observables:
         graph = graph.to(device)
         positions = graph.positions.detach().requires_grad_()
         graph = graph.with_positions(positions)
-        features = backbone(graph, index.to(device)[graph.numbers], graph.edge_vectors())
+        features = backbone(graph, index[graph.numbers], graph.edge_vectors())
         # A fixed mix of all scalars stands for the energy.
         mix = torch.cos(torch.arange(features.scalars.shape[1], device=device).double())
         (slope,) = torch.autograd.grad(

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eip.composition import NUMBERS
 from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.potential import Differentiable, Potential, WrappedPotential
@@ -47,7 +48,7 @@ class CalibratedPotential(WrappedPotential):
     def __init__(self, potential: Potential, calibration: Calibration) -> None:
         super().__init__(potential)
         self.calibration = calibration
-        factors = [calibration.factor_of(number) for number in range(119)]
+        factors = [calibration.factor_of(number) for number in range(NUMBERS)]
         # Not persistent: the calibration in the settings is the one truth.
         self._factors: Tensor
         self._knots: Tensor

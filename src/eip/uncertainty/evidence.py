@@ -17,7 +17,7 @@ VARIANCE_FLOOR = 1e-8
 
 @dataclass(frozen=True)
 class Moments:
-    """Uncertainties in the units of `eip.potential.Prediction`, whose fields they fill."""
+    """Uncertainties in the units of `eip.prediction.Prediction`, whose fields they fill."""
 
     force_covariance: Float[Tensor, "atoms 3 3"] | None = None
     force_uncertainty: Float[Tensor, "atoms"] | None = None

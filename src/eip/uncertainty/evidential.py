@@ -148,7 +148,7 @@ class GlobalHead(EvidenceHead):
 
 
 class EvidentialPotential(NetworkPotential):
-    """PaiNN with an evidence head: energy, forces, stress and their uncertainty in one pass.
+    """A network with an evidence head: energy, forces, stress and their uncertainty in one pass.
 
     Args:
         head: name of an `EvidenceMethod`.

@@ -33,6 +33,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from eip.composition import species_table
 from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.kernels import features as operators
@@ -86,9 +87,7 @@ class LatentDistancePotential(WrappedPotential, Packable):
         self.reference = reference
         self.guard = guard
         elements = self.elements
-        index = torch.full((119,), -1)
-        index[list(elements)] = torch.arange(len(elements))
-        self.register_buffer("_species", index, persistent=False)
+        self.register_buffer("_species", species_table(elements), persistent=False)
         self.register_buffer("means", torch.zeros(len(elements), channels))
         self.register_buffer("whitening", torch.eye(channels).repeat(len(elements), 1, 1))
         # Not persistent: the guard in the settings is the one truth.

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from eip.composition import species_table
 from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.potential import Differentiable, Potential, WrappedPotential
@@ -59,9 +60,7 @@ class MixturePotential(WrappedPotential):
         self.force_scale = force_scale
         self._sizes = {"channels": channels, "directions": directions, "components": components}
         count = len(self.elements)
-        index = torch.full((119,), -1)
-        index[list(self.elements)] = torch.arange(count)
-        self.register_buffer("_species", index, persistent=False)
+        self.register_buffer("_species", species_table(self.elements), persistent=False)
         self.register_buffer("center", torch.zeros(channels))
         self.register_buffer("directions", torch.zeros(channels, directions))
         self.register_buffer("means", torch.zeros(count, components, directions))

@@ -269,8 +269,8 @@ def _chosen(
     if len(store) > MOST:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, MOST, replace=False))
         log(f"Of {len(store):,} frames {MOST:,} are drawn.")
-    groups = None if store.groups is None else store.groups[chosen]
-    several = groups is not None and (groups >= 0).all() and len(np.unique(groups)) > 1
+    groups = store.groups[chosen]
+    several = (groups >= 0).all() and len(np.unique(groups)) > 1
     mode = "by_group" if several else "random"
     training, held_out = split_indices(len(chosen), _HELD_OUT, seed, mode, groups)
     return chosen[training], chosen[held_out]

@@ -84,7 +84,7 @@ def folds(
     indices: Int[np.ndarray, "frames"], store: FrameStore, seed: int
 ) -> Iterator[Int[np.ndarray, "part"]]:
     """Parts of frames, drawn; frames of one material stay together if there are several."""
-    groups = np.arange(len(indices)) if store.groups is None else store.groups[indices]
+    groups = store.groups[indices]
     if (groups < 0).any() or len(np.unique(groups)) < FOLDS:
         groups = np.arange(len(indices))
     names = np.random.default_rng(seed).permutation(np.unique(groups))

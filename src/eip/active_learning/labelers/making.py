@@ -13,10 +13,11 @@ from eip.potential import Potential
 
 
 def make_labeler(kind: str, **options: Any) -> Labeler:
-    """A labeler by name: "xtb", "cp2k", "ase", "model", or what an installed package adds.
+    """A labeler by name: "xtb", "cp2k", "pyscf", "ase", "model", or what an installed package adds.
 
     Args:
-        options: what `XTBLabeler`, `CP2KLabeler`, `CalculatorLabeler`, `PotentialLabeler` take.
+        options: what `XTBLabeler`, `CP2KLabeler`, `PySCFLabeler`, `CalculatorLabeler` and
+            `PotentialLabeler` take.
 
     Raises:
         InputError: on an unknown kind or option, a missing option, or a value out of range; if

@@ -18,7 +18,7 @@ from eip.potential import Potential
 
 
 class PotentialLabeler(Labeler):
-    """A potential as the reference: the teacher in a test of the loop, or a larger model's student.
+    """A potential as the reference: the teacher in a test of the loop, or the larger of two models.
 
     Args:
         model: path of a model.eip, read in the worker, or a potential.

@@ -129,15 +129,6 @@ class FrameStore:
             write_whole(mark, json_text(state))
         return self
 
-    @classmethod
-    def open(cls, path: str | Path) -> FrameStore:
-        """Opens a store.
-
-        Raises:
-            InputError: if there is none, it is damaged, or its version is another.
-        """
-        return cls(path)
-
     def __len__(self) -> int:
         return self._frames
 

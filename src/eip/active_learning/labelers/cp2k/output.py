@@ -15,10 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Float
 
 from eip.active_learning.labelers.base import LabelFailure
-from eip.units import ENERGY_IN_EV, LENGTH_IN_ANGSTROM
-
-_GPA = 1e9 * 1e-30 / 1.602176634e-19  # eV/Å³ (the charge of an electron is exact since 2019)
-_STRESS_IN_EV_PER_A3 = {"GPa": _GPA, "bar": 1e-4 * _GPA, "kbar": 0.1 * _GPA}
+from eip.units import ENERGY_IN_EV, LENGTH_IN_ANGSTROM, PRESSURE_IN_EV_A3
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def _forces(text: str) -> dict[int, list[float]]:
 
 def _stress(text: str) -> Float[np.ndarray, " 6"] | None:
     heads = list(_STRESS_HEAD.finditer(text))
-    if len(heads) != 1 or heads[0][1] not in _STRESS_IN_EV_PER_A3:
+    if len(heads) != 1 or heads[0][1] not in PRESSURE_IN_EV_A3:
         return None
     rows: dict[str, list[float]] = {}
     for line in text[heads[0].end() :].splitlines()[:6]:
@@ -125,7 +122,7 @@ def _stress(text: str) -> Float[np.ndarray, " 6"] | None:
             rows[match[1]] = [_number(match[i]) for i in (2, 3, 4)]
     if set(rows) != set("xyz"):
         return None
-    stress = np.array([rows[axis] for axis in "xyz"]) * _STRESS_IN_EV_PER_A3[heads[0][1]]
+    stress = np.array([rows[axis] for axis in "xyz"]) * PRESSURE_IN_EV_A3[heads[0][1]]
     # CP2K's is a pressure: positive when compressed.
     return -full_3x3_to_voigt_6_stress((stress + stress.T) / 2)
 
