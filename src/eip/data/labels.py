@@ -116,7 +116,7 @@ class Labels(LabelKeys):
         return {k: v for k, v in values.items() if v != type(self).model_fields[k].default}
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the names of kept stores (`store.cache.fingerprints`) is made of: the first six always, as earlier versions did."""
+        """What `store.cache.fingerprints` are made of: the first six always, as of old."""
         always = ("energy", "forces", "stress", "energy_unit", "length_unit", "group")
         return {name: getattr(self, name) for name in always} | self.given()
 

@@ -229,10 +229,10 @@ def compile_library(command: list[str], trouble: list[str]) -> bytes:
 
 def _compiler() -> str:
     chosen = os.environ.get("CXX")
-    for name in [chosen] if chosen else ["c++", "g++", "clang++"]:
+    names = [chosen] if chosen else ["c++", "g++", "clang++"]
+    for name in names:
         found = shutil.which(name)
         if found:
             return found
-    raise CannotCompile(
-        f"no C++ compiler was found ({f'CXX is {chosen}' if chosen else 'looked for c++, g++, clang++'})"
-    )
+    told = f"CXX is {chosen}" if chosen else f"looked for {', '.join(names)}"
+    raise CannotCompile(f"no C++ compiler was found ({told})")
