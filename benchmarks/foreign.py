@@ -91,7 +91,7 @@ def variants(network: str, atoms: Atoms) -> dict[str, Step]:
     """A step of each."""
     alone, potential = attached(network, atoms)
     sigma = eip.prepared(potential)
-    udd = eip.prepared(eip.UDDPotential(potential, A=1.0, B=1.0, C=1.0, D=1.0))
+    udd = eip.prepared(eip.UDDPotential(potential, eip.UDDParameters(A=1.0, B=1.0, C=1.0, D=1.0)))
     moving = {name: graphs(atoms, alone.cutoff) for name in ("network", "sigma", "udd", "third")}
     theirs, motion = atoms.copy(), Motion(atoms)
     theirs.calc = their_calculator(network)

@@ -252,7 +252,7 @@ def steps_of(card: Card, side: int, variants: tuple[str, ...]) -> Iterator[tuple
     for variant in variants:
         model = potential(card, card.device, head="none" if variant == "none" else "tensor")
         if variant == "udd":
-            model = eip.UDDPotential(model, A=1.0, B=1.0, C=1.0, D=1.0)
+            model = eip.UDDPotential(model, eip.UDDParameters(A=1.0, B=1.0, C=1.0, D=1.0))
         snapshot, moved = eip.prepared(model), itertools.cycle(places)
         yield variant, lambda s=snapshot, m=moved: s(graph.with_positions(next(m))), len(box)
 

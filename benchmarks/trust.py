@@ -67,7 +67,7 @@ def variants(potential: Potential) -> dict[str, Potential]:
         "without guard and short range": around(plain, False, True),
         "without latent distance": around(plain, False, False),
         "energy and forces alone": none.to(network.dtype),
-        "UDD": eip.UDDPotential(potential, A=0.1, B=0.1, C=0.1, D=0.1),
+        "UDD": eip.UDDPotential(potential, eip.UDDParameters(A=0.1, B=0.1, C=0.1, D=0.1)),
     }
 
 

@@ -23,7 +23,7 @@ from eip.models.short_range import ShortRangeSettings
 from eip.neighbors import build_graph
 from eip.potential import Differentiable, Potential
 from eip.prediction import Prediction
-from eip.simulation.bias import UDDPotential
+from eip.simulation.bias import UDDParameters, UDDPotential
 from eip.testing import (
     DERIVATIVE_LAWS,
     SYMMETRY_LAWS,
@@ -161,8 +161,9 @@ def test_calibrated_potentials_keep_the_contract() -> None:
 
 
 def test_an_uncertainty_bias_keeps_the_contract_unless_limited_by_component() -> None:
-    check_potential(UDDPotential(random_potential("tensor"), 5.0, 3.0, 1.0, 2.0))
-    biased = UDDPotential(random_potential("tensor"), 5.0, 3.0, 1.0, 2.0, limiter="component")
+    check_potential(UDDPotential(random_potential("tensor"), UDDParameters(5.0, 3.0, 1.0, 2.0)))
+    each = UDDParameters(5.0, 3.0, 1.0, 2.0, limiter="component")
+    biased = UDDPotential(random_potential("tensor"), each)
     found = violation(lambda: check_rotation(biased, structures()))
     assert found.quantity == "forces_bias"
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from eip.potential import prepared as prepared
     from eip.prediction import Prediction as Prediction
     from eip.simulation.annotation import annotate as annotate
+    from eip.simulation.bias import UDDParameters as UDDParameters
     from eip.simulation.bias import UDDPotential as UDDPotential
     from eip.simulation.calculator import Calculator as Calculator
     from eip.verbs.analyze import analyze as analyze
@@ -62,7 +63,7 @@ __getattr__, __all__ = importer(
         "eip.potential": "Potential prepared",
         "eip.prediction": "Prediction",
         "eip.simulation.annotation": "annotate",
-        "eip.simulation.bias": "UDDPotential",
+        "eip.simulation.bias": "UDDParameters UDDPotential",
         "eip.simulation.calculator": "Calculator",
         "eip.verbs.analyze": "analyze",
         "eip.verbs.attach": "attach",

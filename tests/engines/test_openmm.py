@@ -20,7 +20,7 @@ from openmmml import MLPotential  # noqa: E402
 from eip.engines.openmm import EIPPotentialImplFactory  # noqa: E402
 from eip.errors import InputError  # noqa: E402
 from eip.potential import Potential  # noqa: E402
-from eip.simulation import BiasedCalculator, UDDPotential  # noqa: E402
+from eip.simulation import BiasedCalculator, UDDParameters, UDDPotential  # noqa: E402
 from eip.testing import check_engine, engine_structures  # noqa: E402
 
 pytestmark = pytest.mark.engines
@@ -106,7 +106,7 @@ def test_dynamics_run_and_sigma_is_told(model_file: Path) -> None:
 
 
 def test_a_bias_is_in_the_forces(model: Potential) -> None:
-    biased = UDDPotential(model, A=2.0, B=1.0, C=0.5, D=1.5)
+    biased = UDDPotential(model, UDDParameters(A=2.0, B=1.0, C=0.5, D=1.5))
     atoms = engine_structures(model.elements, model.cutoff)["liquid water"]
     said = evaluated(biased, atoms)
     atoms.calc = BiasedCalculator(biased)

@@ -23,7 +23,7 @@ from torch_sim.models.interface import validate_model_outputs  # noqa: E402
 from eip.engines.torchsim import BiasedEIPModel, EIPModel  # noqa: E402
 from eip.errors import InputError, NonFinitePrediction  # noqa: E402
 from eip.potential import Potential  # noqa: E402
-from eip.simulation import BiasedCalculator, Calculator, UDDPotential  # noqa: E402
+from eip.simulation import BiasedCalculator, Calculator, UDDParameters, UDDPotential  # noqa: E402
 from eip.testing import check_engine, engine_structures  # noqa: E402
 
 from .conftest import network  # noqa: E402
@@ -148,7 +148,7 @@ def test_dynamics_follow_those_of_ase(model: Potential) -> None:
 def test_batched_udd_pushes_as_it_does_alone(model: Potential) -> None:
     found = engine_structures(model.elements, model.cutoff)
     structures = [found[name] for name in ("silica", "liquid water", "a flat cell")]
-    biased = UDDPotential(model, **UDD)
+    biased = UDDPotential(model, UDDParameters(**UDD))
     plain, driving = (
         EIPModel(biased)(in_state(structures)),
         BiasedEIPModel(biased)(in_state(structures)),
@@ -178,7 +178,7 @@ def test_biased_dynamics_run(model: Potential) -> None:
     found = engine_structures(model.elements, model.cutoff)
     end = ts.integrate(
         [found["silica"], found["liquid water"]],
-        BiasedEIPModel(UDDPotential(model, **UDD)),
+        BiasedEIPModel(UDDPotential(model, UDDParameters(**UDD))),
         integrator=ts.nvt_langevin,
         n_steps=3,
         temperature=300,
@@ -190,7 +190,7 @@ def test_biased_dynamics_run(model: Potential) -> None:
 @pytest.mark.parametrize("more", [{"memory": 50.0}, {"interval": 2}])
 def test_a_bias_of_more_than_one_state_is_refused(model: Potential, more: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="no memory and no interval"):
-        BiasedEIPModel(UDDPotential(model, **UDD, **more))
+        BiasedEIPModel(UDDPotential(model, UDDParameters(**UDD, **more)))
 
 
 def test_batches_are_made_by_memory(model: Potential) -> None:

@@ -19,13 +19,12 @@ from eip.simulation.bias import (
     LARGEST_OVER_D,
     UDDParameters,
     UDDPotential,
-    _thermal_force,
     bias_energy,
     bias_forces,
     limit_bias,
-    propose_udd,
 )
 from eip.simulation.calculator import BiasedCalculator
+from eip.simulation.proposal import _thermal_force, propose_udd
 from eip.simulation.softness import softened
 
 from .toy import ToyPotential, cluster, crystal
@@ -64,7 +63,7 @@ def written_out(forces, C, D, limiter):
 @pytest.mark.parametrize("limiter", ["global", "saturating"])
 @pytest.mark.parametrize("atoms", [cluster(7), crystal(1)], ids=["cluster", "crystal"])
 def test_bias_is_minus_the_gradient_of_its_energy(atoms, limiter):
-    udd = UDDPotential(ToyPotential(), **PARAMETERS, limiter=limiter)
+    udd = UDDPotential(ToyPotential(), UDDParameters(**PARAMETERS, limiter=limiter))
     prediction = predict(udd, atoms)
     assert prediction.uncertainty.item() > 0.01
     assert prediction.energy_bias.item() < -0.01
@@ -86,7 +85,7 @@ def test_bias_is_minus_the_gradient_of_its_energy(atoms, limiter):
 
 @pytest.mark.parametrize("limiter", ["global", "atom", "component", "saturating"])
 def test_limited_force_is_eq_14(limiter):
-    udd = UDDPotential(ToyPotential(), **PARAMETERS, limiter=limiter)
+    udd = UDDPotential(ToyPotential(), UDDParameters(**PARAMETERS, limiter=limiter))
     atoms = cluster(9, seed=3)
     _, forces = unlimited(udd, atoms)
     expected = written_out(forces.numpy(), PARAMETERS["C"], PARAMETERS["D"], limiter)
@@ -129,13 +128,13 @@ def test_the_largest_force_comes_at_C(limiter):
 
 
 def test_max_bias_force_in_place_of_D():
-    udd = UDDPotential(ToyPotential(), 1.0, 1.0, 1.0, max_bias_force=0.5)
-    assert udd.parameters_udd.max_bias_force == pytest.approx(0.5)
-    assert abs(udd.parameters_udd.D - 0.5 / 0.2419707) < 1e-6
+    udd = UDDParameters.from_max_force(1.0, 1.0, 1.0, 0.5)
+    assert udd.max_bias_force == pytest.approx(0.5)
+    assert abs(udd.D - 0.5 / 0.2419707) < 1e-6
 
 
 def rotated_difference(limiter):
-    udd = UDDPotential(ToyPotential(), **PARAMETERS, limiter=limiter)
+    udd = UDDPotential(ToyPotential(), UDDParameters(**PARAMETERS, limiter=limiter))
     atoms = cluster(7)
     turn = Rotation.from_euler("xyz", [0.4, 1.1, -0.7]).as_matrix()
     turned = atoms.copy()
@@ -169,7 +168,7 @@ def test_the_authors_limiter_breaks_rotation():
 def net(limiter):
     atoms = cluster(7)
     forces = predict(
-        UDDPotential(ToyPotential(), **PARAMETERS, limiter=limiter), atoms
+        UDDPotential(ToyPotential(), UDDParameters(**PARAMETERS, limiter=limiter)), atoms
     ).forces_bias.numpy()
     torque = np.cross(atoms.positions, forces).sum(axis=0)
     scale = np.abs(forces).max()
@@ -184,7 +183,7 @@ def test_net_force_and_torque():
 
 @pytest.mark.parametrize("limiter", ["global", "atom", "component", "saturating"])
 def test_batch_equals_singles(limiter):
-    udd = UDDPotential(ToyPotential(), **PARAMETERS, limiter=limiter)
+    udd = UDDPotential(ToyPotential(), UDDParameters(**PARAMETERS, limiter=limiter))
     structures = [cluster(5, seed=1), Atoms("Cu"), crystal(1), cluster(9, seed=2, spread=0.3)]
     together = predict(udd, structures, stress=False)
     singles = [predict(udd, atoms) for atoms in structures]
@@ -194,7 +193,7 @@ def test_batch_equals_singles(limiter):
 
 
 def test_one_atom_feels_no_bias():
-    prediction = predict(UDDPotential(ToyPotential(), **PARAMETERS), Atoms("Cu"))
+    prediction = predict(UDDPotential(ToyPotential(), UDDParameters(**PARAMETERS)), Atoms("Cu"))
     assert prediction.forces_bias.abs().max() == 0
     assert torch.isfinite(prediction.energy_bias).all()
 
@@ -202,7 +201,7 @@ def test_one_atom_feels_no_bias():
 def test_labels_are_the_unbiased_ones_and_detached():
     toy = ToyPotential()
     plain = predict(toy, crystal(1), stress=True)
-    biased = predict(UDDPotential(toy, **PARAMETERS), crystal(1), stress=True)
+    biased = predict(UDDPotential(toy, UDDParameters(**PARAMETERS)), crystal(1), stress=True)
     for name in ("energy", "forces", "stress", "force_uncertainty", "uncertainty"):
         assert torch.equal(getattr(plain, name), getattr(biased, name))
     assert biased.forces_bias.abs().max() > 1e-3
@@ -212,7 +211,7 @@ def test_labels_are_the_unbiased_ones_and_detached():
 
 
 def test_the_caller_can_differentiate_on():
-    udd = UDDPotential(ToyPotential(), **PARAMETERS)
+    udd = UDDPotential(ToyPotential(), UDDParameters(**PARAMETERS))
     graph = build_graph(cluster(5), 4.0)
     graph = graph.with_positions(graph.positions.requires_grad_())
     prediction = udd(graph, differentiable="uncertainty")
@@ -223,14 +222,11 @@ def test_the_caller_can_differentiate_on():
 
 
 def test_errors():
-    toy = ToyPotential()
     with pytest.raises(InputError, match=r"UDD needs B > 0 eV/Å, got -1"):
-        UDDPotential(toy, 1.0, -1.0, 1.0, 1.0)
-    with pytest.raises(InputError, match="either D or max_bias_force"):
-        UDDPotential(toy, 1.0, 1.0, 1.0)
+        UDDParameters(1.0, -1.0, 1.0, 1.0)
     with pytest.raises(InputError, match=r"unknown limiter 'globl': did you mean 'global'\?"):
-        UDDPotential(toy, 1.0, 1.0, 1.0, 1.0, "globl")
-    blind = UDDPotential(ToyPotential(uncertain=False), 1.0, 1.0, 1.0, 1.0)
+        UDDParameters(1.0, 1.0, 1.0, 1.0, "globl")
+    blind = UDDPotential(ToyPotential(uncertain=False), UDDParameters(1.0, 1.0, 1.0, 1.0))
     with pytest.raises(InputError, match="this one gives none"):
         predict(blind, cluster(3))
 
@@ -242,7 +238,7 @@ def test_proposal_does_what_it_says():
     p = proposal.parameters
     scale = max(proposal.force_rms, proposal.force_thermal)
     assert p.max_bias_force == pytest.approx(0.3 * scale, rel=1e-12)
-    udd = UDDPotential(toy, p.A, p.B, p.C, p.D)
+    udd = UDDPotential(toy, p)
     largest = [unlimited(udd, atoms)[1].norm(dim=1).max().item() for atoms in frames]
     assert np.median(largest) == pytest.approx(p.max_bias_force, rel=1e-2)
     assert 1 / proposal.width**2 == pytest.approx(proposal.sigma**2 / (7 * p.B**2), rel=1e-9)
@@ -287,23 +283,23 @@ class Graded(ToyPotential):
 
 def test_the_push_turns_round_at_the_grade_it_is_to_hover_at():
     structures = [cluster(7), cluster(8), cluster(9)]
-    plain = predict(UDDPotential(Graded(), **PARAMETERS), structures)
+    plain = predict(UDDPotential(Graded(), UDDParameters(**PARAMETERS)), structures)
     frame = build_graph(structures, 4.0).frame
     largest = torch.stack([plain.extrapolation_grade[frame == k].max() for k in range(3)])
     hover = float(largest.mean())
-    turned = predict(UDDPotential(Graded(), **PARAMETERS, hover=hover), structures)
+    turned = predict(UDDPotential(Graded(), UDDParameters(**PARAMETERS, hover=hover)), structures)
     share = ((hover - largest) / (hover - 1)).clamp(-1, 1)
     assert share.min() < 0 < share.max()
     torch.testing.assert_close(turned.forces_bias, plain.forces_bias * share[frame][:, None])
     torch.testing.assert_close(turned.forces, plain.forces)
-    far = predict(UDDPotential(Graded(), **PARAMETERS, hover=1.001), structures)
+    far = predict(UDDPotential(Graded(), UDDParameters(**PARAMETERS, hover=1.001)), structures)
     torch.testing.assert_close(far.forces_bias, -plain.forces_bias)
-    home = predict(UDDPotential(Graded(), **PARAMETERS, hover=1e9), structures)
+    home = predict(UDDPotential(Graded(), UDDParameters(**PARAMETERS, hover=1e9)), structures)
     torch.testing.assert_close(home.forces_bias, plain.forces_bias)
 
 
 def test_a_run_feels_the_mean_of_the_bias_over_its_memory():
-    potential, atoms = UDDPotential(ToyPotential(), **PARAMETERS), cluster(7)
+    potential, atoms = UDDPotential(ToyPotential(), UDDParameters(**PARAMETERS)), cluster(7)
     calculator = BiasedCalculator(potential, memory=3.0)
     mean = np.zeros((7, 3))
     for seed in range(5):
@@ -323,19 +319,20 @@ def test_a_run_feels_the_mean_of_the_bias_over_its_memory():
 
 def test_a_soft_push_is_the_softened_one_before_its_limit():
     atoms = cluster(9)
-    graph, forces = unlimited(UDDPotential(ToyPotential(), **PARAMETERS), atoms)
+    graph, forces = unlimited(UDDPotential(ToyPotential(), UDDParameters(**PARAMETERS)), atoms)
     want = limit_bias(
         softened(forces, graph, 4.0), graph, PARAMETERS["C"], PARAMETERS["D"], "global"
     )
-    soft = predict(UDDPotential(ToyPotential(), **PARAMETERS, soft=True), atoms)
+    soft = predict(UDDPotential(ToyPotential(), UDDParameters(**PARAMETERS, soft=True)), atoms)
     torch.testing.assert_close(soft.forces_bias, want)
-    hard = predict(UDDPotential(ToyPotential(), **PARAMETERS), atoms)
+    hard = predict(UDDPotential(ToyPotential(), UDDParameters(**PARAMETERS)), atoms)
     assert not torch.allclose(soft.forces_bias, hard.forces_bias, rtol=0.1)
     torch.testing.assert_close(soft.forces, hard.forces)
 
 
 def test_a_run_is_pushed_at_every_so_many_steps():
-    biased, plain, atoms = UDDPotential(ToyPotential(), **PARAMETERS), ToyPotential(), cluster(7)
+    plain, atoms = ToyPotential(), cluster(7)
+    biased = UDDPotential(ToyPotential(), UDDParameters(**PARAMETERS))
     calculator = BiasedCalculator(biased, interval=3, between=plain)
     for step in range(7):
         atoms.rattle(0.05, seed=step)
@@ -356,7 +353,7 @@ def test_how_a_push_is_meant_is_kept():
     assert not {"soft", "interval", "hover", "memory"} & set(udd.as_dict())
     udd = UDDParameters(**PARAMETERS, soft=True, interval=4)
     assert UDDParameters.from_dict(udd.as_dict()) == udd
-    assert UDDPotential.of(ToyPotential(), udd).parameters_udd == udd
+    assert UDDPotential(ToyPotential(), udd).parameters_udd == udd
     with pytest.raises(InputError, match="interval of 1 step or more, got 0"):
         UDDParameters(**PARAMETERS, interval=0)
 
@@ -374,20 +371,20 @@ def test_where_a_grade_bounds_the_push_nothing_else_does():
     for squeezed in (1.0, 0.7, 0.4, 0.1):
         pressed = atoms.copy()
         pressed.positions *= squeezed
-        said = predict(UDDPotential.of(potential, hover), pressed)
+        said = predict(UDDPotential(potential, hover), pressed)
         assert 0.9 * most < said.forces_bias.norm(dim=1).max() < most
     assert said.uncertainty.item() > 30 * p.sigma
-    back = predict(UDDPotential.of(potential, replace(hover, hover=1.001)), atoms)
+    back = predict(UDDPotential(potential, replace(hover, hover=1.001)), atoms)
     torch.testing.assert_close(
-        back.forces_bias, -predict(UDDPotential.of(potential, hover), atoms).forces_bias
+        back.forces_bias, -predict(UDDPotential(potential, hover), atoms).forces_bias
     )
 
 
 def test_hovering_needs_a_grade_and_one_beyond_the_edge():
     with pytest.raises(InputError, match="gives none; eip calibrate"):
-        predict(UDDPotential(ToyPotential(), **PARAMETERS, hover=2.0), cluster(7))
+        predict(UDDPotential(ToyPotential(), UDDParameters(**PARAMETERS, hover=2.0)), cluster(7))
     with pytest.raises(InputError, match="above 1, the edge"):
-        UDDPotential(Graded(), **PARAMETERS, hover=1.0)
+        UDDParameters(**PARAMETERS, hover=1.0)
     udd = UDDParameters(**PARAMETERS)
     assert "hover" not in udd.as_dict() and UDDParameters.from_dict(udd.as_dict()) == udd
     udd = UDDParameters(**PARAMETERS, hover=3.0)

@@ -21,7 +21,7 @@ from ase.optimize import BFGS
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from eip.errors import InputError, NonFinitePrediction
-from eip.simulation import BiasedCalculator, Calculator, UDDPotential
+from eip.simulation import BiasedCalculator, Calculator, UDDParameters, UDDPotential
 from eip.uncertainty.evidential import EvidentialPotential
 
 from .toy import ToyPotential, cluster, crystal
@@ -249,7 +249,7 @@ def test_files_never_hold_the_bias(tmp_path):
     plain.calc = Calculator(toy)
     for kind in (Calculator, BiasedCalculator):
         atoms = cluster(6)
-        atoms.calc = kind(UDDPotential(toy, **UDD))
+        atoms.calc = kind(UDDPotential(toy, UDDParameters(**UDD)))
         driving = atoms.get_forces()
         bias = atoms.calc.results["forces_bias"]
         assert np.abs(bias).max() > 1e-2

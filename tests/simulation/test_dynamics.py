@@ -520,10 +520,10 @@ def test_a_wrapped_potential_and_a_proposal_do_the_same(tmp_path):
     proposal = propose_udd(toy, cluster(9), 200.0)
     p = proposal.parameters
     one = run(cluster(9), tmp_path / "a", potential=toy, udd=proposal)
-    two = run(cluster(9), tmp_path / "b", potential=UDDPotential(toy, p.A, p.B, p.C, p.D))
+    two = run(cluster(9), tmp_path / "b", potential=UDDPotential(toy, p))
     assert without_wall(one) == without_wall(two)
     with pytest.raises(InputError, match="bias of its own"):
-        run(cluster(9), tmp_path / "c", potential=UDDPotential(toy, p.A, p.B, p.C, p.D), udd=p)
+        run(cluster(9), tmp_path / "c", potential=UDDPotential(toy, p), udd=p)
 
 
 def test_the_callers_structure_and_numpys_generator_stay_as_they_are(tmp_path):

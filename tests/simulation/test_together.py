@@ -79,7 +79,7 @@ def test_a_structure_is_told_the_same_bits_in_any_company(backbone: str) -> None
         elements=(1, 6, 8), element_energies={1: -1.0, 6: -2.0, 8: -3.0}, force_scale=1.0,
         head="tensor", backbone=backbone, channels=16, cutoff=4.0,
     ).eval()  # fmt: skip
-    potential = UDDPotential(network, UDD.A, UDD.B, UDD.C, UDD.D)
+    potential = UDDPotential(network, UDD)
     rng = np.random.default_rng(0)
     graphs = []
     for name in ("C2H6", "H2O", "CH3OH", "O", "CH4"):

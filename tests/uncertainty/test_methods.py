@@ -15,7 +15,7 @@ from eip.model_file import load_model, save_model
 from eip.models.zbl import screened_repulsion
 from eip.neighbors import build_graph
 from eip.potential import Potential
-from eip.simulation.bias import UDDPotential
+from eip.simulation.bias import UDDParameters, UDDPotential
 from eip.testing import check_potential
 from eip.uncertainty.calibrated import CalibratedPotential
 from eip.uncertainty.calibration import Calibration
@@ -128,7 +128,7 @@ def test_sigma_is_no_less_than_the_slope_of_a_repulsion_that_no_frame_shows(meth
 def test_every_method_drives_udd(method: str) -> None:
     inside, graph = finished(method), graph_of("CH3CH2OH", 0.1, 3)
     sigma = float(inside(graph).uncertainty)
-    said = UDDPotential(inside, A=1.0, B=sigma, C=sigma, D=10.0)(graph)
+    said = UDDPotential(inside, UDDParameters(A=1.0, B=sigma, C=sigma, D=10.0))(graph)
     assert said.forces_bias is not None and bool(said.forces_bias.abs().max() > 0)
 
 

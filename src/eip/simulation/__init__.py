@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from eip.simulation.bias import LARGEST_OVER_D as LARGEST_OVER_D
     from eip.simulation.bias import UDDParameters as UDDParameters
     from eip.simulation.bias import UDDPotential as UDDPotential
-    from eip.simulation.bias import UDDProposal as UDDProposal
-    from eip.simulation.bias import propose_udd as propose_udd
     from eip.simulation.calculator import BiasedCalculator as BiasedCalculator
     from eip.simulation.calculator import Calculator as Calculator
     from eip.simulation.dynamics import run_dynamics as run_dynamics
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     from eip.simulation.monitors import Ending as Ending
     from eip.simulation.monitors import Monitor as Monitor
     from eip.simulation.monitors import State as State
+    from eip.simulation.proposal import UDDProposal as UDDProposal
+    from eip.simulation.proposal import propose_udd as propose_udd
     from eip.simulation.settings import DynamicsSettings as DynamicsSettings
     from eip.simulation.settings import Ensemble as Ensemble
     from eip.simulation.settings import Limiter as Limiter
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 __getattr__, __all__ = importer(
     __name__,
     {
-        "eip.simulation.bias": "LARGEST_OVER_D UDDParameters UDDPotential UDDProposal propose_udd",
+        "eip.simulation.bias": "LARGEST_OVER_D UDDParameters UDDPotential",
         "eip.simulation.calculator": "BiasedCalculator Calculator",
         "eip.simulation.dynamics": "run_dynamics settled",
         "eip.simulation.monitors": "Ending Monitor State",
+        "eip.simulation.proposal": "UDDProposal propose_udd",
         "eip.simulation.settings": "DynamicsSettings Ensemble Limiter UDDSettings",
         "eip.simulation.summary": "DynamicsSummary",
         "eip.simulation.together": "Together",

@@ -23,10 +23,11 @@ from eip.potential import Potential, layers
 from eip.prediction import quantities
 from eip.run_folder import RECORD, working_in
 from eip.signals import deferred_interrupts
-from eip.simulation.bias import UDDParameters, UDDPotential, UDDProposal
+from eip.simulation.bias import UDDParameters, UDDPotential
 from eip.simulation.calculator import BiasedCalculator, Results, as_potential, check_elements
 from eip.simulation.integrators import Integrator, degrees_of_freedom, draw_momenta
 from eip.simulation.monitors import Ending, State, first_ending
+from eip.simulation.proposal import UDDProposal
 from eip.simulation.records import (
     Checkpoint,
     Recorder,
@@ -122,7 +123,7 @@ def run_dynamics(
     if udd is not None:
         if isinstance(model, UDDPotential):
             raise InputError("the potential has a bias of its own: drop it or drop udd")
-        model = UDDPotential.of(model, udd)
+        model = UDDPotential(model, udd)
     bias: dict[str, Any] = {}
     share = (lambda potential: potential) if together is None else together.share
     if isinstance(model, UDDPotential):

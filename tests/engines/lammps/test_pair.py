@@ -16,7 +16,7 @@ from ase.build import molecule
 from eip.engines.lammps import compiling, export
 from eip.neighbors import build_graph
 from eip.potential import Potential
-from eip.simulation.bias import UDDPotential
+from eip.simulation.bias import UDDParameters, UDDPotential
 from eip.testing import ContractViolation, check_engine, engine_structures
 from eip.testing.engines import GIVES
 
@@ -103,7 +103,7 @@ run 0""",
     dump = (lammps.folder / "w.dump").read_text().split("ITEM: ATOMS")[1].splitlines()[1:]
     forces = np.array([line.split()[1:] for line in dump], dtype=float)
     graph = build_graph(atoms, potential.cutoff)
-    want = UDDPotential(potential, 2.0, 3.0, 3.0, 30.0, limiter)(graph)
+    want = UDDPotential(potential, UDDParameters(2.0, 3.0, 3.0, 30.0, limiter))(graph)
     assert want.forces is not None and want.forces_bias is not None
     of_bias = want.forces_bias.numpy()
     assert np.abs(of_bias).max() > 1e-2
@@ -142,7 +142,8 @@ def test_the_bias_turns_round_at_a_grade(
     for hover in (1.0 + 2.0 * (grade - 1.0), 1.0 + 0.8 * (grade - 1.0)):
         fix = f"fix udd all eip/udd 2.0 3.0 3.0 30.0 hover {hover:.17g}"
         lammps.output(f"{lammps.head('w.data')}\n{fix}{FORCES}run 0", ranks)
-        want = UDDPotential(potential, 2.0, 3.0, 3.0, 30.0, "saturating", hover=hover)(graph)
+        udd = UDDParameters(2.0, 3.0, 3.0, 30.0, "saturating", hover=hover)
+        want = UDDPotential(potential, udd)(graph)
         assert want.forces is not None and want.forces_bias is not None
         found = dumped(lammps.folder / "w.dump")[0, :, 3:] - want.forces.numpy()
         np.testing.assert_allclose(found, want.forces_bias.numpy(), rtol=0, atol=1e-8)
@@ -171,7 +172,8 @@ def test_the_bias_is_averaged_over_its_memory(
     for frame in whole:
         moved = atoms.copy()
         moved.positions = frame[:, :3]
-        said = UDDPotential(potential, 2.0, 3.0, 3.0, 30.0)(build_graph(moved, potential.cutoff))
+        graph = build_graph(moved, potential.cutoff)
+        said = UDDPotential(potential, UDDParameters(2.0, 3.0, 3.0, 30.0))(graph)
         assert said.forces is not None and said.forces_bias is not None
         mean = kept * mean + (1 - kept) * said.forces_bias.numpy()
         np.testing.assert_allclose(frame[:, 3:] - said.forces.numpy(), mean, rtol=0, atol=1e-7)
