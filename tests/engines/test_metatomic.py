@@ -103,7 +103,9 @@ def evaluate(atoms):
         said["virial"] = -atoms.get_stress(voigt=False) * atoms.get_volume()
     return said
 
-check_engine(evaluate, potential, gives=("energy", "forces", "force_uncertainty"))
+# Not kernels and splines, but plain PyTorch, in float32: in a wire of three atoms whose forces
+# nearly cancel, some processors are 1.04e-5 apart.
+check_engine(evaluate, potential, gives=("energy", "forces", "force_uncertainty"), tolerance=2e-5)
 """
 
 
