@@ -57,13 +57,13 @@ test: env ## the tests, without the slow ones
 
 # All tests run with this processor's own kernels; those that have to do with kernels, with the
 # others and with plain PyTorch too. A processor that has AVX-512 uses it for its own. Shapes and
-# types do not hang on the processor: `make test` has checked them.
+# types do not hang on the processor, nor what is marked once: `make test` has checked them.
 KERNEL_TESTS := tests/kernels tests/models tests/uncertainty tests/test_contracts.py tests/test_prepared.py tests/test_graph.py tests/simulation/test_calculator.py
 test-kernels: env ## the tests of kernels under every EIP_KERNELS that this processor can run
 	@variants=$$($(BIN)/python -c 'from eip.kernels.choice import runnable; print(*[v for v in runnable() if v not in ("native", "avx512", "triton")])') && \
 	for variant in $$variants; do \
 	  echo "Kernels: EIP_KERNELS=$$variant"; \
-	  EIP_TEST_TYPES=0 EIP_KERNELS=$$variant $(BIN)/python -m pytest -q -m "not slow and not triton" $(AT_ONCE) $(KERNEL_TESTS) || exit 1; \
+	  EIP_TEST_TYPES=0 EIP_KERNELS=$$variant $(BIN)/python -m pytest -q -m "not slow and not triton and not once" $(AT_ONCE) $(KERNEL_TESTS) || exit 1; \
 	done && echo "Kernels tested: native (all tests), $$variants"
 
 # Each once, as the environment itself.

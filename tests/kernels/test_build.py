@@ -25,6 +25,9 @@ from eip.models.painn import PaiNN
 from eip.neighbors import build_graph
 from eip.settings.values import Kernels
 
+#: Each asks for the kernels that it is about.
+pytestmark = pytest.mark.once
+
 FORCES = """
 import warnings
 warnings.simplefilter("always")

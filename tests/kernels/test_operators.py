@@ -208,6 +208,7 @@ CASES = cases()
 WHOLE = {"painn", "painn_backward", "cartesian_ace", "cartesian_ace_backward"}
 
 
+@pytest.mark.once
 @pytest.mark.kernels
 @pytest.mark.parametrize("name", CASES)
 def test_what_pytorch_asks_of_an_operator(name: str) -> None:

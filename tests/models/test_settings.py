@@ -132,6 +132,7 @@ class PairNetwork(Backbone):
 '''
 
 
+@pytest.mark.once
 def test_a_backbone_of_a_strangers_package_trains(package, demo_data: Path, tmp_path: Path) -> None:
     assert len(PAIRS.strip().splitlines()) < 40
     package("pairs", PAIRS, **{"eip.backbones": "pairs = pairs:Pairs"})

@@ -65,6 +65,7 @@ def test_data_efficiency_goes_on_where_it_was(small, tmp_path: Path) -> None:
     assert [path.stat().st_mtime_ns for path in models] == before
 
 
+@pytest.mark.slow
 def test_methods(small, tmp_path: Path) -> None:
     small("fig3", sets=ETHANOL, training={"epochs": 1}, model={**TINY, "members": 2})
     made = reproduce("fig3", DATA, tmp_path, progress=False)

@@ -193,6 +193,7 @@ RADIUS = evidence("radius", OneWidth, "one variance for all", latent_distance=Tr
 '''
 
 
+@pytest.mark.once
 def test_a_method_of_a_strangers_package_trains(package, demo_data: Path, tmp_path: Path) -> None:
     assert len(RADIUS.strip().splitlines()) < 40
     package("radius", RADIUS, **{"eip.methods": "radius = radius:RADIUS"})

@@ -141,6 +141,7 @@ def test_every_rung_finds_the_same_ground_state(rung: int, tmp_path: Path):
     np.testing.assert_allclose(other.get_forces(), one.get_forces(), atol=2e-3)
 
 
+@pytest.mark.slow
 @needs_cp2k
 def test_two_processes_and_a_radical(tmp_path: Path):
     if shutil.which("mpiexec") is None:
