@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from ase import Atoms
 from ase.io import iread
 
+from eip.active_learning.settings import LearningSettings
 from eip.model_file import load_model
 from eip.potential import Potential
 from eip.run_folder import read_json
@@ -41,6 +43,32 @@ class Walker:
     settings: DynamicsSettings
     push: float
     more: dict[str, Any]
+
+
+def walkers_of(
+    starts: Mapping[str, Atoms], settings: LearningSettings, generation: int
+) -> list[Walker]:
+    """The runs of a generation, those that can share their calls beside each other."""
+    s = settings
+    steps = round(1000.0 * s.length_ps / s.timestep_fs)
+    kinds = {"md": False, "udd": True} if s.udd else {"md": False}
+    more = {"hover": s.hover, "memory": s.memory, "soft": s.soft, "interval": s.push_interval}
+    out = []
+    for (kind, udd), name, temperature, replica in product(
+        kinds.items(), starts, s.temperatures, range(s.replicas)
+    ):
+        dynamics = DynamicsSettings(
+            steps=steps,
+            temperature=temperature,
+            timestep_fs=s.timestep_fs,
+            seed=s.seed + 1000 * generation + replica,
+            trajectory_interval=s.frame_interval,
+            log_interval=s.frame_interval,
+            max_bond_stretch=s.max_bond_stretch,
+        )
+        walker = f"{name}-{temperature:g}K-{kind}" + (f"-{replica}" if replica else "")
+        out.append(Walker(walker, starts[name], udd, dynamics, s.push, more))
+    return out
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ that have an odd number of electrons by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import numpy as np
 from ase import Atoms
@@ -22,6 +22,7 @@ from ase.data import chemical_symbols
 from eip.active_learning.candidates import Cut, Proposal
 from eip.active_learning.electrons import electrons_of
 from eip.active_learning.selection import Window
+from eip.active_learning.settings import LearningSettings
 from eip.analysis.molecules import Molecules
 from eip.errors import InputError
 from eip.neighbors import find_edges
@@ -65,6 +66,23 @@ def why_whole(start: Atoms) -> str | None:
             formula = start[members].get_chemical_formula()
             return f"its {formula} has an odd number of electrons: it is an ion or a radical"
     return None
+
+
+def kept_whole(starts: Mapping[str, Atoms], settings: LearningSettings) -> dict[str, str]:
+    """The starts whose frames no fragments are cut out of, and why; none where none are asked for.
+
+    Raises:
+        InputError: if a start has a charge, which fragments cannot be given.
+    """
+    reasons = {}
+    for name, start in starts.items():
+        if settings.fragment_radius is None:
+            continue
+        try:
+            reasons[name] = why_whole(start)
+        except InputError as error:
+            raise InputError(f"start {name}: {error}") from error
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def cut_out(atoms: Atoms, around: int, radius: float) -> tuple[Atoms, Cut] | None:

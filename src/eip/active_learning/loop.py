@@ -28,7 +28,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +38,9 @@ from rich.progress import track
 
 from eip.active_learning.candidates import Proposal
 from eip.active_learning.checks import DONE, Check, check_of, verdict_of
-from eip.active_learning.exploration import Walker, WalkerOutcome, explore
+from eip.active_learning.exploration import Walker, WalkerOutcome, explore, walkers_of
 from eip.active_learning.explored import Explored, explored
-from eip.active_learning.fragments import why_whole, with_fragments
+from eip.active_learning.fragments import kept_whole, with_fragments
 from eip.active_learning.labelers import Labeler, LabelFailure, LabelLimits, check_label
 from eip.active_learning.labelers.limits import with_energy_window
 from eip.active_learning.labelling import has_label, judged, label_one, write_frames, written_frames
@@ -62,7 +61,6 @@ from eip.files import json_text, write_whole
 from eip.model_file import load_model, read_model_info
 from eip.potential import Potential
 from eip.run_folder import read_json
-from eip.simulation import DynamicsSettings
 
 Say = Callable[[object], None]
 
@@ -143,7 +141,7 @@ class LearningRun:
                 "learning needs frames to begin with: labelled ones (data.train), or some that it "
                 "makes itself (learn.initial)"
             )
-        for name, reason in self.kept_whole().items():
+        for name, reason in kept_whole(self.starts, self.settings).items():
             self.say(f"Frames of {name} are labelled whole: {reason}.")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(self.folder / "ledger.db")
@@ -175,23 +173,6 @@ class LearningRun:
             write_whole(self.folder / "learning.json", json_text(as_json(result, self.folder)))
             if generation.stop:
                 return result
-
-    def kept_whole(self) -> dict[str, str]:
-        """The starts whose frames no fragments are cut out of, and why; none where none are asked
-        for.
-
-        Raises:
-            InputError: if a start has a charge, which fragments cannot be given.
-        """
-        reasons = {}
-        for name, start in self.starts.items():
-            if self.settings.fragment_radius is None:
-                continue
-            try:
-                reasons[name] = why_whole(start)
-            except InputError as error:
-                raise InputError(f"start {name}: {error}") from error
-        return {name: reason for name, reason in reasons.items() if reason is not None}
 
     # --- generations -----------------------------------------------------------------------------
 
@@ -233,7 +214,7 @@ class LearningRun:
         potential = load_model(model)
         first = written_frames(self._path(0) / "train.xyz")
         bounds = window(first, settings.lower, settings.upper, settings.target)
-        starts = {w.name: w.start for w in self.walkers(index)}
+        starts = {w.name: w.start for w in walkers_of(self.starts, settings, index)}
         found = explored(outcomes, starts, bounds, settings, index)
         check = self._check(index, potential, found.drawn)
         stable = all(o.ending == "finished" for o in outcomes if not o.udd)
@@ -420,32 +401,9 @@ class LearningRun:
 
     # --- exploration -----------------------------------------------------------------------------
 
-    def walkers(self, index: int) -> list[Walker]:
-        """The runs of a generation, those that can share their calls beside each other."""
-        s = self.settings
-        steps = round(1000.0 * s.length_ps / s.timestep_fs)
-        kinds = {"md": False, "udd": True} if s.udd else {"md": False}
-        more = {"hover": s.hover, "memory": s.memory, "soft": s.soft, "interval": s.push_interval}
-        out = []
-        for (kind, udd), name, temperature, replica in product(
-            kinds.items(), self.starts, s.temperatures, range(s.replicas)
-        ):
-            settings = DynamicsSettings(
-                steps=steps,
-                temperature=temperature,
-                timestep_fs=s.timestep_fs,
-                seed=s.seed + 1000 * index + replica,
-                trajectory_interval=s.frame_interval,
-                log_interval=s.frame_interval,
-                max_bond_stretch=s.max_bond_stretch,
-            )
-            walker = f"{name}-{temperature:g}K-{kind}" + (f"-{replica}" if replica else "")
-            out.append(Walker(walker, self.starts[name], udd, settings, s.push, more))
-        return out
-
     def _explore(self, index: int, model: Path) -> list[WalkerOutcome]:
         folder = self._path(index) / "explore"
-        walkers = self.walkers(index)
+        walkers = walkers_of(self.starts, self.settings, index)
         parts = [
             walkers[k : k + self.settings.together]
             for k in range(0, len(walkers), self.settings.together)
@@ -530,7 +488,7 @@ class LearningRun:
         # What checks the potential is not trained on, not in pieces either.
         checks = {c.key for c in self.ledger.candidates() if c.checks}
         candidates = [c for c in candidates if content_key(c.atoms) not in checks]
-        kept = [self.starts[name] for name in self.kept_whole()]
+        kept = [self.starts[name] for name in kept_whole(self.starts, self.settings)]
         whole = {run for run, start in starts.items() if any(start is one for one in kept)}
         return with_fragments(candidates, potential, bounds, radius, whole)
 

@@ -10,7 +10,8 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from rich.table import Table
 
-from eip.active_learning.fragments import typical_size
+from eip.active_learning.exploration import walkers_of
+from eip.active_learning.fragments import kept_whole, typical_size
 from eip.active_learning.labelers import make_labeler
 from eip.active_learning.loop import LearningRun, TrainingTask
 from eip.active_learning.price import Price
@@ -91,8 +92,7 @@ def plan(config: LearningConfig) -> Table:
     labeler = make_labeler(settings.labeler, **settings.labeler_options)
     Pool(settings.executor, settings.workers, retries=settings.retries)  # refused before all else
     base = _base(config, _stores(config))
-    run = LearningRun(config.run_dir, settings, starts, labeler, lambda task: task.run_dir)
-    walkers = run.walkers(0)
+    walkers = walkers_of(starts, settings, 0)
     table = Table(title="the plan", show_header=False)
     table.add_row("folder", str(config.run_dir))
     table.add_row("starts", ", ".join(f"{n} ({len(a)} atoms)" for n, a in starts.items()))
@@ -118,7 +118,7 @@ def plan(config: LearningConfig) -> Table:
     table.add_row("labels", f"at most {most}, by {labeler.name}")
     table.add_row("a label's price", _price(config, starts))
     if settings.fragment_radius is not None:
-        whole = run.kept_whole()
+        whole = kept_whole(starts, settings)
         table.add_row(
             "fragments",
             "; ".join(
