@@ -112,6 +112,13 @@ def test_extrapolation_is_stopped_and_the_atom_named():
     assert (ending.kind, ending.cause) == ("stopped", "extrapolation_grade")
     name = f"{atoms.symbols[1]} (atom 1)"
     assert f"grade of {name} is 1.5, over the threshold of 1.2" in ending.reason
+    # A collision is told by its pair.
+    atoms.positions[1] = atoms.positions[0] + [0.0, 0.0, 0.5]
+    ending = ExtrapolationGrade(1.2).check(state(atoms, extrapolation_grade=grades))
+    assert ending.reason.endswith(f"nearest to it is {atoms.symbols[0]} (atom 0), 0.5 Å away")
+    alone = atoms[:1]
+    ending = ExtrapolationGrade(1.2).check(state(alone, extrapolation_grade=grades[1:2]))
+    assert ending.reason.endswith("threshold of 1.2")
     assert isinstance(DynamicsSettings(max_grade=2.0).monitors(atoms)[-1], ExtrapolationGrade)
 
 

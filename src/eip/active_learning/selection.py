@@ -92,7 +92,7 @@ def unsound(
         drift=0.0,
     )
     ending = first_ending(monitors, state)
-    return None if ending is None else ending.reason.removeprefix("step 0: ")
+    return None if ending is None else ending.reason
 
 
 def descriptors(

@@ -380,7 +380,9 @@ class _Run:
             self.approach.append(self.state)
         if ending is None or ending.kind != "collapsed":
             self.good = self.state
-        return ending
+        if ending is None:
+            return None
+        return replace(ending, reason=f"step {self.step}: {ending.reason}")
 
     # What a run leaves.
 

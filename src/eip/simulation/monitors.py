@@ -38,7 +38,7 @@ Cause = Literal[
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended."""
+    """How a run ended; the run says at which step."""
 
     kind: EndingKind
     cause: Cause
@@ -96,6 +96,16 @@ def _name(atoms: Atoms, index: int) -> str:
     return f"{chemical_symbols[atoms.numbers[index]]} (atom {index})"
 
 
+def _nearest(state: State, index: int) -> str:
+    """Which atom is nearest to one and how near, the first thing to look at; "" if it is alone."""
+    own = np.flatnonzero(state.graph.centers.cpu().numpy() == index)
+    if not own.size:
+        return ""
+    edge = own[np.argmin(state.lengths[own])]
+    other = _name(state.atoms, int(state.graph.neighbors[edge]))
+    return f"; the nearest to it is {other}, {state.lengths[edge]:.3g} Å away"
+
+
 @dataclass(frozen=True)
 class NonFinite:
     """Collapsed where a position, momentum or predicted number is NaN or infinite."""
@@ -109,7 +119,7 @@ class NonFinite:
         }
         for name, value in numbers.items():
             if not np.isfinite(value).all():
-                return Ending("collapsed", "non_finite", f"step {state.step}: {name} is not finite")
+                return Ending("collapsed", "non_finite", f"{name} is not finite")
         return None
 
 
@@ -142,7 +152,7 @@ class ClosestApproach:
         return Ending(
             "collapsed",
             "closest_approach",
-            f"step {state.step}: {_name(state.atoms, one)} and {_name(state.atoms, other)} are "
+            f"{_name(state.atoms, one)} and {_name(state.atoms, other)} are "
             f"{length[worst]:.3f} Å apart, closer than the bound of "
             f"{length[worst] - margin[worst]:.3f} Å",
         )
@@ -193,7 +203,7 @@ class BrokenBond:
         return Ending(
             "collapsed",
             "broken_bond",
-            f"step {state.step}: the bond between {_name(state.atoms, int(i[worst]))} and "
+            f"the bond between {_name(state.atoms, int(i[worst]))} and "
             f"{_name(state.atoms, int(j[worst]))} is {length[worst]:.2f} Å long, over the bound of "
             f"{self.bounds[worst]:.2f} Å",
         )
@@ -211,8 +221,7 @@ class Temperature:
         return Ending(
             "collapsed",
             "temperature",
-            f"step {state.step}: the temperature is {state.temperature:.0f} K, over the bound of "
-            f"{self.bound:.0f} K",
+            f"the temperature is {state.temperature:.0f} K, over the bound of {self.bound:.0f} K",
         )
 
 
@@ -228,7 +237,7 @@ class EnergyDrift:
         return Ending(
             "collapsed",
             "energy_drift",
-            f"step {state.step}: the conserved energy has drifted by {state.drift:.3g} eV/atom, "
+            f"the conserved energy has drifted by {state.drift:.3g} eV/atom, "
             f"over the bound of {self.bound:.3g} eV/atom",
         )
 
@@ -246,8 +255,7 @@ class Uncertainty:
         return Ending(
             "stopped",
             "uncertainty",
-            f"step {state.step}: σ is {sigma:.4g} eV/Å, over the threshold of "
-            f"{self.threshold:.4g} eV/Å",
+            f"σ is {sigma:.4g} eV/Å, over the threshold of {self.threshold:.4g} eV/Å",
         )
 
 
@@ -270,6 +278,7 @@ class ExtrapolationGrade:
         return Ending(
             "stopped",
             "extrapolation_grade",
-            f"step {state.step}: the extrapolation grade of {_name(state.atoms, worst)} is "
-            f"{grades[worst]:.4g}, over the threshold of {self.threshold:.4g}",
+            f"the extrapolation grade of {_name(state.atoms, worst)} is "
+            f"{grades[worst]:.4g}, over the threshold of {self.threshold:.4g}"
+            + _nearest(state, worst),
         )
