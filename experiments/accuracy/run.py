@@ -201,9 +201,8 @@ def run(
 def network_of(arguments: argparse.Namespace) -> BackboneSettings:
     """Of the command line; without a limit where none is given."""
     named = backbone_settings(arguments.backbone)
-    options = {
-        key: getattr(arguments, key) for key in ("channels", "interactions", "feature_limit")
-    }
+    given = ("channels", "interactions", "cutoff", "feature_limit")
+    options = {key: getattr(arguments, key) for key in given}
     return named.replace(**{k: v for k, v in options.items() if k in type(named).model_fields})
 
 
@@ -216,6 +215,7 @@ def main() -> None:
     parser.add_argument("--backbone", choices=BACKBONES.names(), default="painn")
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--interactions", type=int, default=3)
+    parser.add_argument("--cutoff", type=float, default=5.0, help="Å")
     parser.add_argument("--feature-limit", type=float)
     parser.add_argument("--latent-distance", action="store_true", help="as eip train has it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -237,6 +237,7 @@ def main() -> None:
     of_network = ["" if arguments.backbone == "painn" else arguments.backbone, arguments.head]
     of_network += [f"F{arguments.channels}"]
     of_network += [f"L{arguments.interactions}"] * (arguments.interactions != 3)
+    of_network += [f"cutoff={arguments.cutoff}"] * (arguments.cutoff != 5.0)
     of_network += [f"limit={arguments.feature_limit}"] * (arguments.feature_limit is not None)
     setting = "-".join(
         [*filter(None, of_network), *(f"{k}={v}" for k, v in changed.items())]
