@@ -129,7 +129,8 @@ def plan(config: LearningConfig) -> Table:
             ),
         )
     shared = f", up to {settings.together} runs in one" if settings.together > 1 else ""
-    table.add_row("where", f"{settings.executor}, {settings.workers} workers{shared}")
+    late = "; as many label while the next generation trains" if settings.overlap else ""
+    table.add_row("where", f"{settings.executor}, {settings.workers} workers{shared}{late}")
     return table
 
 
