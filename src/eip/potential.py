@@ -317,6 +317,24 @@ class WrappedPotential(LikeAnother):
         super().__init__()
         self.potential = potential
 
+    def forward(
+        self,
+        graph: AtomGraph,
+        *,
+        forces: bool = True,
+        stress: bool = False,
+        differentiable: Differentiable = "nothing",
+    ) -> Prediction:
+        prediction: Prediction = self.potential(
+            graph, forces=forces, stress=stress, differentiable=differentiable
+        )
+        with torch.set_grad_enabled(differentiable != "nothing"):
+            return self.completed(prediction, graph)
+
+    def completed(self, prediction: Prediction, graph: AtomGraph) -> Prediction:
+        """What this one says beside, or in place of, what the other has said."""
+        return prediction
+
     @property
     def _like(self) -> Potential:
         return self.potential

@@ -12,7 +12,7 @@ from torch import Tensor
 from eip.composition import NUMBERS
 from eip.errors import InputError
 from eip.graph import AtomGraph
-from eip.potential import Differentiable, Potential, WrappedPotential
+from eip.potential import Potential, WrappedPotential
 from eip.prediction import Prediction
 from eip.uncertainty.calibration import Calibration
 from eip.uncertainty.registry import build_potential, describe_potential
@@ -56,25 +56,14 @@ class CalibratedPotential(WrappedPotential):
             table = torch.tensor(values, dtype=torch.float64)
             self.register_buffer(name, table, persistent=False)
 
-    def forward(
-        self,
-        graph: AtomGraph,
-        *,
-        forces: bool = True,
-        stress: bool = False,
-        differentiable: Differentiable = "nothing",
-    ) -> Prediction:
-        prediction: Prediction = self.potential(
-            graph, forces=forces, stress=stress, differentiable=differentiable
-        )
+    def completed(self, prediction: Prediction, graph: AtomGraph) -> Prediction:
         if prediction.force_uncertainty is None:
             return prediction
         raw = prediction.force_uncertainty
-        with torch.set_grad_enabled(differentiable != "nothing"):
-            mapped = interpolate(raw, self._knots.to(raw)) if len(self._knots) else raw
-            sigma = mapped * self._factors.to(raw)[graph.numbers]
-            growth = sigma / raw.clamp(min=torch.finfo(raw.dtype).tiny)
-            return prediction.rescaled(graph, sigma, math.sqrt(3.0) * growth**2)
+        mapped = interpolate(raw, self._knots.to(raw)) if len(self._knots) else raw
+        sigma = mapped * self._factors.to(raw)[graph.numbers]
+        growth = sigma / raw.clamp(min=torch.finfo(raw.dtype).tiny)
+        return prediction.rescaled(graph, sigma, math.sqrt(3.0) * growth**2)
 
     def settings(self) -> dict[str, Any]:
         """JSON-able: the potential inside and the calibration."""

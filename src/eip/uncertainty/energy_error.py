@@ -49,7 +49,7 @@ from torch import Tensor, nn
 from eip.composition import OpenEnergies, composition_span, open_energies
 from eip.errors import InputError
 from eip.graph import AtomGraph
-from eip.potential import Differentiable, Potential, WrappedPotential, layers
+from eip.potential import Potential, WrappedPotential, layers
 from eip.prediction import Prediction
 from eip.uncertainty.network import NetworkPotential
 from eip.uncertainty.registry import build_potential, describe_potential
@@ -170,17 +170,7 @@ class EnergyErrorPotential(WrappedPotential):
                 self._tables[device] = rows.to(device), torch.cat(columns, dim=1).to(device)
         return self._tables[device]
 
-    def forward(
-        self,
-        graph: AtomGraph,
-        *,
-        forces: bool = True,
-        stress: bool = False,
-        differentiable: Differentiable = "nothing",
-    ) -> Prediction:
-        prediction: Prediction = self.potential(
-            graph, forces=forces, stress=stress, differentiable=differentiable
-        )
+    def completed(self, prediction: Prediction, graph: AtomGraph) -> Prediction:
         if prediction.features is None:
             return prediction
         with torch.no_grad():

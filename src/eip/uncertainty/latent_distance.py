@@ -38,7 +38,7 @@ from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.kernels import features as operators
 from eip.kernels.packing import Packable
-from eip.potential import Differentiable, Potential, WrappedPotential
+from eip.potential import Potential, WrappedPotential
 from eip.prediction import Prediction
 from eip.uncertainty.evidence import frobenius
 from eip.uncertainty.exponents import fit_exponents
@@ -110,43 +110,32 @@ class LatentDistancePotential(WrappedPotential, Packable):
     def pack(self) -> Tensor | None:
         return operators.pack_whitening(self.whitening)
 
-    def forward(
-        self,
-        graph: AtomGraph,
-        *,
-        forces: bool = True,
-        stress: bool = False,
-        differentiable: Differentiable = "nothing",
-    ) -> Prediction:
-        prediction: Prediction = self.potential(
-            graph, forces=forces, stress=stress, differentiable=differentiable
-        )
+    def completed(self, prediction: Prediction, graph: AtomGraph) -> Prediction:
         raw, features = prediction.force_uncertainty, prediction.features
         if raw is None or features is None:
             return prediction
-        with torch.set_grad_enabled(differentiable != "nothing"):
-            raw = raw.clamp(min=torch.finfo(raw.dtype).tiny)  # what is divided by
-            own = self.squared_distance(features, graph.numbers)
-            squares = torch.stack([own, neighborhood_mean(own, graph, self.cutoff)])
-            sigma = self.fitted(raw, squares)
-            growth = (sigma / raw).square()
-            if self.guard is None or self._guard is None:
-                return prediction.rescaled(graph, sigma, growth)
-            of_atom = self._guard.to(raw).index_select(1, graph.numbers)
-            reach = (squares * of_atom[:2]).sqrt()
-            added = self.guard.share(reach) * of_atom[2]
-            total = torch.hypot(sigma, added)
-            covariance = prediction.force_covariance
-            if covariance is not None:
-                covariance = widened(covariance * growth[:, None, None], added, total)
-            said = prediction.with_uncertainty(
-                graph, total, covariance, prediction.force_aleatoric, prediction.energy_uncertainty
-            )
-            grade = reach.amax(dim=0)
-            if prediction.repulsion_grade is not None:
-                # Of atoms closer than in training the network, and with it d, is not told.
-                grade = torch.maximum(grade, prediction.repulsion_grade)
-            return replace(said, extrapolation_grade=grade)
+        raw = raw.clamp(min=torch.finfo(raw.dtype).tiny)  # what is divided by
+        own = self.squared_distance(features, graph.numbers)
+        squares = torch.stack([own, neighborhood_mean(own, graph, self.cutoff)])
+        sigma = self.fitted(raw, squares)
+        growth = (sigma / raw).square()
+        if self.guard is None or self._guard is None:
+            return prediction.rescaled(graph, sigma, growth)
+        of_atom = self._guard.to(raw).index_select(1, graph.numbers)
+        reach = (squares * of_atom[:2]).sqrt()
+        added = self.guard.share(reach) * of_atom[2]
+        total = torch.hypot(sigma, added)
+        covariance = prediction.force_covariance
+        if covariance is not None:
+            covariance = widened(covariance * growth[:, None, None], added, total)
+        said = prediction.with_uncertainty(
+            graph, total, covariance, prediction.force_aleatoric, prediction.energy_uncertainty
+        )
+        grade = reach.amax(dim=0)
+        if prediction.repulsion_grade is not None:
+            # Of atoms closer than in training the network, and with it d, is not told.
+            grade = torch.maximum(grade, prediction.repulsion_grade)
+        return replace(said, extrapolation_grade=grade)
 
     def fitted(
         self, raw: Float[Tensor, "atoms"], squares: Float[Tensor, "2 atoms"]

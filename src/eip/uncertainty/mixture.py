@@ -15,7 +15,7 @@ from torch import Tensor
 from eip.composition import species_table
 from eip.errors import InputError
 from eip.graph import AtomGraph
-from eip.potential import Differentiable, Potential, WrappedPotential
+from eip.potential import Potential, WrappedPotential
 from eip.prediction import Prediction
 from eip.uncertainty.evidential import NONE
 from eip.uncertainty.methods import Fit, Method
@@ -87,17 +87,7 @@ class MixturePotential(WrappedPotential):
                 out = out.index_add(0, of_element, bound - log_density)
         return out
 
-    def forward(
-        self,
-        graph: AtomGraph,
-        *,
-        forces: bool = True,
-        stress: bool = False,
-        differentiable: Differentiable = "nothing",
-    ) -> Prediction:
-        prediction: Prediction = self.potential(
-            graph, forces=forces, stress=stress, differentiable=differentiable
-        )
+    def completed(self, prediction: Prediction, graph: AtomGraph) -> Prediction:
         if prediction.features is None:
             raise InputError("a Gaussian mixture needs a potential with features")
         sigma = self.force_scale * self.surprise(prediction.features, graph.numbers)
