@@ -90,7 +90,9 @@ def main() -> None:
             model = (
                 EIPModel(potential, compute_stress=False)
                 if kind == "md"
-                else BiasedEIPModel(eip.UDDPotential(potential, **BIAS), compute_stress=False)
+                else BiasedEIPModel(
+                    eip.UDDPotential(potential, eip.UDDParameters(**BIAS)), compute_stress=False
+                )
             )
             # A model keeps the neighbor lists of the systems of its last call: each has its own.
             together = [Moving(model, molecules)]

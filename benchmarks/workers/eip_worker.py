@@ -92,7 +92,7 @@ class EIP(Worker):
                 eip.save(potential, path)
                 known[prefix + head] = eip.load(path, device=self.device)
         known[prefix + "udd"] = eip.UDDPotential(
-            known[prefix + "tensor"], A=1.0, B=1.0, C=1.0, D=1.0
+            known[prefix + "tensor"], eip.UDDParameters(A=1.0, B=1.0, C=1.0, D=1.0)
         )
         known[prefix + "reference"] = known[prefix + "tensor"]
 
