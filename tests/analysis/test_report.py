@@ -97,6 +97,14 @@ def test_every_key_is_documented(runs, tmp_path):
     assert set(content) | set(content["runs"]["md"]) <= documented
 
 
+def test_frames_without_a_time_cannot_be_skipped(tmp_path):
+    frames = [molecule("H2O") for _ in range(4)]
+    write(tmp_path / "plain.xyz", frames)
+    assert len(list(read_trajectory(tmp_path / "plain.xyz"))) == 4
+    with pytest.raises(InputError, match=r"plain\.xyz#0: nothing says when .* first 5 ps"):
+        list(read_trajectory(tmp_path / "plain.xyz", skip_fs=5000.0))
+
+
 def test_frames_may_be_skipped(runs):
     times = [atoms.info["time_fs"] for atoms in read_trajectory(runs["md"], every=3, skip_fs=20.0)]
     assert times == [30.0, 45.0]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ase.build import molecule
+from ase.io import write
 
 import eip
 from eip.config import Config, LearningConfig
@@ -76,3 +79,26 @@ def test_what_is_no_path_is_named() -> None:
 def test_what_contradicts_itself_is_said(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DynamicsSettings.of(values, "settings")
+
+
+def test_frames_of_two_stores_are_all_labelled(tmp_path: Path) -> None:
+    """A store names frames by the file that they came from, which two may share."""
+    for folder, count in (("a", 2), ("b", 3)):
+        (tmp_path / folder).mkdir()
+        frames = []
+        for seed in range(count):
+            atoms = molecule("CH4")
+            atoms.rattle(0.05, seed=seed + 10 * count)
+            frames.append(atoms)
+        write(tmp_path / folder / "train.xyz", frames)
+        with contextlib.chdir(tmp_path / folder):
+            eip.convert("train.xyz", "../" + folder + ".store")
+    (tmp_path / "calc.py").write_text("from ase.calculators.emt import EMT as make\n")
+    done = eip.label(
+        [tmp_path / "a.store", tmp_path / "b.store"],
+        tmp_path / "out.xyz",
+        labeler="ase",
+        options={"calculator": f"{tmp_path / 'calc.py'}:make"},
+        progress=False,
+    )
+    assert done.labelled == 5

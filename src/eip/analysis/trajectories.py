@@ -95,7 +95,8 @@ def read_trajectory(path: Path, *, every: int = 1, skip_fs: float = 0.0) -> Iter
         skip_fs: frames earlier than that, by their ``time_fs``, are left out.
 
     Raises:
-        InputError: if the file is missing, empty, or cannot be read; it says which frame.
+        InputError: if the file is missing, empty, or cannot be read, or frames do not say when they
+            are of and some are to be left out; it says which frame.
     """
     if every < 1:
         raise InputError(f"every expects a number of frames from 1, got {every}")
@@ -103,6 +104,12 @@ def read_trajectory(path: Path, *, every: int = 1, skip_fs: float = 0.0) -> Iter
     file = path / "trajectory.xyz" if path.is_dir() and not _holds_frames(path) else path
     given = 0
     for name, atoms in read_structures(file, index=slice(None, None, every), labels=Labels()):
+        if skip_fs and "time_fs" not in atoms.info:
+            raise InputError(
+                f"{name}: nothing says when this frame is of (no 'time_fs'), so the first "
+                f"{skip_fs / 1000.0:g} ps cannot be left out: give a run's folder, or leave those "
+                "frames out of the file and skip none"
+            )
         if skip_fs and _number(atoms, "time_fs", np.inf, name) < skip_fs:
             continue
         given += 1

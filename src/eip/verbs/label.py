@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ase import Atoms
+
 from eip.active_learning.labelers import LabelLimits
 from eip.active_learning.labelling import Labelling, label_frames
 from eip.data import read_structures
@@ -49,11 +51,13 @@ def label(
     """
     if every < 1:
         raise InputError(f"every expects a number from 1, got {every}")
-    structures = {
-        name: atoms
-        for path in as_paths(files)
-        for name, atoms in read_structures(path, index=slice(None, None, every), elements=elements)
-    }
+    structures: dict[str, Atoms] = {}
+    for path in as_paths(files):
+        for name, atoms in read_structures(path, index=slice(None, None, every), elements=elements):
+            # Frames of a store are named by where they came from: two may have one name.
+            while name in structures:
+                name += " (again)"
+            structures[name] = atoms
     return label_frames(
         structures,
         Path(out),
