@@ -14,8 +14,14 @@ from ase.constraints import FixAtoms
 from ase.io import read, write
 from typer.testing import CliRunner
 
-from eip.active_learning.labelers import Labeler, LabelLimits
-from eip.active_learning.labelling import label_frames, label_one, read_label
+from eip.active_learning.labelers import Labeler, LabelLimits, labelled_copy
+from eip.active_learning.labelling import (
+    label_frames,
+    label_one,
+    read_label,
+    write_frames,
+    written_frames,
+)
 from eip.cli import app
 from eip.errors import InputError
 from eip.files import UncheckedFile, load_arrays
@@ -293,3 +299,15 @@ def test_a_label_does_not_pass_for_that_of_another_method(
     atoms.info["method"] = "CCSD(T)"
     label_frames({"a": atoms}, out, "ase", options, executor="serial", progress=False)
     assert read(out).info["method"] not in ("CCSD(T)", "")
+
+
+def test_a_charge_is_kept_beside_the_labels(tmp_path: Path) -> None:
+    frames = []
+    for charge in (0, 1):
+        atoms = molecule("NH3")
+        atoms.info["charge"] = charge
+        frames.append(labelled_copy(atoms, 1.0, np.zeros((4, 3))))
+        frames[-1].info["charge"] = charge
+    write_frames(frames, tmp_path / "train.xyz")
+    plain, ion = written_frames(tmp_path / "train.xyz")
+    assert plain.info.get("charge") is None and ion.info["charge"] == 1

@@ -17,6 +17,7 @@ from ase.io import read, write
 from rich.console import Console
 from rich.progress import track
 
+from eip.active_learning.electrons import electrons_of
 from eip.active_learning.labelers import (
     Labeler,
     LabelFailure,
@@ -121,7 +122,8 @@ def judged(outcome: Outcome, atoms: Atoms, folder: Path, limits: LabelLimits) ->
 
 
 def write_frames(frames: Sequence[Atoms], path: Path) -> None:
-    """Extended XYZ with energy and forces alone: stress is not in every method's labels.
+    """Extended XYZ with energy and forces alone (stress is not in every method's labels), and the
+    charge and multiplicity that a frame was labelled with.
 
     A file that holds just this is left as it is.
     """
@@ -135,6 +137,11 @@ def write_frames(frames: Sequence[Atoms], path: Path) -> None:
             energy=atoms.get_potential_energy(),
             forces=atoms.get_forces(apply_constraint=False),
         )
+        # Whoever labels these frames anew needs to know.
+        own = electrons_of(atoms)
+        if not own.is_plain(atoms):
+            said = {"charge": own.charge, "multiplicity": own.multiplicity}
+            frame.info = {name: value for name, value in said.items() if value is not None}
         plain.append(frame)
     text = io.StringIO()
     write(text, plain, format="extxyz")
