@@ -74,10 +74,10 @@ def kept_whole(starts: Mapping[str, Atoms], settings: LearningSettings) -> dict[
     Raises:
         InputError: if a start has a charge, which fragments cannot be given.
     """
+    if settings.fragment_radius is None:
+        return {}
     reasons = {}
     for name, start in starts.items():
-        if settings.fragment_radius is None:
-            continue
         try:
             reasons[name] = why_whole(start)
         except InputError as error:
