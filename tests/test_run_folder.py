@@ -128,10 +128,21 @@ def test_files_are_the_same_by_name_or_by_content(tmp_path: Path) -> None:
     assert run(tmp_path / "run", ASKED | {"options": of["b"]}, resume=True)
     with pytest.raises(InputError, match="options was"):
         run(tmp_path / "run", ASKED | {"options": of["c"]}, resume=True)
-    # Whoever edits a file in its place knows what he does.
+    # A file that was edited in its place is for the caller to judge.
     (tmp_path / "b" / "start.xyz").write_text("steam")
     edited = with_files({"start": str(tmp_path / "b" / "start.xyz"), "k": 1})
-    assert run(tmp_path / "run", ASKED | {"options": edited}, resume=True)
+    told: list[Any] = []
+
+    def refuse(files: Any) -> None:
+        told.append(files)
+        raise InputError("another method")
+
+    for _ in range(2):
+        with pytest.raises(InputError, match="another method"):
+            run(tmp_path / "run", ASKED | {"options": edited}, resume=True, edited=refuse)
+    assert told == [{"options": [str(tmp_path / "b" / "start.xyz")]}] * 2
+    assert run(tmp_path / "run", ASKED | {"options": edited}, resume=True, edited=told.append)
+    assert run(tmp_path / "run", ASKED | {"options": edited}, resume=True, edited=refuse)
     (tmp_path / "calc.py").write_text("make = 1")
     assert file_identity(f"{tmp_path / 'calc.py'}:make").keys() == {"file", "sha256"}
     assert file_identity("xtb:make") == {"file": "xtb:make"}

@@ -115,6 +115,7 @@ def working_in(
     remedy: str = "choose another folder",
     of_the_same: str = "",
     replaced: Sequence[str] = (),
+    edited: Callable[[Mapping[str, Sequence[str]]], None] = lambda files: None,
     patience: float = 0.0,
 ) -> Iterator[RunFolder]:
     """Locks a folder for a run that begins, or goes on where there is one.
@@ -135,6 +136,8 @@ def working_in(
         of_the_same: what else, where it is a run of the same verb.
         replaced: names that go first where such a run, or nothing but them, is in the folder: the
             user wants it replaced.
+        edited: is told, by key, of files of the same name whose content has changed since a run
+            that goes on was begun; what it raises leaves the record as it was.
         patience: seconds to wait for another process that is about to end.
 
     Raises:
@@ -172,6 +175,8 @@ def working_in(
                     f"cannot go on with {path}, which was asked otherwise: {'; '.join(changed)}; "
                     f"{remedy}"
                 )
+            if begun and (files := _edited(before or {}, now)):
+                edited(files)
             if changed and record is not None:
                 clear(path, makes)
             for stray in path.iterdir():
@@ -250,11 +255,33 @@ def _same(one: Any, other: Any) -> bool:
 
 def _same_file(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     sums = [of.get("sha256") for of in (one, other)]
-    if one["file"] == other["file"]:  # edited or not: whoever edits it knows
+    if one["file"] == other["file"]:  # edited or not: see `edited` of `working_in`
         return True
     if None in sums:
         return Path(one["file"]).name == Path(other["file"]).name
     return sums[0] == sums[1]
+
+
+def _edited(before: Asked, now: Asked) -> dict[str, list[str]]:
+    """By key, files that are asked for as before and hold something else."""
+    found: dict[str, list[str]] = {}
+    for key in before.keys() & now.keys():
+        kept = {file["file"]: file.get("sha256") for file in _files_in(before[key])}
+        for file in _files_in(now[key]):
+            if kept.get(file["file"]) not in (None, file.get("sha256")):
+                found.setdefault(key, []).append(str(file["file"]))
+    return found
+
+
+def _files_in(value: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, Mapping):
+        if "file" in value:
+            yield value
+        for part in value.values():
+            yield from _files_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _files_in(part)
 
 
 def _text(value: Any) -> str:

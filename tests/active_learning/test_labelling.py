@@ -108,6 +108,42 @@ def test_other_labels_and_files_are_not_touched(tmp_path: Path, options: dict[st
         label_frames(structures(), out, "xtb", {}, progress=False)
 
 
+def test_other_structures_do_not_replace_a_file(tmp_path: Path, options: dict[str, str]) -> None:
+    out, three = tmp_path / "out.xyz", structures()
+    del three["a#1"]
+    named = {"executor": "serial", "progress": False}
+    label_frames(three, out, "ase", options, **named)
+    kept = out.read_bytes()
+    with pytest.raises(InputError, match=r"2 labelled frames of other structures.*#0"):
+        label_frames({"b#0": three["a#2"]}, out, "ase", options, **named)
+    assert out.read_bytes() == kept
+    more = three | {"b#0": molecule("CH4")}
+    assert label_frames(more, out, "ase", options, **named).labelled == 4
+
+
+def test_an_edited_method_goes_on_only_if_it_says_the_same(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    out, water = tmp_path / "out.xyz", {"a#0": molecule("H2O")}
+    named = {"executor": "serial", "progress": False}
+    label_frames(water, out, "ase", options, **named)
+    kept, script = out.read_bytes(), tmp_path / "calc.py"
+    script.write_text("# a comment\n" + script.read_text())
+    more = water | {"a#1": molecule("CH4")}
+    assert label_frames(more, out, "ase", options, **named).labelled == 2
+    kept = out.read_bytes()
+    usual = script.read_text()
+    script.write_text(usual.replace("EMT", "LennardJones").replace(".emt", ".lj"))
+    more |= {"a#2": molecule("NH2")}
+    for _ in range(2):  # the record stays as it was
+        with pytest.raises(InputError, match=r"calc.py.* changed since.*meV/Å"):
+            label_frames(more, out, "ase", options, **named)
+    assert out.read_bytes() == kept
+    script.write_text(usual)
+    (tmp_path / "mend").touch()
+    assert label_frames(more, out, "ase", options, **named).labelled == 3
+
+
 def test_nothing_could_be_labelled(tmp_path: Path, options: dict[str, str]) -> None:
     with pytest.raises(InputError, match=r"no label could be made of 1 frames.*no such luck"):
         label_frames(

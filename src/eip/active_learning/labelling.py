@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import read, write
+from ase.io import iread, read, write
 from rich.console import Console
 from rich.progress import track
 
@@ -27,6 +28,7 @@ from eip.active_learning.labelers import (
     make_labeler,
 )
 from eip.active_learning.ledger import content_key
+from eip.data.labels import OWN_UNITS
 from eip.data.structures import keep_beside
 from eip.errors import InputError, full_disk
 from eip.executors import Outcome, Pool
@@ -121,6 +123,48 @@ def judged(outcome: Outcome, atoms: Atoms, folder: Path, limits: LabelLimits) ->
     return labelled if disbelief is None else f"label not believed: {disbelief}"
 
 
+#: eV an atom and eV/Å by which two labels of a structure differ at most that are of one method.
+_SAME_ENERGY, _SAME_FORCE = 1e-3, 0.02
+
+
+def check_same_method(
+    labeler: Labeler, structures: Iterable[Atoms], scratch: Path, files: Sequence[str]
+) -> None:
+    """Labels one structure anew: files that the method is made of were edited since.
+
+    Args:
+        structures: of which some have labels.
+        scratch: with a folder for each calculation, as `label_one` has them.
+        files: their names, for the message.
+
+    Raises:
+        InputError: if the label is another than it was, or cannot be made any more.
+    """
+    named = ((scratch / content_key(atoms), atoms) for atoms in structures)
+    known, atoms = next((one for one in named if has_label(one[0])), (None, None))
+    if known is None or atoms is None:
+        return
+    was = read_label(atoms, known)
+    says = f"{', '.join(files)} changed since the labels in {scratch} were computed"
+    remedy = "put that back, or begin anew elsewhere: labels of two methods do not go together"
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".again.") as again:
+        try:
+            now = labeler.label(atoms, Path(again))
+        except LabelFailure as failure:
+            raise InputError(
+                f"{says}, and {known.name}, which had one, gets none any more ({failure.reason}); "
+                + remedy
+            ) from failure
+    energy = abs(now.get_potential_energy() - was.get_potential_energy()) / len(atoms)
+    force = float(np.abs(now.get_forces() - was.get_forces()).max())
+    if energy > _SAME_ENERGY or force > _SAME_FORCE:
+        raise InputError(
+            f"{says}, and with it the method: {known.name}, labelled anew, has an energy that "
+            f"differs by {1e3 * energy:.3g} meV/atom and forces that differ by up to "
+            f"{1e3 * force:.3g} meV/Å; {remedy}"
+        )
+
+
 def write_frames(frames: Sequence[Atoms], path: Path) -> None:
     """Extended XYZ with energy and forces alone (stress is not in every method's labels), and the
     charge and multiplicity that a frame was labelled with.
@@ -142,6 +186,7 @@ def write_frames(frames: Sequence[Atoms], path: Path) -> None:
         if not own.is_plain(atoms):
             said = {"charge": own.charge, "multiplicity": own.multiplicity}
             frame.info = {name: value for name, value in said.items() if value is not None}
+        frame.info |= OWN_UNITS
         plain.append(frame)
     text = io.StringIO()
     write(text, plain, format="extxyz")
@@ -167,6 +212,19 @@ class Labelling:
     labelled: int
     failed: dict[str, str]
     scratch: Path
+
+
+def _check_ours(out: Path, keys: frozenset[str]) -> None:
+    """Raises an InputError if a file holds labels of structures that are not asked for."""
+    try:
+        others = [k for k, atoms in enumerate(iread(out, ":")) if content_key(atoms) not in keys]
+    except Exception as error:  # whatever a reader raises of what is no frame
+        raise InputError(f"{out} is there already and cannot be read ({error!r})") from error
+    if others:
+        raise InputError(
+            f"{out} holds {len(others)} labelled frames of other structures (the first: "
+            f"#{others[0]}), which would be lost: name another output"
+        )
 
 
 def label_frames(
@@ -198,9 +256,10 @@ def label_frames(
         say: hears why a frame is left out, as it happens.
 
     Raises:
-        InputError: if the file is there and no calculations of it; if those that are there are of
-            another method; if a structure has a charge or multiplicity that the method cannot
-            take; if no label could be made; whatever `make_labeler` raises.
+        InputError: if the file is there and no calculations of it, or of other structures; if
+            those that are there are of another method; if a structure has a charge or
+            multiplicity that the method cannot take; if no label could be made; whatever
+            `make_labeler` raises.
     """
     made, limits = make_labeler(labeler, **options), limits or LabelLimits()
     scratch = out.with_name(out.name + ".labels")
@@ -213,6 +272,8 @@ def label_frames(
         except InputError as refused:
             raise InputError(f"{name}: {refused}") from refused
     keys = {name: content_key(atoms) for name, atoms in structures.items()}
+    if out.exists():
+        _check_ours(out, frozenset(keys.values()))
     names = {key: name for name, key in reversed(keys.items())}
     tasks = {key: (made, structures[name], scratch / key) for key, name in names.items()}
     reasons: dict[str, str] = {}
@@ -228,6 +289,9 @@ def label_frames(
             earlier=lambda: _asked_earlier(scratch),
             makes=("c*",),  # see content_key
             remedy="remove it, or name another output",
+            edited=lambda files: check_same_method(
+                made, structures.values(), scratch, files["options"]
+            ),
         ),
         Pool(executor, workers, retries=retries) as pool,
     ):
@@ -264,6 +328,7 @@ def label_frames(
             if key in labels
         ]
         for frame in written:
+            frame.info |= OWN_UNITS
             if "method" in frame.info:  # of the labels that it had before
                 frame.info["method"] = made.name
         with replacing(out) as temporary:

@@ -17,7 +17,7 @@ from ase.io.extxyz import write_xyz
 from eip.data.convert import Progress, Where, check_sources, chunks
 from eip.data.extxyz import Position
 from eip.data.frame import LABELS, Frame
-from eip.data.labels import GROUP_NAMES, Labels
+from eip.data.labels import GROUP_NAMES, OWN_UNITS, Labels
 from eip.errors import InputError, did_you_mean
 from eip.files import replacing
 
@@ -157,6 +157,7 @@ def _write_extxyz(frames: Iterable[Frame], out: Path, keys: Mapping[str, str]) -
 def _as_atoms(frame: Frame, keys: Mapping[str, str]) -> Atoms:
     """Labels where a reader of the keys looks for them, rather than in a calculator."""
     atoms = Atoms(numbers=frame.numbers, positions=frame.positions, cell=frame.cell, pbc=frame.pbc)
+    atoms.info |= OWN_UNITS
     if frame.energy is not None:
         atoms.info[keys["energy"]] = frame.energy
     if frame.forces is not None:

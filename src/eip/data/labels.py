@@ -37,6 +37,8 @@ UNIT_NAMES: dict[str, tuple[str, ...]] = {
     "stress": ("stress_unit", "stress_units"),
     "virial": ("virial_unit", "virial_units", "virials_unit"),
 }
+#: What files say that eIP writes: read under the units of another source, they are refused.
+OWN_UNITS = {"energy_unit": "eV", "length_unit": "Ang", "forces_unit": "eV/Ang"}
 #: Under which names files say what material a frame is of.
 GROUP_NAMES: tuple[str, ...] = ("material_id", "mp_id", "mptrj_traj_id")
 #: The group key that makes of each file a group.

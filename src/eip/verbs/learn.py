@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from rich.table import Table
 from eip.active_learning.exploration import walkers_of
 from eip.active_learning.fragments import kept_whole, typical_size
 from eip.active_learning.labelers import make_labeler
+from eip.active_learning.labelling import check_same_method
+from eip.active_learning.ledger import Ledger
 from eip.active_learning.loop import LearningRun, TrainingTask
 from eip.active_learning.price import Price
 from eip.active_learning.results import LearningResult
@@ -59,9 +61,16 @@ def learn(
     starts = _starts(config)
     labeler = make_labeler(settings.labeler, **settings.labeler_options)
     Pool(settings.executor, settings.workers, retries=settings.retries)  # refused before all else
+
+    def edited(files: Mapping[str, Sequence[str]]) -> None:
+        # A start is named by its file: an edited one is another start of the same name.
+        if method := files.get("learn.labeler_options"):
+            known = Ledger(folder / "ledger.db").candidates("labelled", "used")
+            check_same_method(labeler, (c.atoms for c in known), folder / "labels", method)
+
     with (
         using(config.training.kernels, "training.kernels"),
-        run_of(config, "learn", resume=resume, free=_FREE_KEYS) as kept,
+        run_of(config, "learn", resume=resume, free=_FREE_KEYS, edited=edited) as kept,
     ):
         stores = _stores(config, kept)
         run = LearningRun(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,13 +56,19 @@ _PATIENCE = 30.0
 
 
 def run_of(
-    config: Config, verb: str, *, resume: bool, free: frozenset[str] = frozenset()
+    config: Config,
+    verb: str,
+    *,
+    resume: bool,
+    free: frozenset[str] = frozenset(),
+    edited: Callable[[Mapping[str, Sequence[str]]], None] = lambda files: None,
 ) -> AbstractContextManager[RunFolder]:
     """The run folder of a configuration, see `eip.run_folder.working_in`.
 
     Args:
         verb: "train" or "learn".
         free: keys that a run that goes on may have changed, beside where it runs.
+        edited: see there.
     """
     folder, root = config.run_dir, type(config)
 
@@ -84,6 +91,7 @@ def run_of(
         makes=_MAKES[verb],
         scratch=(*_MAKES["train"], "data") if verb == "train" else ("data",),
         remedy="choose another run_dir",
+        edited=edited,
         patience=_PATIENCE if resume else 0.0,
     )
 

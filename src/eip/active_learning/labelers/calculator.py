@@ -24,6 +24,7 @@ from eip.active_learning.labelers.base import (
 )
 from eip.data.convergence import unconverged_in
 from eip.errors import InputError, did_you_mean
+from eip.run_folder import file_identity
 
 
 class CalculatorLabeler(Labeler):
@@ -64,6 +65,8 @@ class CalculatorLabeler(Labeler):
         else:
             called = self._factory = _named_factory(str(calculator))
             called = called.rpartition("/")[2]
+        # A session that edits the file and begins anew means what the file says now.
+        self._known_by = (self._factory, file_identity(str(calculator)).get("sha256"))
         self.name = called if name is None else name
         self._stress = stress
 
@@ -113,11 +116,11 @@ class CalculatorLabeler(Labeler):
     def _calculator(self, atoms: Atoms) -> Any:
         if not isinstance(self._factory, str):
             return self._factory(**_electron_arguments(self._factory, atoms, self.name))
-        factory = _FACTORIES.get(self._factory)
+        factory = _FACTORIES.get(self._known_by)
         if factory is None:
-            factory = _FACTORIES[self._factory] = _import_factory(self._factory)
+            factory = _FACTORIES[self._known_by] = _import_factory(self._factory)
         arguments = _electron_arguments(factory, atoms, self.name)
-        key = (self._factory, threading.get_ident(), *arguments.items())
+        key = (self._known_by, threading.get_ident(), *arguments.items())
         found = _CALCULATORS.get(key)
         if found is None:
             found = _CALCULATORS[key] = factory(**arguments)
@@ -128,7 +131,8 @@ class CalculatorLabeler(Labeler):
 
     def _forget(self) -> None:
         if isinstance(self._factory, str):
-            for key in [k for k in _CALCULATORS if k[:2] == (self._factory, threading.get_ident())]:
+            own = (self._known_by, threading.get_ident())
+            for key in [k for k in _CALCULATORS if k[:2] == own]:
                 _CALCULATORS.pop(key, None)
 
 
@@ -145,8 +149,8 @@ def _electron_arguments(factory: Callable[..., Any], atoms: Atoms, method: str) 
     return {name: value for name, value in found.items() if name in names}
 
 
-#: Of this process, by name: a file is run once.
-_FACTORIES: dict[str, Callable[..., Any]] = {}
+#: Of this process, by name and content: a file is run once.
+_FACTORIES: dict[tuple[Any, ...], Callable[..., Any]] = {}
 #: Of this process, by factory and thread: labelers are unpickled anew for each task.
 _CALCULATORS: dict[tuple[Any, ...], Any] = {}
 
