@@ -18,6 +18,7 @@ def _make_evaluation(
     sigma = scale * np.exp(generator.normal(-3.0, 0.7, n))
     forces = generator.normal(0.0, 1.0, (n, 3))
     energy = generator.normal(-100.0, 1.0, n_frames)
+    stress = generator.normal(0.0, 0.01, (n_frames, 3, 3))
     values = {
         "numbers": generator.choice([1, 6, 8], n),
         "frame": frame,
@@ -28,6 +29,8 @@ def _make_evaluation(
         "energy_pred": energy + 0.010 * atoms * generator.choice([-1.0, 1.0], n_frames),
         "forces_true": forces,
         "forces_pred": forces - sigma[:, None] * generator.normal(0.0, 1.0, (n, 3)),
+        "stress_true": stress,
+        "stress_pred": stress + 0.002,
         "force_uncertainty": sigma,
         "uncertainty": np.bincount(frame, sigma) / atoms,
         "energy_uncertainty": np.full(n_frames, 0.012 * atoms),

@@ -253,6 +253,7 @@ def test_missing_labels_leave_the_rest(make_evaluation):
         e,
         forces_true=np.full_like(e.forces_true, np.nan),
         energy_true=np.full_like(e.energy_true, np.nan),
+        stress_true=None,
     )
     metrics = compute_metrics(nothing, e)
     without_labels = {

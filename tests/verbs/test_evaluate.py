@@ -7,11 +7,14 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ase.build import molecule
 from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
+from ase.stress import full_3x3_to_voigt_6_stress
 
 import eip
 from eip.errors import InputError
@@ -67,6 +70,33 @@ def test_a_folder_holds_one_evaluation(frames: Path, tmp_path: Path) -> None:
     remedy = r"notes\.txt; replace it with --force \(force=True\), or choose another"
     with pytest.raises(InputError, match=remedy):
         eip.evaluate(one, [frames], tmp_path / "mine", progress=False)
+
+
+def test_stress_is_measured_where_all_frames_have_it(tmp_path: Path) -> None:
+    one = model(tmp_path / "one.eip")
+    shift = np.array([0.001, -0.002, 0.003, 0.0, 0.004, -0.005])  # xx, yy, zz, yz, xz, xy
+    out = []
+    for seed in range(3):
+        atoms = molecule("CH4", cell=[5.0, 5.5, 6.0], pbc=True)
+        atoms.rattle(0.05, seed=seed)
+        atoms.calc = eip.Calculator(one)
+        labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        labels["stress"] = atoms.get_stress() + shift
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        out.append(atoms)
+    write(tmp_path / "frames.xyz", out)
+    metrics = eip.evaluate(one, [tmp_path / "frames.xyz"], tmp_path / "out", progress=False)
+    assert metrics["stress_mae"] == pytest.approx(np.abs(shift).mean(), rel=1e-3)
+    assert metrics["stress_rmse"] == pytest.approx(np.sqrt((shift**2).mean()), rel=1e-3)
+    frame = read(tmp_path / "out/predictions.xyz")
+    stress = full_3x3_to_voigt_6_stress(np.reshape(frame.info["eip_stress"], (3, 3)))
+    np.testing.assert_allclose(frame.get_stress() - stress, shift, atol=1e-6)
+    del out[0].calc.results["stress"]
+    write(tmp_path / "frames.xyz", out)
+    metrics = eip.evaluate(
+        one, [tmp_path / "frames.xyz"], tmp_path / "out", force=True, progress=False
+    )
+    assert math.isnan(metrics["stress_mae"]) and metrics["force_mae"] < 1e-5
 
 
 def test_energies_of_a_model_of_forces_alone_have_no_error(frames: Path, tmp_path: Path) -> None:

@@ -51,6 +51,9 @@ _ID_KEYS: dict[str, str] = {
     "force_mae": "mean |f_true - f_pred| of a force component, eV/Å",
     "force_rmse": "root mean square of f_true - f_pred of a force component, eV/Å",
     "energy_mae_per_atom": "mean |E_true - E_pred| / atoms of the frame, eV/atom",
+    "stress_mae": "mean |difference| of a component of the stress, eV/Å³ (1 eV/Å³ is 160 GPa); "
+    "null where not all frames have one",
+    "stress_rmse": "root mean square of it, eV/Å³",
     "spearman_atom": "Spearman's rank correlation of an atom's error and its σ, -1 to 1",
     "spearman_atom_attainable": "what spearman_atom would be if errors were Gaussian with this σ: "
     "chance in errors, and how much σ differs between atoms, set a bound; -1 to 1",
@@ -203,6 +206,8 @@ def _of_one(evaluation: Evaluation, percentile: float) -> dict[str, float]:
         "force_mae": _mean(np.abs(error)),
         "force_rmse": _mean(error**2) ** 0.5,
         "energy_mae_per_atom": _mean(np.abs(energy_error)),
+        "stress_mae": _mean(np.abs(evaluation.stress_error)),
+        "stress_rmse": _mean(evaluation.stress_error**2) ** 0.5,
         "spearman_atom": spearman(atom_error, sigma),
         "spearman_atom_attainable": attainable_spearman(atom_error, sigma),
         "roc_auc_atom": error_roc(atom_error, sigma, percentile).auc,

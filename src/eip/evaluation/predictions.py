@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from eip.data.frame import LABELS
 from eip.errors import InputError
 from eip.graph import AtomGraph
 from eip.potential import Potential, prepared
@@ -33,6 +34,9 @@ class LabelledBatch(Protocol):
     def forces(self) -> Tensor | None: ...
 
     @property
+    def stress(self) -> Tensor | None: ...
+
+    @property
     def sources(self) -> tuple[str, ...]: ...
 
 
@@ -48,6 +52,7 @@ class Evaluation:
         positions, cell, pbc: the structures, so that predictions can be written with them.
         energy_true, energy_pred: total energies, eV.
         forces_true, forces_pred: eV/Å.
+        stress_true, stress_pred: eV/Å³; predicted where there are labels.
         force_uncertainty: σ_i, eV/Å.
         force_covariance: (eV/Å)².
         force_aleatoric: eV/Å.
@@ -70,6 +75,8 @@ class Evaluation:
     energy_pred: Float[np.ndarray, "frames"]
     forces_true: Float[np.ndarray, "atoms 3"]
     forces_pred: Float[np.ndarray, "atoms 3"]
+    stress_true: Float[np.ndarray, "frames 3 3"] | None = None
+    stress_pred: Float[np.ndarray, "frames 3 3"] | None = None
     force_uncertainty: Float[np.ndarray, "atoms"] | None = None
     force_covariance: Float[np.ndarray, "atoms 3 3"] | None = None
     force_aleatoric: Float[np.ndarray, "atoms"] | None = None
@@ -116,6 +123,14 @@ class Evaluation:
         return (self.energy_true - self.energy_pred)[:, None]
 
     @property
+    def stress_error(self) -> Float[np.ndarray, "frames components"]:
+        """σ_true − σ_pred, eV/Å³, of the six components; none where stress was not compared."""
+        if self.stress_true is None or self.stress_pred is None:
+            return np.zeros((0, 6))
+        rows, columns = np.triu_indices(3)
+        return (self.stress_true - self.stress_pred)[:, rows, columns]
+
+    @property
     def atom_error(self) -> Float[np.ndarray, "atoms"]:
         """An atom's error, mean_a |f_true − f_pred|, eV/Å (theory §4)."""
         return np.abs(self.force_error).mean(axis=1)
@@ -133,7 +148,7 @@ class Evaluation:
 
 def _column(of: Quantity) -> str:
     """What a quantity is called in an evaluation; labels stand beside what has one."""
-    return f"{of.name}_pred" if of.name in ("energy", "forces") else of.name
+    return f"{of.name}_pred" if of.name in LABELS else of.name
 
 
 def evaluate(
@@ -157,7 +172,7 @@ def evaluate(
     try:
         for batch in _with_progress(batches) if progress else batches:
             graph = batch.graph.to(potential.device)
-            prediction = snapshot(graph, forces=True).detach()
+            prediction = snapshot(graph, forces=True, stress=batch.stress is not None).detach()
             check_finite(prediction, graph, partial(_source, batch.sources))
             found = {
                 "numbers": _numpy(graph.numbers),
@@ -168,6 +183,8 @@ def evaluate(
                 "energy_true": _label(batch.energy, (graph.n_frames,)),
                 "forces_true": _label(batch.forces, (graph.n_atoms, 3)),
             }
+            if batch.stress is not None:
+                found["stress_true"] = _float64(batch.stress)
             described = quantities(type(prediction))
             for of, value in prediction.figures():
                 if of.filed and not of.internal:

@@ -19,6 +19,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from eip import plots
 from eip.evaluation.metrics import (
@@ -43,6 +44,7 @@ def _key(of: Quantity) -> str:
 PREDICTION_KEYS: dict[str, str] = {
     "energy": "reference total energy, eV (absent without a label)",
     "forces": "reference forces, eV/Å (absent without labels)",
+    "stress": "reference stress, eV/Å³ (absent where not all frames have one)",
     "force_error": "mean_a |f_true - f_pred| of the atom, eV/Å (absent without labels)",
     "source": "where the frame was read",
     **{
@@ -140,8 +142,8 @@ def write_metrics(
 def write_predictions(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
     """Structures with labels and predictions as extended XYZ, one frame after another.
 
-    The columns are those of `PREDICTION_KEYS` and what else was predicted; ``energy`` and
-    ``forces`` are always the labels.
+    The columns are those of `PREDICTION_KEYS` and what else was predicted; ``energy``,
+    ``forces`` and ``stress`` are always the labels.
     """
     with replacing(path) as temporary, temporary.open("w") as file:
         for atoms in prediction_frames(evaluation):
@@ -166,6 +168,8 @@ def prediction_frames(evaluation: Evaluation) -> Iterator[Atoms]:
         if np.isfinite(forces).all():
             labels["forces"] = np.array(forces)
             atoms.set_array("force_error", evaluation.atom_error[part])
+        if evaluation.stress_true is not None:
+            labels["stress"] = full_3x3_to_voigt_6_stress(evaluation.stress_true[index])
         if labels:
             atoms.calc = SinglePointCalculator(atoms, **labels)
         for of, values in evaluation.predictions():
