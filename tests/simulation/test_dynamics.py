@@ -465,8 +465,27 @@ def test_another_run_is_not_continued(tmp_path):
         run(cluster(5), tmp_path, resume=True)
     with pytest.raises(InputError, match="another potential"):
         run(cluster(6), tmp_path, resume=True, potential=ToyPotential(depth=0.5))
+    with pytest.raises(InputError, match=r"σ is .* calibrated anew since"):
+        run(cluster(6), tmp_path, resume=True, potential=ToyPotential(sigma_scale=1.5))
+    heavy, fixed = cluster(6), cluster(6)
+    heavy.set_masses(2.0 * heavy.get_masses())
+    fixed.set_constraint(FixAtoms([0]))
+    with pytest.raises(InputError, match="begun with other masses"):
+        run(heavy, tmp_path, resume=True)
+    with pytest.raises(InputError, match="begun with other constraints"):
+        run(fixed, tmp_path, resume=True)
     # The refusals left it as it was.
     assert run(cluster(6), tmp_path, resume=True, steps=25).steps == 25
+
+
+def test_momenta_that_are_to_be_kept_have_to_be_there(tmp_path):
+    with pytest.raises(InputError, match="the start has no momenta"):
+        run(cluster(6), tmp_path / "none", keep_momenta=True)
+    slow = cluster(6)
+    draw_momenta(slow, 200.0, np.random.default_rng(0))
+    slow.set_momenta(1e-3 * slow.get_momenta())
+    with pytest.warns(UserWarning, match=r"200 K are asked for: are its velocities"):
+        run(slow, tmp_path / "slow", keep_momenta=True)
 
 
 def test_damaged_files_are_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import warnings
@@ -17,7 +18,7 @@ from ase import Atoms
 from ase.constraints import FixAtoms, FixCartesian
 
 from eip.errors import InputError
-from eip.files import json_text, write_whole
+from eip.files import json_text, to_json, write_whole
 from eip.neighbors import TooDense
 from eip.potential import Potential, layers
 from eip.prediction import quantities
@@ -55,6 +56,10 @@ _MAY_CHANGE = frozenset(
 
 #: fs; two pushes to a fifth of the period of a bond to hydrogen, as with any multiple time steps.
 _PUSHES_APART = 2.0
+
+
+#: Of the temperature asked for: velocities a thousand times too small are a millionth of it.
+_COLD = 1e-3
 
 
 def settled(settings: DynamicsSettings, potential: Potential) -> DynamicsSettings:
@@ -206,6 +211,7 @@ class _Run:
         # A structure of our own: the user's may carry arrays and a calculator.
         self.atoms = bare(start)
         self.atoms.set_constraint([constraint.copy() for constraint in start.constraints])
+        self._moves = start.has("momenta")
         # Of the start alone: an integrator adds some of its own.
         self.about, self.held = plain_info(start), [c.copy() for c in start.constraints]
         lost = {type(c).__name__ for c in self.held if not isinstance(c, FixAtoms | FixCartesian)}
@@ -236,6 +242,8 @@ class _Run:
         rng = np.random.default_rng(self.settings.seed)
         if not self.settings.keep_momenta:
             draw_momenta(self.atoms, self.settings.temperature, rng)
+        else:
+            self._check_momenta()
         self._prepare(self.atoms.copy(), rng)
         self.recorder = Recorder(self.paths)
         self.state = self._observe(None)
@@ -246,6 +254,22 @@ class _Run:
         if self.good is not None:
             self._record()
             self.checkpoint()
+
+    def _check_momenta(self) -> None:
+        """Momenta to be kept have to be there, and should be of this world."""
+        if not self._moves:
+            raise InputError(
+                "keep_momenta: the start has no momenta; leave it out and they are drawn at the "
+                "temperature, or give a frame of dynamics"
+            )
+        has = self.atoms.get_temperature()
+        if has < _COLD * self.settings.temperature:
+            warnings.warn(
+                f"the momenta of the start are those of {has:.2g} K, and "
+                f"{self.settings.temperature:g} K are asked for: are its velocities in another "
+                "unit (LAMMPS' real, Å/fs, say)?",
+                stacklevel=4,
+            )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """At a checkpoint."""
@@ -259,6 +283,13 @@ class _Run:
                 f"up to {np.abs(begun - self.atoms.positions).max():.3g} Å away; give the "
                 "structure that it began with"
             )
+        for name, now in self._of_start().items():
+            # Those of an earlier version are not there.
+            if name in arrays and not _alike(arrays[name], now):
+                raise InputError(
+                    f"cannot go on with {self.paths.folder}: begun with other "
+                    f"{name.removeprefix('start_')}; give the structure that it began with"
+                )
         start = self.atoms.copy()
         start.set_constraint()
         start.positions, start.cell = arrays["start_positions"], arrays["start_cell"]
@@ -275,7 +306,7 @@ class _Run:
         self._session_start = self.step
         self._settle_push()
         self.state = self._observe(None)
-        self._check_same_potential(meta["energy"])
+        self._check_same_potential(meta["energy"], meta.get("uncertainty"))
         self.recorder = Recorder(self.paths, meta["lengths"])
         for stale in (self.paths.summary, self.paths.approach):
             stale.unlink(missing_ok=True)
@@ -289,12 +320,23 @@ class _Run:
         # Kept whole, one by step: what led to an ending is of more use than a sparse trajectory.
         self.approach: deque[State] = deque(maxlen=self.settings.approach_frames)
 
-    def _check_same_potential(self, before: float) -> None:
+    def _of_start(self) -> dict[str, np.ndarray]:
+        """What dynamics hangs on beside places and momenta."""
+        held = json.dumps(to_json([_said(constraint) for constraint in self.held]))
+        return {"start_masses": self.atoms.get_masses(), "start_constraints": np.array(held)}
+
+    def _check_same_potential(self, before: float, sigma: float | None) -> None:
         now = self.state.results["energy"]
         if not abs(now - before) <= 1e-4 * len(self.atoms):
             raise InputError(
                 f"cannot go on with {self.paths.folder}: the potential gives {now:.6f} eV at the "
                 f"checkpoint, and gave {before:.6f} eV; it is another potential or precision"
+            )
+        own = self.state.results.get("uncertainty")
+        if sigma is not None and own is not None and not math.isclose(own, sigma, rel_tol=0.01):
+            raise InputError(
+                f"cannot go on with {self.paths.folder}: the potential's σ is {own:.4g} eV/Å at "
+                f"the checkpoint, and was {sigma:.4g} eV/Å; it was calibrated anew since"
             )
 
     # How a run goes on.
@@ -434,6 +476,7 @@ class _Run:
             "listed_at": self.calculator.listed_at,
             "start_positions": self.start.positions,
             "start_cell": self.start.cell.array,
+            **self._of_start(),
         }
         if self.calculator.mean_bias is not None:
             arrays["mean_bias"] = self.calculator.mean_bias
@@ -442,6 +485,7 @@ class _Run:
             "integrator": self.integrator.state(),
             "totals": asdict(self.totals),
             "energy": self.state.results["energy"],
+            "uncertainty": self.state.results.get("uncertainty"),
             "energy_start": self.energy_start,
             "lengths": self.recorder.lengths(),
         }
@@ -512,6 +556,20 @@ class _Run:
     def close(self) -> None:
         if self.recorder is not None:
             self.recorder.close()
+
+
+def _said(constraint: Any) -> Any:
+    """What a constraint holds; its kind where it cannot say."""
+    try:
+        return constraint.todict()
+    except (AttributeError, NotImplementedError):
+        return type(constraint).__name__
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+    if one.dtype.kind != "f":
+        return bool(np.array_equal(one, other))
+    return one.shape == other.shape and bool(np.allclose(one, other, rtol=1e-6))
 
 
 def _longest(vectors: np.ndarray) -> float:
