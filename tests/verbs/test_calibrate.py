@@ -73,6 +73,9 @@ def test_energies_get_an_error_bar_and_it_is_fitted_again(tmp_path: Path) -> Non
     assert new.read_bytes() == before
     with pytest.warns(DataWarning, match=r"calibrated on 3 frames: .* take 10 or more"):
         eip.calibrate(new, frames("few.xyz", range(3), 0.0), tmp_path / "few.eip", progress=False)
+    eip.save(potential, old, {"config": {"data": {"train": [str(seen)]}}})
+    with pytest.warns(DataWarning, match=r"was trained on .*seen\.xyz: its errors there are"):
+        eip.calibrate(old, [others, seen], tmp_path / "seen.eip", progress=False)
 
 
 def test_frames_far_from_what_was_seen_are_doubted() -> None:

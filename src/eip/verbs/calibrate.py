@@ -101,12 +101,14 @@ def calibrate(
         potential.potential = _guarded(potential.potential, store, trained, log)
     else:
         potential = _guarded(potential, store, trained, log)
-        if trained is not None and not knows_no_energies(info.get("info", {}).get("config", {})):
+        if trained is not None and not knows_no_energies(_config_of(info)):
             potential = _with_energy_error(potential, trained, store, log)
     found = evaluation.evaluate(potential, loader(dataset_for(store, potential)), progress=progress)
     calibrated = evaluation.calibrate(potential, found, method=cast(Method, method))
     log(calibration_text(calibrated))
-    for doubt in _doubts(found.n_frames, found.extrapolation_grade):
+    seen = {Path(f).resolve() for f in _config_of(info).get("data", {}).get("train", ())}
+    again = [file for file in files if file.resolve() in seen]
+    for doubt in _doubts(found.n_frames, found.extrapolation_grade, again):
         warnings.warn(doubt, DataWarning, stacklevel=2)
     if had_error_bar and _energies_again(potential, found):
         log("The energy's error bar is fitted to these frames as well.")
@@ -119,9 +121,24 @@ def calibrate(
     return target
 
 
-def _doubts(n_frames: int, grade: Float[np.ndarray, "atoms"] | None) -> list[str]:
-    """Why these frames may be the wrong ones for a calibration."""
-    doubts = []
+def _config_of(info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of a model's training, as far as it is known."""
+    return cast(Mapping[str, Any], info.get("info", {}).get("config", {}))
+
+
+def _doubts(
+    n_frames: int, grade: Float[np.ndarray, "atoms"] | None, seen: Sequence[Path] = ()
+) -> list[str]:
+    """Why these frames may be the wrong ones for a calibration.
+
+    Args:
+        seen: files that the model was trained on.
+    """
+    doubts = [
+        f"the model was trained on {file}: its errors there are smaller than elsewhere, and the "
+        "error bar will be too small; take frames that it has not seen"
+        for file in seen
+    ]
     if n_frames < _FEW_FRAMES:
         doubts.append(
             f"calibrated on {n_frames} frame{'s' * (n_frames > 1)}: errors within a "
