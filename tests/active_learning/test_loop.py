@@ -160,8 +160,9 @@ def test_md_and_udd_run_from_each_start_at_each_temperature(tmp_path: Path) -> N
         "copper-200K-md", "copper-400K-md", "copper-200K-udd", "copper-400K-udd",
     ]  # fmt: skip
     for run in result.generations[0].runs:
-        assert (Path(run["folder"]) / "trajectory.xyz").is_file()
-        assert (Path(run["folder"]) / "udd.json").is_file() == run["udd"]
+        folder = tmp_path / result.generations[0].run_folder(run["name"])
+        assert (folder / "trajectory.xyz").is_file()
+        assert (folder / "udd.json").is_file() == run["udd"]
     assert result.generations[0].seen == {"md": 22, "udd": 22}
 
 
@@ -178,9 +179,11 @@ def test_replicas_differ_and_may_share_their_calls(tmp_path: Path) -> None:
     ]  # fmt: skip
     ends = {}
     for together, generation in found.items():
+        folder = tmp_path / str(together)
         assert [r["ending"] for r in generation.runs] == ["finished"] * 6
         ends[together] = np.array([
-            read(Path(run["folder"]) / "trajectory.xyz", "-1").positions for run in generation.runs
+            read(folder / generation.run_folder(run["name"]) / "trajectory.xyz", "-1").positions
+            for run in generation.runs
         ])  # fmt: skip
     assert np.abs(ends[1][1:] - ends[1][:-1]).max(axis=(1, 2)).min() > 1e-4
     np.testing.assert_allclose(ends[4], ends[1], atol=1e-5)

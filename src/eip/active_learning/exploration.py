@@ -81,7 +81,6 @@ class WalkerOutcome:
         ending, cause, reason: see `eip.simulation.summary.DynamicsSummary`.
         time_ps: how long it lasted, ps.
         mean_uncertainty, max_force_uncertainty: eV/Å.
-        folder: its files.
     """
 
     name: str
@@ -92,7 +91,6 @@ class WalkerOutcome:
     time_ps: float
     mean_uncertainty: float | None
     max_force_uncertainty: float | None
-    folder: Path
 
 
 def explore(model: Path, walkers: Sequence[Walker], folder: Path) -> list[WalkerOutcome]:
@@ -124,7 +122,7 @@ def _done(walker: Walker, folder: Path) -> WalkerOutcome | None:
     if not kept.is_file():
         return None
     summary = read_json(kept)
-    return None if summary["cause"] == "interrupted" else _outcome(walker, summary, folder)
+    return None if summary["cause"] == "interrupted" else _outcome(walker, summary)
 
 
 def _biases(
@@ -172,10 +170,10 @@ def _run(
     )
     if summary.cause == "interrupted":
         raise Terminated  # it has not ended: whoever asks again goes on with it
-    return _outcome(walker, vars(summary), folder)
+    return _outcome(walker, vars(summary))
 
 
-def _outcome(walker: Walker, summary: dict[str, Any], folder: Path) -> WalkerOutcome:
+def _outcome(walker: Walker, summary: dict[str, Any]) -> WalkerOutcome:
     return WalkerOutcome(
         name=walker.name,
         udd=walker.udd,
@@ -185,7 +183,6 @@ def _outcome(walker: Walker, summary: dict[str, Any], folder: Path) -> WalkerOut
         time_ps=summary["time_fs"] / 1000.0,
         mean_uncertainty=summary["mean_uncertainty"],
         max_force_uncertainty=summary["max_force_uncertainty"],
-        folder=folder,
     )
 
 

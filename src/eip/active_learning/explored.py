@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms
@@ -71,6 +72,7 @@ class Largest:
 
 
 def explored(
+    folder: Path,
     outcomes: Sequence[WalkerOutcome],
     starts: Mapping[str, Atoms],
     bounds: Window,
@@ -80,6 +82,7 @@ def explored(
     """Looks through the frames of all runs, one after the other.
 
     Args:
+        folder: with one for each run, of its name.
         starts: of each run, by its name.
         generation: what is drawn at random depends on it, and on ``settings.seed``.
     """
@@ -94,7 +97,7 @@ def explored(
     spare = Largest(enough)
     for outcome in outcomes:
         kind = "udd" if outcome.udd else "md"
-        for atoms, sigma, grade in frames_of(outcome.folder):
+        for atoms, sigma, grade in frames_of(folder / outcome.name):
             held = bounds.holds(sigma, grade)
             found.seen[kind] += 1
             found.beyond[kind] += grade > EDGE

@@ -46,7 +46,13 @@ from eip.active_learning.labelers.limits import with_energy_window
 from eip.active_learning.labelling import has_label, judged, label_one, write_frames, written_frames
 from eip.active_learning.ledger import Candidate, Ledger, content_key, summary_text
 from eip.active_learning.price import Price, fitted_price
-from eip.active_learning.results import Generation, LearningResult, as_json
+from eip.active_learning.results import (
+    EXPLORED,
+    Generation,
+    LearningResult,
+    as_json,
+    folder_of,
+)
 from eip.active_learning.selection import (
     Window,
     choose,
@@ -178,33 +184,9 @@ class LearningRun:
 
     def _generation(self, index: int) -> Generation:
         settings, folder = self.settings, self._path(index)
-        # What was selected in generations before this one is trained on.
-        known = index - 1 if self._overlaps(index) else index
-        if known == index:
-            self._finish_labels(index - 1)
-        elif open_ := self._open(index - 1):
-            self._ahead = self._begin_labels(open_)
-        # Not those of this very generation: it may have been stopped while labelling.
-        labelled = [c for c in self.ledger.candidates("labelled") if c.generation < index]
-        fresh = [c for c in labelled if not c.checks and c.generation < known]
-        limits = self._limits(known)
-        # The first ones came before there was a scale to hold them against.
-        reasons = {c.key: check_label(c.atoms, limits) for c in fresh}
-        believed = [key for key, reason in reasons.items() if reason is None]
-        disbelieved = {k: f"label not believed: {r}" for k, r in reasons.items() if r is not None}
-        self.ledger.use(believed, index, disbelieved)
-        train, validation = self._training_set(index)
-        files = folder / "train.xyz", folder / "validation.xyz"
-        for path, frames in zip(files, (train, validation), strict=True):
-            write_frames(frames, path)
-        labels = sum(c.used_in <= index for c in self.ledger.candidates("used"))
-        labels += sum(c.checks for c in labelled)
-        self.say(
-            f"Generation {index}: training on {len(train)} frames, validating on "
-            f"{len(validation)}; {labels} labels so far."
-        )
+        train, validation, labels = self._frames(index)
         self._spend("other")
-        model = self._trained(index, files)
+        model = self._trained(index)
         self._spend("training")
 
         outcomes = self._explore(index, model)
@@ -215,17 +197,11 @@ class LearningRun:
         first = written_frames(self._path(0) / "train.xyz")
         bounds = window(first, settings.lower, settings.upper, settings.target)
         starts = {w.name: w.start for w in walkers_of(self.starts, settings, index)}
-        found = explored(outcomes, starts, bounds, settings, index)
+        found = explored(folder / EXPLORED, outcomes, starts, bounds, settings, index)
         check = self._check(index, potential, found.drawn)
         stable = all(o.ending == "finished" for o in outcomes if not o.udd)
         verdict = self._verdict(index, check, len(train), stable)
-        if settings.target is None:
-            stop = self._converged(stable, found)
-        else:
-            stop = verdict if verdict.startswith(DONE) else ""
-        # What was selected before a kill is paid for, whatever the clock says by now.
-        begun = any(c.state != "proposed" for c in self._own(index))
-        stop = stop or ("" if begun else self._out_of_budget(index))
+        stop = self._stop(index, stable, found, verdict)
         selected: list[str] = []
         # Labels are to be trained on before it ends.
         late = [c.atoms for c in self._own(index - 1) if c.state == "labelled"]
@@ -255,7 +231,7 @@ class LearningRun:
             metrics=read_model_info(model)["info"].get("metrics", {}),
             lower=bounds.lower,
             upper=bounds.upper,
-            runs=[{**vars(o), "folder": str(o.folder)} for o in outcomes],
+            runs=[vars(o) for o in outcomes],
             seen=found.seen,
             candidates=found.within,
             extrapolating=found.beyond,
@@ -273,15 +249,45 @@ class LearningRun:
             price=None if price is None else asdict(price),
             expected_seconds=None if expected is None else float(expected.sum()),
         )
-        # Its folders go without saying, and to another place with the run.
-        runs = [{k: v for k, v in run.items() if k != "folder"} for run in generation.runs]
-        write_whole(folder / "generation.json", json_text({**vars(generation), "runs": runs}))
+        write_whole(folder / "generation.json", json_text(vars(generation)))
         self._tell(generation)
         return generation
 
-    def _trained(self, index: int, files: tuple[Path, Path]) -> Path:
+    def _frames(self, index: int) -> tuple[list[Atoms], list[Atoms], int]:
+        """What a generation trains on and validates with, on disk, too; labels spent up to it."""
+        # What was selected in generations before this one is trained on.
+        known = index - 1 if self._overlaps(index) else index
+        if known == index:
+            self._finish_labels(index - 1)
+        elif open_ := self._open(index - 1):
+            self._ahead = self._begin_labels(open_)
+        # Not those of this very generation: it may have been stopped while labelling.
+        labelled = [c for c in self.ledger.candidates("labelled") if c.generation < index]
+        fresh = [c for c in labelled if not c.checks and c.generation < known]
+        limits = self._limits(known)
+        # The first ones came before there was a scale to hold them against.
+        reasons = {c.key: check_label(c.atoms, limits) for c in fresh}
+        believed = [key for key, reason in reasons.items() if reason is None]
+        disbelieved = {k: f"label not believed: {r}" for k, r in reasons.items() if r is not None}
+        self.ledger.use(believed, index, disbelieved)
+        train, validation = self._training_set(index)
+        for path, frames in zip(self._files(index), (train, validation), strict=True):
+            write_frames(frames, path)
+        labels = sum(c.used_in <= index for c in self.ledger.candidates("used"))
+        labels += sum(c.checks for c in labelled)
+        self.say(
+            f"Generation {index}: training on {len(train)} frames, validating on "
+            f"{len(validation)}; {labels} labels so far."
+        )
+        return train, validation, labels
+
+    def _files(self, index: int) -> tuple[Path, Path]:
+        """Frames to train on and to validate with."""
+        return self._path(index) / "train.xyz", self._path(index) / "validation.xyz"
+
+    def _trained(self, index: int) -> Path:
         """The potential of a generation; that of the one before where nothing has come since."""
-        folder, before = self._path(index), self._path(index - 1)
+        folder, before, files = self._path(index), self._path(index - 1), self._files(index)
         model = folder / "model" / "model.eip"
         if model.is_file():
             return model
@@ -294,6 +300,16 @@ class LearningRun:
         self.train(TrainingTask(model.parent, *files, seed=self.settings.seed + index))
         self._note("training", folder.name, begun, time.time() - begun)
         return model
+
+    def _stop(self, index: int, stable: bool, found: Explored, verdict: str) -> str:
+        """Why the run ends with a generation, before it is known what is worth a label."""
+        if self.settings.target is None:
+            done = self._converged(stable, found)
+        else:
+            done = verdict if verdict.startswith(DONE) else ""
+        # What was selected before a kill is paid for, whatever the clock says by now.
+        begun = any(c.state != "proposed" for c in self._own(index))
+        return done or ("" if begun else self._out_of_budget(index))
 
     def _converged(self, stable: bool, found: Explored) -> str:
         kind = "udd" if self.settings.udd else "md"
@@ -402,7 +418,7 @@ class LearningRun:
     # --- exploration -----------------------------------------------------------------------------
 
     def _explore(self, index: int, model: Path) -> list[WalkerOutcome]:
-        folder = self._path(index) / "explore"
+        folder = self._path(index) / EXPLORED
         walkers = walkers_of(self.starts, self.settings, index)
         parts = [
             walkers[k : k + self.settings.together]
@@ -624,7 +640,7 @@ class LearningRun:
         note(self.folder / "tasks.csv", TaskTime(kind, name, begun, seconds))
 
     def _path(self, index: int) -> Path:
-        return self.folder / f"generation-{index:03d}"
+        return self.folder / folder_of(index)
 
     def _read(self, name: str) -> Any:
         path = self.folder / name
@@ -634,8 +650,6 @@ class LearningRun:
         values = self._read(f"{self._path(index).name}/generation.json")
         if values is None:
             return None
-        for run in values["runs"]:
-            run["folder"] = str(self._path(index) / "explore" / run["name"])
         done = Generation(**values)
         if done.stop and not self._stands(done):
             kept = self._path(index) / "generation.json"

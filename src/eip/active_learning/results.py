@@ -10,6 +10,14 @@ from eip.active_learning.ledger import Ledger
 from eip.errors import InputError
 from eip.run_folder import read_json
 
+#: In the folder of a generation, that of its dynamics.
+EXPLORED = "explore"
+
+
+def folder_of(generation: int) -> Path:
+    """Of a generation, from the folder of the learning run on."""
+    return Path(f"generation-{generation:03d}")
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -71,6 +79,10 @@ class Generation:
         """Frames under "md" or "udd" that are worth a label, or past that."""
         return self.candidates[kind] + self.above.get(kind, 0)
 
+    def run_folder(self, name: str) -> Path:
+        """Of a run of its dynamics, from the folder of the learning run on."""
+        return folder_of(self.generation) / EXPLORED / name
+
     @property
     def open_verdict(self) -> str:
         """The verdict as a sentence, unless it is what the loop ended with already."""
@@ -114,10 +126,7 @@ def as_json(result: LearningResult, folder: Path) -> dict[str, Any]:
         "generations": [
             {
                 **vars(g),
-                "runs": [
-                    {**run, "folder": str(Path(run["folder"]).relative_to(folder))}
-                    for run in g.runs
-                ],
+                "runs": [{**run, "folder": str(g.run_folder(run["name"]))} for run in g.runs],
             }
             for g in result.generations
         ],
@@ -142,8 +151,8 @@ def status(folder: str | Path) -> dict[str, Any]:
         current = begun[-1]
         if (current / "generation.json").is_file():
             stage = f"{current.name} is complete"
-        elif (current / "explore").is_dir():
-            runs = list((current / "explore").iterdir())
+        elif (current / EXPLORED).is_dir():
+            runs = list((current / EXPLORED).iterdir())
             ended = sum((run / "summary.json").is_file() for run in runs)
             stage = f"{current.name}: {ended} of {len(runs)} runs of dynamics begun have ended"
             if ended == len(runs) and (counts["selected"] or counts["submitted"]):

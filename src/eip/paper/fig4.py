@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from eip import plots
@@ -14,7 +13,8 @@ from eip.verbs.run_logs import log_of
 def active_learning(job: Job) -> Made:
     starts = kept_structures(job.folder / "starts.xyz", lambda: starts_of(job.setup.extra["start"]))
     values = job.values(learn=dict(job.setup.extra["learn"]))
-    result = learned(job, values, starts, job.folder / "learn")
+    folder = job.folder / "learn"
+    result = learned(job, values, starts, folder)
     rows = []
     told = (
         ("collapses", "collapses"),
@@ -38,14 +38,11 @@ def active_learning(job: Job) -> Made:
     for generation in result.generations:
         for run in generation.runs[:2]:
             name = f"generation {generation.generation}, {'UDD' if run['udd'] else 'MD'}"
-            logs[name] = log_of(Path(run["folder"]))
+            logs[name] = log_of(folder / generation.run_folder(run["name"]))
     measures: dict[str, Any] = {
         "labels": result.labels,
         "reason": result.reason,
         "seconds": result.seconds,
         "generations": [asdict(g) for g in result.generations],
     }
-    for generation in measures["generations"]:  # paths of one machine are no figures
-        for run in generation["runs"]:
-            run.pop("folder", None)
     return rows, job.drawn(plots.dynamics(logs)), measures

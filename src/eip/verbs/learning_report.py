@@ -42,7 +42,7 @@ def write_report(folder: Path, result: LearningResult) -> None:
             of_kind = [r for r in g.runs if r["udd"] is kind]
             if of_kind:
                 name = f"{'UDD' if kind else 'MD'}, generation {g.generation}"
-                shown[name] = (Path(of_kind[0]["folder"]), of_kind[0]["ending"])
+                shown[name] = (folder / g.run_folder(of_kind[0]["name"]), of_kind[0]["ending"])
     plot_dynamics(shown, folder / "dynamics.png")
 
 
