@@ -20,6 +20,7 @@ from eip.active_learning.tasks import read_tasks
 from eip.cli import main
 from eip.config import LearningConfig, default_config_yaml, load_config
 from eip.errors import InputError
+from eip.uncertainty.methods import new_network
 from eip.verbs.learn import plan
 
 Run = Callable[..., tuple[int, str, str]]
@@ -191,6 +192,47 @@ def test_a_run_begins_with_the_potential_of_a_cheaper_level(folder: Path, run: R
     assert abs(off.mean()) < 0.1 and all(atoms.get_potential_energy() < -2700 for atoms in found)
     energy = outcome["generations"][0]["metrics"]["energy_mae_per_atom"]
     assert energy < 1.0
+
+
+def test_a_run_without_a_label_explores_by_the_model_that_it_starts_from(
+    folder: Path, run: Run
+) -> None:
+    cheap = folder / "run/generation-000/model/model.eip"
+    asked = (
+        "learn", folder / "config.yaml", "--no-progress", "--set", "run_dir=bare",
+        "--set", "learn.initial=0", "--set", "learn.validation=0.3",
+    )  # fmt: skip
+    code, _, said = run(*asked)
+    assert code == 2 and "no model.start_from is named" in said
+    sure = folder / "sure.eip"
+    torch.manual_seed(0)
+    network = {"force_scale": 1.0, "channels": 8, "interactions": 1, "cutoff": 3.5}
+    energies = {1: 0.0, 6: 0.0, 8: 0.0}
+    eip.save(
+        new_network("none", elements=[1, 6, 8], element_energies=energies, backbone="painn",
+                    radial_functions=6, **network),
+        sure,
+    )  # fmt: skip
+    code, _, said = run(*asked, "--set", f"model.start_from={sure}")
+    assert code == 2 and "sure.eip says no uncertainty of forces" in said
+    asked = (*asked, "--set", f"model.start_from={cheap}")
+    code, out, said = run(*asked, "--dry-run")
+    assert code == 0 and "exploring" in out, said
+    code, _, said = run(*asked)
+    assert code == 0, said
+    first, second = json.loads((folder / "bare/learning.json").read_text())["generations"]
+    assert (first["training_frames"], first["labels"], first["selected"]) == (0, 0, 4)
+    assert second["training_frames"] + second["validation_frames"] == 4 == second["labels"]
+    assert not (folder / "bare/generation-000/train.xyz").exists()
+    taken = eip.load(folder / "bare/generation-000/model/model.eip")
+    start = read(folder / "start.xyz")
+    expected = eip.load(cheap).predict(start)
+    torch.testing.assert_close(taken.predict(start).forces, expected.forces)
+    # The window is measured by forces that the model itself has predicted.
+    code, _, said = run(*asked, "--set", "learn.generations=3", "--resume")
+    assert code == 0, said
+    third = json.loads((folder / "bare/learning.json").read_text())["generations"][2]
+    assert third["labels"] == 8 and third["lower"] == second["lower"]
 
 
 def test_a_wrong_configuration_is_explained(folder: Path, run: Run) -> None:

@@ -38,7 +38,13 @@ from rich.progress import track
 
 from eip.active_learning.candidates import Proposal
 from eip.active_learning.checks import DONE, Check, check_of, verdict_of
-from eip.active_learning.exploration import Walker, WalkerOutcome, explore, walkers_of
+from eip.active_learning.exploration import (
+    Walker,
+    WalkerOutcome,
+    explore,
+    frames_of,
+    walkers_of,
+)
 from eip.active_learning.explored import Explored, explored
 from eip.active_learning.fragments import kept_whole, with_fragments
 from eip.active_learning.labelers import Labeler, LabelFailure, LabelLimits, check_label
@@ -64,7 +70,7 @@ from eip.active_learning.tasks import Kind, TaskTime, note, read_tasks
 from eip.errors import InputError
 from eip.executors import Outcome, Pool
 from eip.files import json_text, write_whole
-from eip.model_file import load_model, read_model_info
+from eip.model_file import load_model, read_model_info, save_model
 from eip.potential import Potential
 from eip.run_folder import read_json
 
@@ -113,6 +119,8 @@ class LearningRun:
         labeler: the reference method.
         train: see `Trainer`.
         base: frames that are labelled already, for training and for validation.
+        first: a model file that the first generation explores with where there is no labelled
+            frame to train on, none in ``base`` and none that is asked for (``settings.initial`` 0).
         progress: shows progress bars.
         say: is told what happens.
     """
@@ -123,6 +131,7 @@ class LearningRun:
     labeler: Labeler
     train: Trainer
     base: tuple[Sequence[Atoms], Sequence[Atoms]] = ((), ())
+    first: Path | None = None
     progress: bool = True
     say: Say = lambda message: None
     _seconds: dict[str, float] = field(default_factory=dict)
@@ -142,10 +151,10 @@ class LearningRun:
                 self.labeler.check(start)
             except InputError as error:
                 raise InputError(f"start {name}: {error}") from error
-        if self.settings.initial == 0 and not self.base[0]:
+        if self._has_no_frames and self.first is None:
             raise InputError(
-                "learning needs frames to begin with: labelled ones (data.train), or some that it "
-                "makes itself (learn.initial)"
+                "learning needs something to begin with: labelled frames (data.train), some that "
+                "it makes itself (learn.initial), or a model (model.start_from)"
             )
         for name, reason in kept_whole(self.starts, self.settings).items():
             self.say(f"Frames of {name} are labelled whole: {reason}.")
@@ -194,8 +203,7 @@ class LearningRun:
         self._finish_labels(index - 1)
 
         potential = load_model(model)
-        first = written_frames(self._path(0) / "train.xyz")
-        bounds = window(first, settings.lower, settings.upper, settings.target)
+        bounds = window(self._first_frames(), settings.lower, settings.upper, settings.target)
         starts = {w.name: w.start for w in walkers_of(self.starts, settings, index)}
         found = explored(folder / EXPLORED, outcomes, starts, bounds, settings, index)
         check = self._check(index, potential, found.drawn)
@@ -253,8 +261,16 @@ class LearningRun:
         self._tell(generation)
         return generation
 
+    @property
+    def _has_no_frames(self) -> bool:
+        """Whether the first generation has none to train on."""
+        return self.settings.initial == 0 and not self.base[0]
+
     def _frames(self, index: int) -> tuple[list[Atoms], list[Atoms], int]:
         """What a generation trains on and validates with, on disk, too; labels spent up to it."""
+        if index == 0 and self._has_no_frames:
+            self.say(f"Generation 0: explores by {self.first}; no labels so far.")
+            return [], [], 0
         # What was selected in generations before this one is trained on.
         known = index - 1 if self._overlaps(index) else index
         if known == index:
@@ -291,7 +307,15 @@ class LearningRun:
         model = folder / "model" / "model.eip"
         if model.is_file():
             return model
-        if index and all(f.read_bytes() == (before / f.name).read_bytes() for f in files):
+        if index == 0 and self._has_no_frames:
+            self._take_over(model)
+            return model
+        begun_with = before / files[0].name
+        if (
+            index
+            and begun_with.is_file()
+            and all(f.read_bytes() == (before / f.name).read_bytes() for f in files)
+        ):
             self.say(f"Generation {index}: nothing new to train on; the potential stays.")
             model.parent.mkdir(exist_ok=True)
             write_whole(model, (before / "model" / model.name).read_bytes())
@@ -300,6 +324,14 @@ class LearningRun:
         self.train(TrainingTask(model.parent, *files, seed=self.settings.seed + index))
         self._note("training", folder.name, begun, time.time() - begun)
         return model
+
+    def _first_frames(self) -> list[Atoms]:
+        """That forces are measured by: the first training set, else the first dynamics."""
+        if not self._has_no_frames:
+            return written_frames(self._files(0)[0])
+        first = self._path(0) / EXPLORED
+        runs = [w.name for w in walkers_of(self.starts, self.settings, 0) if not w.udd]
+        return [atoms for name in runs for atoms, _, _ in frames_of(first / name)]
 
     def _stop(self, index: int, stable: bool, found: Explored, verdict: str) -> str:
         """Why the run ends with a generation, before it is known what is worth a label."""
@@ -310,6 +342,22 @@ class LearningRun:
         # What was selected before a kill is paid for, whatever the clock says by now.
         begun = any(c.state != "proposed" for c in self._own(index))
         return done or ("" if begun else self._out_of_budget(index))
+
+    def _take_over(self, model: Path) -> None:
+        """The model that a run without frames begins with, as its first generation's."""
+        assert self.first is not None
+        potential = load_model(self.first)
+        start = next(iter(self.starts.values()))
+        if potential.predict(start).force_uncertainty is None:
+            raise InputError(
+                f"{self.first} says no uncertainty of forces, so nothing can be found that it does "
+                "not know: begin with labelled frames (data.train) or some that the run makes "
+                "itself (learn.initial)"
+            )
+        # Its measures were of other frames.
+        info = {k: v for k, v in read_model_info(self.first)["info"].items() if k != "metrics"}
+        model.parent.mkdir(parents=True, exist_ok=True)
+        save_model(potential, model, info)
 
     def _converged(self, stable: bool, found: Explored) -> str:
         kind = "udd" if self.settings.udd else "md"
@@ -406,12 +454,13 @@ class LearningRun:
             held_out = int(candidate.key[1:9], 16) / 16**8 < share
             (validation if held_out else train).append(candidate.atoms)
         # Few frames may all fall on one side.
-        while len(validation) < 2 and len(train) > 4:
+        while len(validation) < (2 if len(train) > 4 else 1) and len(train) > 1:
             validation.append(train.pop())
         if not train or not validation:
             raise InputError(
                 f"generation {index} has {len(train)} frames to train on and {len(validation)} to "
-                f"validate with; set learn.initial higher ({summary_text(self.ledger.counts())})"
+                f"validate with; set learn.initial or learn.labels higher "
+                f"({summary_text(self.ledger.counts())})"
             )
         return train, validation
 
@@ -531,7 +580,8 @@ class LearningRun:
 
     def _overlaps(self, index: int) -> bool:
         """Whether a generation trains while the labels of the one before it are computed."""
-        return self.settings.overlap and 0 < index < self.settings.generations - 1
+        first = 1 if self._has_no_frames else 0
+        return self.settings.overlap and first < index < self.settings.generations - 1
 
     def _open(self, generation: int) -> list[Candidate]:
         """What was selected and has no label yet."""
@@ -544,7 +594,8 @@ class LearningRun:
             begun = self._begin_labels(open_)
         if begun is not None:
             self._take(begun)
-        if not self.ledger.candidates("labelled", "used") and not self.base[0]:
+        none = not (self.base[0] or self.ledger.candidates("labelled", "used"))
+        if none and not (generation < 0 and self._has_no_frames):
             reasons = {c.reason for c in self.ledger.candidates("rejected")}
             raise InputError(
                 f"no label could be made: {'; '.join(sorted(reasons)) or 'none asked'}"

@@ -42,7 +42,7 @@ class LearningSettings(ReferenceSettings):
         30,
         ge=0,
         description="frames labelled before the first training where data.train is empty: the "
-        "starts, rattled",
+        "starts, rattled; 0 with model.start_from: the first generation explores by that model",
     )
     rattle: float = Field(0.06, gt=0, description="Å, standard deviation of a rattle")
     labels: Count = Field(30, ge=1, description="a generation, at most")

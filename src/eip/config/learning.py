@@ -51,8 +51,11 @@ class LearningConfig(Config):
                 "learn.hover is an extrapolation grade, which no potential has with "
                 "model.latent_distance false"
             )
-        if self.learn.initial == 0 and not self.data.train:
-            raise ValueError("nothing to begin with: learn.initial is 0, and data.train is empty")
+        if self.learn.initial == 0 and not (self.data.train or self.model.start_from):
+            raise ValueError(
+                "nothing to begin with: learn.initial is 0, data.train is empty, and no "
+                "model.start_from is named to explore by"
+            )
         most = self.learn.max_labels
         if not self.data.train and most is not None and self.learn.initial > most:
             raise ValueError(

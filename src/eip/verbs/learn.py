@@ -80,6 +80,7 @@ def learn(
             labeler,
             lambda task: _train(config, stores, task, progress),
             _base(config, stores),
+            config.model.start_from,
             progress,
             log,
         )
@@ -114,6 +115,8 @@ def plan(config: LearningConfig) -> Table:
         f"{len(walkers)} runs of {settings.length_ps:g} ps, "
         f"{sum(w.settings.steps for w in walkers):,} steps together",
     )
+    if not (base[0] or settings.initial):
+        table.add_row("begins by exploring with", str(config.model.start_from))
     most = settings.initial * (not base[0]) + settings.labels * (settings.generations - 1)
     if settings.target is not None:
         most += settings.checks * settings.generations
