@@ -2,11 +2,12 @@
 
     python experiments/active_learning/run.py --seeds 0 1 2        # all strategies
     python experiments/active_learning/run.py --strategies random udd --seeds 0
-    python experiments/active_learning/run.py --table
+    python experiments/active_learning/run.py --backbone painn --table
 
 Methyl ethyl ether, GFN2-xTB as the reference. Test set: MD with GFN2-xTB itself at 800 K from the
 trans and the gauche conformer. Each strategy starts from the same 20 rattled frames and asks for 20
-labels a generation. What is done is not done again. Figures land in results.json beside this file.
+labels a generation. What is done is not done again. Figures land in results_BACKBONE.json beside
+this file.
 """
 
 from __future__ import annotations
@@ -38,6 +39,16 @@ STRATEGIES: dict[str, dict[str, dict[str, Any]]] = {
     "md": {"learn": {"udd": False}},
     "udd": {},
     "udd, ensemble of 4": {"model": {"uncertainty": "ensemble"}},
+    "DP-GEN's rule, ensemble of 4": {
+        "model": {"uncertainty": "ensemble"},
+        "learn": {"selection": "window", "udd": False},
+    },
+    "hover": {"learn": {"push": 1.0, "hover": 3.0, "push_interval": 2}},
+}
+#: What was measured with each network: how it is trained.
+BACKBONES: dict[str, dict[str, Any]] = {
+    "cartesian_ace": {"epochs": 150},
+    "painn": {"epochs": 150, "selection": "loss", "variance_weight": 0.0},
 }
 
 
@@ -100,14 +111,16 @@ def test_set(folder: Path) -> Path:
     return path
 
 
-def config_of(folder: Path, strategy: str, seed: int, test: Path, start: Path) -> LearningConfig:
+def config_of(
+    folder: Path, backbone: str, strategy: str, seed: int, test: Path, start: Path
+) -> LearningConfig:
     changes = STRATEGIES[strategy]
     return LearningConfig.model_validate(
         {
             "run_dir": str((folder / strategy / f"seed{seed}").absolute()),
             "data": {"test": [str(test.absolute())]},
-            "model": {"backbone": "painn", "channels": 32, **changes.get("model", {})},
-            "training": {"epochs": 150, "selection": "loss", "variance_weight": 0.0},
+            "model": {"backbone": backbone, "channels": 32, **changes.get("model", {})},
+            "training": BACKBONES[backbone],
             "learn": {
                 "starts": [str(start.absolute())],
                 "initial": 20,
@@ -117,6 +130,7 @@ def config_of(folder: Path, strategy: str, seed: int, test: Path, start: Path) -
                 "length_ps": 3.0,
                 "candidate_ratio": 0.0,
                 "executor": "serial",
+                "together": 8,
                 "seed": 100 * seed,
                 **changes.get("learn", {}),
             },
@@ -130,8 +144,10 @@ def entropy(frames: list[Atoms], indices: list[int]) -> float:
     return torsion_entropy(np.array([atoms.get_dihedral(*indices) for atoms in frames]))
 
 
-def measure(folder: Path, strategy: str, seed: int, test: Path, start: Path) -> dict[str, Any]:
-    config = config_of(folder, strategy, seed, test, start)
+def measure(
+    folder: Path, backbone: str, strategy: str, seed: int, test: Path, start: Path
+) -> dict[str, Any]:
+    config = config_of(folder / backbone, backbone, strategy, seed, test, start)
     begun = (config.run_dir / "config.yaml").is_file()
     result = learn(config, resume=begun, progress=False)
     ledger = Ledger(config.run_dir / "ledger.db")
@@ -210,11 +226,12 @@ def show(results: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/active_learning"))
+    parser.add_argument("--backbone", choices=list(BACKBONES), default="cartesian_ace")
     parser.add_argument("--strategies", nargs="+", choices=list(STRATEGIES), default=[*STRATEGIES])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--table", action="store_true", help="only show what there is")
     arguments = parser.parse_args()
-    results_file = HERE / "results.json"
+    results_file = HERE / f"results_{arguments.backbone}.json"
     results = json.loads(results_file.read_text()) if results_file.exists() else {"curves": {}}
     if not arguments.table:
         test = test_set(arguments.out)
@@ -223,7 +240,7 @@ def main() -> None:
             write(start, conformers())
         for seed in arguments.seeds:
             for strategy in arguments.strategies:
-                found = measure(arguments.out, strategy, seed, test, start)
+                found = measure(arguments.out, arguments.backbone, strategy, seed, test, start)
                 results["curves"].setdefault(strategy, {})[str(seed)] = found
                 results = report(results["curves"])
                 results_file.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")

@@ -319,6 +319,19 @@ def test_random_selection_takes_from_all_frames(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_the_window_alone_selects_from_what_is_uncertain(tmp_path: Path) -> None:
+    def selected(selection: str, lower: float) -> list[float]:
+        folder = tmp_path / f"{selection}-{lower:.3g}"
+        folder.mkdir()
+        changes = {"selection": selection, "lower": lower, "upper": 1e6, "generations": 2}
+        learn(folder, LearningSettings(**{**vars(QUICK), **changes}))
+        found = Ledger(folder / "ledger.db").candidates("labelled", "used", generation=0)
+        return [c.sigma for c in found]
+
+    middle = float(np.median(selected("random", 1e-6)))
+    assert min(selected("random", middle)) < middle <= min(selected("window", middle))
+
+
 def test_labelled_frames_to_begin_with(tmp_path: Path) -> None:
     frames = []
     for seed in range(12):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -179,9 +181,10 @@ def test_labels_of_a_generation_take_no_longer_than_was_said() -> None:
     assert len(farthest_points(rows, known, 30, None, seconds, 1e-3)) == 1
 
 
-def test_at_random_within_the_hours(potential: EvidentialPotential) -> None:
+@pytest.mark.parametrize("selection", ["random", "window"])
+def test_at_random_within_the_hours(potential: EvidentialPotential, selection: Any) -> None:
     frames = [*rattled("CH3OH", 6), *rattled("H2O", 6)]
-    asked = LearningSettings(selection="random", label_hours=40.0 / 3600.0)
+    asked = LearningSettings(selection=selection, label_hours=40.0 / 3600.0)
     chosen = choose(frames, [], potential, asked, 0, 12, Price(1.0, 1.0))
     sizes = np.array([len(frames[i]) for i in chosen])
     assert 0 < len(chosen) < 12 and sizes.sum() <= 40

@@ -179,7 +179,7 @@ def choose(
     count: int,
     price: Price,
 ) -> Int[np.ndarray, "chosen"]:
-    """Which candidates of a generation to label: by distance and price, or at random.
+    """Which candidates of a generation to label: by distance and price, or any of them.
 
     Args:
         known: frames that the potential was trained on.
@@ -189,7 +189,7 @@ def choose(
     sizes = np.array([len(atoms) for atoms in candidates])
     seconds = price.of(sizes)
     most = np.inf if settings.label_hours is None else 3600.0 * settings.label_hours
-    if settings.selection == "random":
+    if settings.selection != "uncertainty":
         order = np.random.default_rng([settings.seed, generation]).permutation(len(candidates))
         if seconds is not None:
             fits = np.cumsum(seconds[order]) <= most

@@ -11,7 +11,7 @@ from eip.active_learning.names import LABELERS
 from eip.settings import Settings
 from eip.settings.values import MOST, Count, Seed, Temperatures, one_of
 
-Selection = Literal["uncertainty", "random"]
+Selection = Literal["uncertainty", "window", "random"]
 
 
 class ReferenceSettings(Settings):
