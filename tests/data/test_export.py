@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.db import connect
 from ase.io import read, write
 
 import eip
@@ -101,6 +102,30 @@ def test_mace_finds_its_labels(tmp_path: Path, source: Path, frames: list[Frame]
     assert first.info["REF_energy"] == pytest.approx(frames[0].energy, abs=1e-9)
     assert first.info["REF_stress"].shape == (9,)
     np.testing.assert_allclose(first.arrays["REF_forces"], frames[0].forces, atol=1e-7)
+
+
+def test_charges_are_kept_through_a_store(tmp_path: Path) -> None:
+    source = tmp_path / "ions.xyz"
+    said = ["charge=1 spin=2", "total_charge=-1", "", "charge=0.5", "charge=1 tot_charge=2"]
+    source.write_text(
+        "".join(f"1\nProperties=species:S:1:pos:R:3 energy=-1.0 {s}\nN 0 0 0\n" for s in said)
+    )
+    expected = [{"charge": 1, "multiplicity": 2}, {"charge": -1}, {}, {}, {}]
+    assert [f.electrons.as_info() for f in read_frames(source)] == expected
+    # ASE's readers, and the store.
+    with connect(tmp_path / "ions.db") as database:
+        for atoms in read(source, ":"):
+            # ASE puts the sum of the atoms' charges in the place of a pair named so.
+            pairs = {{"charge": "total_charge"}.get(k, k): v for k, v in atoms.info.items()}
+            database.write(atoms, key_value_pairs=pairs)
+    for number, path in enumerate((source, tmp_path / "ions.db")):
+        store, back = tmp_path / f"{number}.store", tmp_path / f"{number}.xyz"
+        eip.convert([path], store)
+        assert [f.electrons.as_info() for f in FrameStore(store)] == expected
+        export([store], back, "extxyz")
+        found = [atoms.info for atoms in read(back, ":")]
+        kept = [{k: v for k, v in i.items() if k in ("charge", "multiplicity")} for i in found]
+        assert kept == expected
 
 
 def test_lone_atoms_stay_lone_atoms(tmp_path: Path, source: Path, make: Make) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from eip.data import Frame, FrameStore, write_store
+from eip.data.electrons import Electrons
 from eip.data.plausibility import find_doubts
 
 Make = Callable[..., Frame]
@@ -57,6 +58,13 @@ def test_a_force_far_beyond_the_rest(sound: list[Frame], tmp_path: Path) -> None
     sound[7] = replace(sound[7], forces=forces + np.array([[50.0, 0, 0]]))
     (text,) = doubts(sound, tmp_path / "s")
     assert text.startswith("1 frames have forces beyond 20 times") and "made.xyz#7" in text
+
+
+def test_charges_that_differ(sound: list[Frame], tmp_path: Path) -> None:
+    ions = [replace(f, electrons=Electrons(-1, 1)) for f in sound]
+    assert doubts(ions, tmp_path / "a") == []
+    (text,) = doubts([*ions[:3], *sound[3:]], tmp_path / "b")
+    assert text.startswith("frames have different charges (3 of -1, 37 of +0)")
 
 
 def test_energies_that_no_chemistry_explains(sound: list[Frame], tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from eip.active_learning.candidates import Cut, Proposal
-from eip.active_learning.electrons import electrons_of
 from eip.active_learning.selection import Window
 from eip.active_learning.settings import LearningSettings
 from eip.analysis.molecules import Molecules
+from eip.data.electrons import electrons_of
 from eip.errors import InputError
 from eip.neighbors import find_edges
 from eip.potential import Potential

@@ -18,7 +18,6 @@ from ase.io import iread, read, write
 from rich.console import Console
 from rich.progress import track
 
-from eip.active_learning.electrons import electrons_of
 from eip.active_learning.labelers import (
     Labeler,
     LabelFailure,
@@ -28,6 +27,7 @@ from eip.active_learning.labelers import (
     make_labeler,
 )
 from eip.active_learning.ledger import content_key
+from eip.data.electrons import electrons_of
 from eip.data.labels import OWN_UNITS
 from eip.data.structures import keep_beside
 from eip.errors import InputError, full_disk
@@ -184,8 +184,7 @@ def write_frames(frames: Sequence[Atoms], path: Path) -> None:
         # Whoever labels these frames anew needs to know.
         own = electrons_of(atoms)
         if not own.is_plain(atoms):
-            said = {"charge": own.charge, "multiplicity": own.multiplicity}
-            frame.info = {name: value for name, value in said.items() if value is not None}
+            frame.info |= own.as_info()
         frame.info |= OWN_UNITS
         plain.append(frame)
     text = io.StringIO()

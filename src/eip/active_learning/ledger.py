@@ -29,7 +29,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 
 from eip.active_learning.candidates import Cut, Proposal
-from eip.active_learning.electrons import electrons_of
+from eip.data.electrons import electrons_of
 from eip.errors import InputError
 from eip.files import replacing, to_json, warn_unchecked
 from eip.simulation.records import plain_info

@@ -16,6 +16,7 @@ from ase.io.formats import filetype
 
 from eip.data import lammps
 from eip.data.convergence import unconverged_steps
+from eip.data.electrons import electrons_in
 from eip.data.formats import Format
 from eip.data.frame import Frame, LabelWarning
 from eip.data.labels import Labels
@@ -233,6 +234,7 @@ def frames_from_ase(
             },
             scale=known[units],
             source=where,
+            electrons=electrons_in(held),
             group=labels.find_group(held, where),
             isolated=labels.is_isolated(held),
         )

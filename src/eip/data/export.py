@@ -157,7 +157,7 @@ def _write_extxyz(frames: Iterable[Frame], out: Path, keys: Mapping[str, str]) -
 def _as_atoms(frame: Frame, keys: Mapping[str, str]) -> Atoms:
     """Labels where a reader of the keys looks for them, rather than in a calculator."""
     atoms = Atoms(numbers=frame.numbers, positions=frame.positions, cell=frame.cell, pbc=frame.pbc)
-    atoms.info |= OWN_UNITS
+    atoms.info |= {**frame.electrons.as_info(), **OWN_UNITS}
     if frame.energy is not None:
         atoms.info[keys["energy"]] = frame.energy
     if frame.forces is not None:

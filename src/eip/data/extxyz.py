@@ -26,6 +26,7 @@ import numpy as np
 from ase import Atoms
 from ase.io.formats import open_with_compression
 
+from eip.data.electrons import CHARGE_NAMES, MULTIPLICITY_NAMES, electrons_in
 from eip.data.frame import Frame
 from eip.data.labels import BY_FILE, GROUP_NAMES, ISOLATED_NAMES, UNIT_NAMES, Labels
 from eip.data.raw import make_frame
@@ -111,7 +112,10 @@ class ExtxyzReader:
         group = GROUP_NAMES if labels.group is None else (labels.group,)
         self._words = frozenset(
             name.casefold()
-            for name in (*ISOLATED_NAMES, *(() if labels.group == BY_FILE else group))
+            for name in (
+                *(*ISOLATED_NAMES, *CHARGE_NAMES, *MULTIPLICITY_NAMES),
+                *(() if labels.group == BY_FILE else group),
+            )
         )
         self._scales: dict[tuple[tuple[str, str], ...], Scales] = {}
         self._kinds: dict[tuple[str, ...], dict[str, _Kind]] = {}
@@ -249,6 +253,7 @@ class ExtxyzReader:
             },
             scale=self._scales[units],
             source=where,
+            electrons=electrons_in(held),
             group=self._labels.find_group(held, where),
             isolated=self._labels.is_isolated(held),
         )

@@ -10,6 +10,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Bool, Float64, Int64
 
+from eip.data.electrons import UNSAID, Electrons
+
 #: What a frame may be labelled with.
 LABELS: tuple[str, ...] = ("energy", "forces", "stress")
 
@@ -31,6 +33,8 @@ class Frame:
         forces: eV/Å, constraints not applied.
         stress: (1/V) ∂E/∂ε, eV/Å³, ASE's sign; only where all directions are periodic.
         source: the file and the frame's number in it, counted from 0: ``train.xyz#17``.
+        electrons: charge and multiplicity, as far as the file says them. No network here knows
+            them; whoever labels the structure anew needs to.
         group: what the frame shares with others that are not independent of it, a material's id
             say; a split by group keeps them together.
         isolated: a lone atom whose energy is the E0 of its element, and no frame to train on.
@@ -44,6 +48,7 @@ class Frame:
     forces: Float64[np.ndarray, "atoms 3"] | None = None
     stress: Float64[np.ndarray, "3 3"] | None = None
     source: str = ""
+    electrons: Electrons = UNSAID
     group: str | None = None
     isolated: bool = False
 
@@ -56,7 +61,13 @@ class Frame:
 
     def to_atoms(self) -> Atoms:
         """ASE's form of it; the labels are the results of a `SinglePointCalculator`."""
-        atoms = Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=self.pbc)
+        atoms = Atoms(
+            numbers=self.numbers,
+            positions=self.positions,
+            cell=self.cell,
+            pbc=self.pbc,
+            info=self.electrons.as_info(),
+        )
         results: dict[str, object] = {}
         if self.energy is not None:
             results["energy"] = self.energy

@@ -62,8 +62,9 @@ def find_doubts(
     """Sentences on what looks wrong in sets of frames, each by itself and beside the others.
 
     Looked for are stresses too large for their cells, forces far beyond the rest, frames that are
-    there twice (in a set, or in two of them), and energies per atom of one composition that differ
-    by more than a chemical bond. One pass over the disk; some 100 bytes of memory a frame.
+    there twice (in a set, or in two of them), energies per atom of one composition that differ
+    by more than a chemical bond, and charges that differ, of which no network knows. One pass over
+    the disk; some 100 bytes of memory a frame.
 
     Args:
         sets: by name ("train", "test"), a store and which of its frames are meant; all: None.
@@ -72,9 +73,22 @@ def find_doubts(
     found = []
     for one in looked:
         where = f" ({one.name} frames)" if len(looked) > 1 else ""
-        texts = (_large_stress(one), _large_forces(one), _odd_energies(one))
+        texts = (_large_stress(one), _large_forces(one), _odd_energies(one), _charges(one))
         found += [f"{text}{where}" for text in texts if text]
     return found + _twice(looked)
+
+
+def _charges(one: _Set) -> str:
+    said = one.store.said_electrons[one.frames]
+    charges = np.array([electrons.charge or 0 for electrons in one.store.electrons] + [0])[said]
+    found, counts = np.unique(charges, return_counts=True)
+    if len(found) < 2:
+        return ""
+    told = ", ".join(f"{n} of {charge:+d}" for charge, n in zip(found, counts, strict=True))
+    return (
+        f"frames have different charges ({told}): a network sees elements and places alone, and "
+        "will take their energies for one another's"
+    )
 
 
 def _look(name: str, store: FrameStore, which: Int[np.ndarray, "frames"] | None) -> _Set:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from ase.data import atomic_numbers as number_of_symbol
 
+from eip.data.electrons import UNSAID, Electrons
 from eip.data.frame import Frame
 from eip.data.labels import stress_matrix
 from eip.data.scales import Scales
@@ -28,6 +29,7 @@ def make_frame(
     values: Mapping[str, tuple[str, Any]],
     scale: Scales,
     source: str,
+    electrons: Electrons = UNSAID,
     group: str | None = None,
     isolated: bool = False,
 ) -> Frame:
@@ -64,6 +66,7 @@ def make_frame(
         forces=forces,
         stress=stress,
         source=source,
+        electrons=electrons,
         group=group,
         isolated=isolated,
     )

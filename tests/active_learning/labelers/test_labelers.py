@@ -20,12 +20,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.units import Bohr, Hartree
 
-from eip.active_learning.electrons import electrons_of
 from eip.active_learning.labelers import Labeler, LabelFailure, labelled_copy
 from eip.active_learning.labelers.calculator import CalculatorLabeler
 from eip.active_learning.labelers.model import PotentialLabeler
 from eip.active_learning.labelers.pyscf import PySCFLabeler
 from eip.active_learning.labelers.xtb import XTBLabeler
+from eip.data.electrons import electrons_of
 from eip.errors import InputError
 from eip.model_file import save_model
 from eip.testing.contract import ContractViolation

@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from eip.active_learning.electrons import electrons_of
+from eip.data.electrons import electrons_of
 from eip.errors import InputError
 
 

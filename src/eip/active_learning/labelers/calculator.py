@@ -14,7 +14,6 @@ from typing import Any
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 
-from eip.active_learning.electrons import electrons_of, given_electrons
 from eip.active_learning.labelers.base import (
     Labeler,
     LabelFailure,
@@ -23,6 +22,7 @@ from eip.active_learning.labelers.base import (
     one_line,
 )
 from eip.data.convergence import unconverged_in
+from eip.data.electrons import electrons_of, given_electrons
 from eip.errors import InputError, did_you_mean
 from eip.run_folder import file_identity
 

@@ -9,7 +9,6 @@ from typing import Any
 from ase import Atoms
 from ase.units import Bohr, Hartree
 
-from eip.active_learning.electrons import check_multiplicity, given_electrons
 from eip.active_learning.labelers.base import (
     Labeler,
     LabelFailure,
@@ -17,6 +16,7 @@ from eip.active_learning.labelers.base import (
     labelled_copy,
     one_line,
 )
+from eip.data.electrons import check_multiplicity, given_electrons
 from eip.errors import InputError
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from ase import Atoms
 
-from eip.active_learning.electrons import check_multiplicity, given_electrons
 from eip.active_learning.labelers.base import (
     Labeler,
     LabelFailure,
@@ -16,6 +15,7 @@ from eip.active_learning.labelers.base import (
     labelled_copy,
     one_line,
 )
+from eip.data.electrons import check_multiplicity, given_electrons
 from eip.errors import InputError, did_you_mean
 
 METHODS = ("GFN2-xTB", "GFN1-xTB")

@@ -29,7 +29,10 @@ PER_FRAME: dict[str, tuple[str, tuple[int, ...]]] = {
     "source": ("<i4", ()),
     "source_frame": ("<i8", ()),
     "group": ("<i4", ()),  # into the table of groups; -1: none
+    "electrons": ("<i4", ()),  # into the table of (charge, multiplicity); -1: says nothing
 }
+#: Indices into a table of the contents; a store of older date lacks them.
+INDICES = ("group", "electrons")
 COLUMNS = PER_ATOM | PER_FRAME
 #: The checksum of store.json in itself.
 SUM = "sha256"

@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64, UInt8
 
 from eip.data.checks import check_require
+from eip.data.electrons import UNSAID, Electrons
 from eip.data.frame import Frame
 from eip.data.isolated import IsolatedAtoms
-from eip.data.store.layout import COLUMNS, PER_ATOM, SUM, checksums, read_contents
+from eip.data.store.layout import COLUMNS, INDICES, PER_ATOM, SUM, checksums, read_contents
 from eip.errors import InputError
 from eip.files import json_text, warn_unchecked, write_whole
 
-# A store of older date has no groups.
-_READ = tuple(name for name in COLUMNS if name != "group")
+_READ = tuple(name for name in COLUMNS if name not in INDICES)
 #: Which columns were compared with their checksums, and when.
 _MARK = ".verified"
 
@@ -49,6 +49,9 @@ class FrameStore:
             self.elements: tuple[int, ...] = tuple(int(z) for z in contents["elements"])
             self.sources: tuple[str, ...] = tuple(str(s) for s in contents["sources"])
             self.group_names: tuple[str, ...] = tuple(str(g) for g in contents.get("groups", ()))
+            self.electrons: tuple[Electrons, ...] = tuple(
+                Electrons(*said) for said in contents.get("electrons", ())
+            )
             self._isolated = IsolatedAtoms(contents.get("isolated_atoms", ()))
             self._about: dict[str, Any] = dict(contents.get("columns", {}))
             for name, about in self._about.items():
@@ -63,7 +66,7 @@ class FrameStore:
         try:
             size = file.stat().st_size
         except FileNotFoundError:
-            if name == "group" and not self.group_names:  # nobody will ask
+            if name in INDICES and not self._said(name):  # nobody will ask
                 return
             raise InputError(f"{file} is missing, so this store is not whole") from None
         if size != expected:
@@ -176,9 +179,21 @@ class FrameStore:
     @property
     def groups(self) -> Int64[np.ndarray, "frames"]:
         """The group of each frame, as an index into ``group_names``; −1 where it has none."""
-        if not self.group_names:  # nor has a store of older date the column
+        return self._index("group")
+
+    @property
+    def said_electrons(self) -> Int64[np.ndarray, "frames"]:
+        """What each frame says of its electrons, as an index into ``electrons``; −1: nothing."""
+        return self._index("electrons")
+
+    def _said(self, name: str) -> tuple[Any, ...]:
+        """The table that a column is an index into."""
+        return self.group_names if name == "group" else self.electrons
+
+    def _index(self, name: str) -> Int64[np.ndarray, "frames"]:
+        if not self._said(name):  # nor has a store of older date the column
             return np.full(len(self), -1)
-        return self.column("group").astype(np.int64)
+        return self.column(name).astype(np.int64)
 
     def source(self, index: int) -> str:
         """The file and frame number that a frame came from."""
@@ -198,6 +213,7 @@ class FrameStore:
         start, end = offsets[index : index + 2].tolist()
         name, number = self.sources[source[index]], source_frame[index]
         group = int(self.column("group")[index]) if self.group_names else -1
+        said = int(self.column("electrons")[index]) if self.electrons else -1
         return Frame(
             numbers=numbers[start:end].astype(np.int64),
             positions=positions[start:end].copy(),
@@ -207,6 +223,7 @@ class FrameStore:
             forces=forces[start:end].copy() if has_forces[index] else None,
             stress=stress[index].copy() if has_stress[index] else None,
             source=name if number < 0 else f"{name}#{number}",
+            electrons=self.electrons[said] if said >= 0 else UNSAID,
             group=self.group_names[group] if group >= 0 else None,
         )
 

@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 from ase.data import chemical_symbols
 
+from eip.data.electrons import Electrons
 from eip.data.frame import LABELS, Frame
 from eip.data.isolated import IsolatedAtoms
 from eip.data.store.layout import COLUMNS, PER_ATOM, VERSION, checksums, write_contents
@@ -87,6 +88,7 @@ class StoreWriter:
         self._elements: set[int] = set(state.get("elements", ()))
         self._sources = {name: i for i, name in enumerate(state.get("sources", ()))}
         self._groups = {name: i for i, name in enumerate(state.get("groups", ()))}
+        self._electrons = {Electrons(*said): i for i, said in enumerate(state.get("electrons", ()))}
         self._isolated = IsolatedAtoms(state.get("isolated_atoms", ()))
         self._columns: dict[str, _Column] = {}
         try:
@@ -121,6 +123,7 @@ class StoreWriter:
             "elements": sorted(self._elements),
             "sources": list(self._sources),
             "groups": list(self._groups),
+            "electrons": [[said.charge, said.multiplicity] for said in self._electrons],
             **({"isolated_atoms": self._isolated.entries} if len(self._isolated) else {}),
         }
 
@@ -148,7 +151,7 @@ class StoreWriter:
         sizes = np.array([len(frame) for frame in frames])
         numbers = np.concatenate([frame.numbers for frame in frames])
         origins = [_split_source(frame.source) for frame in frames]
-        groups, sources = self._groups, self._sources
+        groups, sources, electrons = self._groups, self._sources, self._electrons
         rows: dict[str, Any] = {
             "numbers": numbers,
             "positions": np.concatenate([frame.positions for frame in frames]),
@@ -165,6 +168,10 @@ class StoreWriter:
             "source_frame": [number for _, number in origins],
             "group": [
                 -1 if f.group is None else groups.setdefault(f.group, len(groups)) for f in frames
+            ],
+            "electrons": [
+                electrons.setdefault(f.electrons, len(electrons)) if f.electrons.as_info() else -1
+                for f in frames
             ],
         }
         for name, values in rows.items():

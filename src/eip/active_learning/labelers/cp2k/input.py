@@ -12,8 +12,8 @@ import numpy as np
 from ase import Atoms
 from jaxtyping import Float
 
-from eip.active_learning.electrons import given_electrons
 from eip.active_learning.labelers.base import LabelFailure
+from eip.data.electrons import given_electrons
 from eip.errors import InputError, did_you_mean
 
 #: Contents of &SCF, tried in this order. The ground state is the same for all of them: a rung

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ase import Atoms
 
-from eip.active_learning.electrons import check_multiplicity
 from eip.active_learning.labelers.base import Labeler, LabelFailure, labelled_copy
 from eip.active_learning.labelers.cp2k.input import (
     PROJECT,
@@ -24,6 +23,7 @@ from eip.active_learning.labelers.cp2k.input import (
 )
 from eip.active_learning.labelers.cp2k.output import read_output
 from eip.active_learning.labelers.cp2k.process import as_command, found_command, run
+from eip.data.electrons import check_multiplicity
 from eip.errors import InputError
 from eip.files import replacing
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ase import Atoms
 
@@ -29,6 +31,31 @@ class Electrons:
         """Whether this is what a method takes for granted: neutral, the fewest unpaired."""
         return not self.charge and self.multiplicity in (None, lowest_multiplicity(atoms, 0))
 
+    def as_info(self) -> dict[str, int]:
+        """As a structure's info says it."""
+        said = {"charge": self.charge, "multiplicity": self.multiplicity}
+        return {name: value for name, value in said.items() if value is not None}
+
+
+#: Of a structure that says nothing.
+UNSAID = Electrons()
+
+
+def electrons_in(held: Mapping[str, Any]) -> Electrons:
+    """What a frame of reference data says of its electrons.
+
+    Unlike `electrons_of`, it takes what is no whole number, or contradicts itself, for something
+    else under the same name: labels do not hang on it.
+    """
+    found: list[int | None] = []
+    for names in (CHARGE_NAMES, MULTIPLICITY_NAMES):
+        try:
+            found.append(_whole(held, names))
+        except InputError:
+            found.append(None)
+    charge, multiplicity = found
+    return Electrons(charge, multiplicity if multiplicity is None or multiplicity > 0 else None)
+
 
 def electrons_of(atoms: Atoms) -> Electrons:
     """What ``atoms.info`` says under `CHARGE_NAMES` and `MULTIPLICITY_NAMES`.
@@ -36,17 +63,17 @@ def electrons_of(atoms: Atoms) -> Electrons:
     Raises:
         InputError: if a value is no whole number, or two names contradict each other.
     """
-    multiplicity = _whole(atoms, MULTIPLICITY_NAMES)
+    multiplicity = _whole(atoms.info, MULTIPLICITY_NAMES)
     if multiplicity is not None and multiplicity < 1:
         raise InputError(
             f"spin and multiplicity are 2S + 1, so 1 (a singlet) or more, got {multiplicity}"
         )
-    return Electrons(_whole(atoms, CHARGE_NAMES), multiplicity)
+    return Electrons(_whole(atoms.info, CHARGE_NAMES), multiplicity)
 
 
-def _whole(atoms: Atoms, names: tuple[str, ...]) -> int | None:
+def _whole(held: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
     found: dict[str, int] = {}
-    for name, value in atoms.info.items():
+    for name, value in held.items():
         if value is None or not isinstance(name, str) or name.casefold() not in names:
             continue
         try:
