@@ -157,8 +157,9 @@ def test_where_all_cost_the_same_the_price_changes_nothing(
 def test_each_is_the_one_that_teaches_most_a_second() -> None:
     rng = np.random.default_rng(1)
     known, rows = rng.normal(size=(5, 4)), rng.normal(size=(30, 4))
-    by_atom = rng.choice([1.0, 3.0], size=30)
-    chosen = farthest_points(rows, known, 8, by_atom)
+    by_atom, worth = rng.choice([1.0, 3.0], size=30), rng.choice([0.5, 1.0], size=30)
+    chosen = farthest_points(rows, known, 8, by_atom, worth=worth)
+    by_atom = by_atom / worth
     scale = np.concatenate([known, rows]).std(axis=0)
     seen = list(known / scale)
     for index in chosen:
@@ -189,6 +190,21 @@ def test_at_random_within_the_hours(potential: EvidentialPotential, selection: A
     sizes = np.array([len(frames[i]) for i in chosen])
     assert 0 < len(chosen) < 12 and sizes.sum() <= 40
     assert len(choose(frames, [], potential, asked, 0, 12, Price())) == 12
+
+
+def test_what_errs_more_is_labelled_first_where_it_is_as_new(
+    potential: EvidentialPotential,
+) -> None:
+    frames = [*rattled("CH3OH", 30, 0.05), *rattled("CH3OH", 30, 0.2)]
+    chosen = choose(frames, frames[:2], potential, LearningSettings(), 0, 10, Price())
+    found = potential.predict(frames)
+    assert found.uncertainty is not None
+    sigma = found.uncertainty.numpy()
+    rows = descriptors(potential, [*frames[:2], *frames])
+    plain = farthest_points(rows[2:], rows[:2], 10)
+    expected = farthest_points(rows[2:], rows[:2], 10, worth=sigma.astype(np.float64))
+    np.testing.assert_array_equal(chosen, expected)
+    assert not np.array_equal(chosen, plain)
 
 
 def test_small_structures_are_labelled_first_where_they_are_as_new(

@@ -128,20 +128,22 @@ def farthest_points(
     by_atom: Float[np.ndarray, "candidates"] | None = None,
     seconds: Float[np.ndarray, "candidates"] | None = None,
     most_seconds: float = np.inf,
+    worth: Float[np.ndarray, "candidates"] | None = None,
 ) -> Int[np.ndarray, "chosen"]:
     """Greedy farthest-point selection: each is the farthest from the known and the chosen ones.
 
     Fewer than ``count`` where the rest are duplicates. Distances are Euclidean in units of the
     features' spread over all structures.
 
-    With ``by_atom``, each is the one of the largest distance over what an atom of it costs. The
-    features are means over atoms, so the distance is how new an atom is on average, N times of it
-    how new all are, and N over the cost of the label the inverse of what an atom costs.
+    With ``by_atom``, each is the one of the largest distance times worth over what an atom of it
+    costs. The features are means over atoms, so the distance is how new an atom is on average, N
+    times of it how new all are, and N over the cost of the label the inverse of what an atom costs.
 
     Args:
         by_atom: what an atom of each costs, in any unit; None: all the same.
         seconds: that each is expected to take.
         most_seconds: of all together; what does not fit any more is left out, but never the first.
+        worth: of an atom of each that is as new as another, in any unit; None: all the same.
     """
     everything = np.concatenate([known, candidates]) if len(known) else candidates
     spread = everything.std(axis=0)
@@ -152,7 +154,9 @@ def farthest_points(
     distance = np.full(len(scaled), np.inf)
     for row in seen:
         distance = np.minimum(distance, np.linalg.norm(scaled - row, axis=1))
-    prices = np.ones(len(scaled)) if by_atom is None else by_atom
+    weights = np.ones(len(scaled)) if worth is None else worth
+    if by_atom is not None:
+        weights = weights / by_atom
     costs = np.zeros(len(scaled)) if seconds is None else seconds
     chosen: list[int] = []
     spent = 0.0
@@ -162,7 +166,7 @@ def farthest_points(
             open_ &= spent + costs <= most_seconds
         if not open_.any():
             break
-        best = int(np.argmax(np.where(open_, distance / prices, -np.inf)))
+        best = int(np.argmax(np.where(open_, distance * weights, -np.inf)))
         chosen.append(best)
         spent += float(costs[best])
         distance = np.minimum(distance, np.linalg.norm(scaled - scaled[best], axis=1))
@@ -179,7 +183,9 @@ def choose(
     count: int,
     price: Price,
 ) -> Int[np.ndarray, "chosen"]:
-    """Which candidates of a generation to label: by distance and price, or any of them.
+    """Which candidates of a generation to label: by distance, σ and price, or any of them.
+
+    A label is expected to teach as much as its atoms are new, and as the potential errs on them.
 
     Args:
         known: frames that the potential was trained on.
@@ -197,4 +203,7 @@ def choose(
         return order[:count]
     rows = descriptors(potential, [*known, *candidates])
     parts = rows[len(known) :], rows[: len(known)]
-    return farthest_points(*parts, count, price.by_atom(sizes), seconds, most)
+    # Of the atoms on average, as the features are.
+    sigma = potential.predict(candidates).uncertainty
+    worth = None if sigma is None else sigma.double().numpy()
+    return farthest_points(*parts, count, price.by_atom(sizes), seconds, most, worth)
