@@ -268,7 +268,8 @@ def _edited(before: Asked, now: Asked) -> dict[str, list[str]]:
     for key in before.keys() & now.keys():
         kept = {file["file"]: file.get("sha256") for file in _files_in(before[key])}
         for file in _files_in(now[key]):
-            if kept.get(file["file"]) not in (None, file.get("sha256")):
+            # What is gone has not changed: whoever needs it will say so.
+            if "sha256" in file and kept.get(file["file"]) not in (None, file["sha256"]):
                 found.setdefault(key, []).append(str(file["file"]))
     return found
 
@@ -299,8 +300,8 @@ def file_identity(given: str | Path) -> dict[str, str]:
     """
     text = str(given)
     for name in (text, text.rpartition(":")[0]):
-        if name and Path(name).is_file():
-            with open(name, "rb") as file:
+        if name and (path := Path(name).expanduser()).is_file():
+            with path.open("rb") as file:
                 return {"file": text, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
     return {"file": text}
 

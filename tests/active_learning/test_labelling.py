@@ -114,7 +114,7 @@ def test_other_structures_do_not_replace_a_file(tmp_path: Path, options: dict[st
     named = {"executor": "serial", "progress": False}
     label_frames(three, out, "ase", options, **named)
     kept = out.read_bytes()
-    with pytest.raises(InputError, match=r"2 labelled frames of other structures.*#0"):
+    with pytest.raises(InputError, match=r"2 labelled frames of other structures.*a#0"):
         label_frames({"b#0": three["a#2"]}, out, "ase", options, **named)
     assert out.read_bytes() == kept
     more = three | {"b#0": molecule("CH4")}
@@ -142,6 +142,27 @@ def test_an_edited_method_goes_on_only_if_it_says_the_same(
     script.write_text(usual)
     (tmp_path / "mend").touch()
     assert label_frames(more, out, "ase", options, **named).labelled == 3
+
+
+def test_frames_of_all_digits_and_fixed_atoms_are_the_same_again(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    rng = np.random.default_rng(0)
+    many = {}
+    for k in range(30):
+        atoms = molecule("CH3OH")
+        atoms.positions += 0.05 * rng.normal(size=atoms.positions.shape)
+        atoms.set_constraint(FixAtoms([0, 1]))
+        many[f"a#{k}"] = atoms
+    named = {"executor": "serial", "progress": False}
+    label_frames(many, tmp_path / "out.xyz", "ase", options, **named)
+    script = tmp_path / "calc.py"
+    script.write_text("# a comment\n" + script.read_text())
+    assert label_frames(many, tmp_path / "out.xyz", "ase", options, **named).labelled == 30
+    script.write_text(script.read_text().replace("EMT", "LennardJones").replace(".emt", ".lj"))
+    (tmp_path / "out.xyz").unlink()
+    with pytest.raises(InputError, match=r"changed since .* none of them is of a structure"):
+        label_frames(structures(), tmp_path / "out.xyz", "ase", options, **named)
 
 
 def test_nothing_could_be_labelled(tmp_path: Path, options: dict[str, str]) -> None:

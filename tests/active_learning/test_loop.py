@@ -20,11 +20,11 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.cluster import Octahedron
-from ase.io import read
+from ase.io import read, write
 
 from eip.active_learning.exploration import frames_of
 from eip.active_learning.labelers import Labeler, LabelFailure, labelled_copy, make_labeler
-from eip.active_learning.labelling import label_one, read_label, written_frames
+from eip.active_learning.labelling import label_one, read_label, write_frames, written_frames
 from eip.active_learning.ledger import Ledger
 from eip.active_learning.loop import LearningRun, TrainingTask
 from eip.active_learning.price import Price
@@ -330,6 +330,69 @@ def test_the_window_alone_selects_from_what_is_uncertain(tmp_path: Path) -> None
 
     middle = float(np.median(selected("random", 1e-6)))
     assert min(selected("random", middle)) < middle <= min(selected("window", middle))
+
+
+def first_model(folder: Path) -> Path:
+    """What a run without a frame begins with."""
+    frames = []
+    for seed in range(6):
+        atoms = start()["copper"]
+        atoms.rattle(0.1, seed=seed)
+        atoms.calc = EMT()
+        frames.append(labelled_copy(atoms, atoms.get_potential_energy(), atoms.get_forces()))
+    write_frames(frames, folder / "frames.xyz")
+    return train(TrainingTask(folder / "first", folder / "frames.xyz", folder / "frames.xyz", 0))
+
+
+@pytest.mark.parametrize("labels", [1, 5])
+def test_a_run_without_a_frame(tmp_path: Path, labels: int) -> None:
+    settings = QUICK.replace(initial=0, labels=labels)
+    with pytest.raises(InputError, match="something to begin with"):
+        learn(tmp_path / "none", settings)
+    first = first_model(tmp_path)
+    run = LearningRun(
+        tmp_path / "run", settings, start(), CountingEMT(tmp_path / "computed.txt"), train,
+        first=first, progress=False,
+    )  # fmt: skip
+    zeroth, second, third = run.run().generations
+    assert (zeroth.training_frames, zeroth.metrics, zeroth.selected) == (0, {}, labels)
+    # One label cannot be trained on and validated with: the first model goes on with it.
+    together = second.training_frames + second.validation_frames
+    assert together == (0 if labels == 1 else 5)
+    assert third.training_frames + third.validation_frames == 2 * labels
+    assert third.training_frames > 0 < third.validation_frames
+    # Bounds are by what forces the first model says, wherever dynamics collapsed.
+    plain = QUICK.replace(initial=0, labels=labels, lower=None, upper=None)
+    run = LearningRun(
+        tmp_path / "bounds", plain, start(), CountingEMT(tmp_path / "computed.txt"), train,
+        first=first, progress=False,
+    )  # fmt: skip
+    upper = run.run().generations[0].upper
+    explored = tmp_path / "bounds/generation-000/explore/copper-300K-md"
+    wild = [atoms for atoms, _, _ in frames_of(explored)][:4]
+    for atoms in wild:
+        atoms.calc.results["forces"] *= 1e6
+        atoms.info["step"] += 100_000
+    write(explored / "approach.xyz", wild, format="extxyz")
+    (tmp_path / "bounds/generation-000/generation.json").unlink()
+    again = run.run().generations[0].upper
+    assert upper == pytest.approx(again, rel=0.5)
+
+
+def test_checks_that_were_begun_count_among_the_labels(tmp_path: Path) -> None:
+    settings = QUICK.replace(target=1e-6, checks=10, max_labels=12, generations=2)
+
+    class Dies(CountingEMT):
+        def label(self, atoms: Atoms, folder: Path) -> Atoms:
+            if len((tmp_path / "computed.txt").read_text().split()) == 10:
+                raise KeyboardInterrupt
+            return super().label(atoms, folder)
+
+    (tmp_path / "computed.txt").touch()
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "run", settings, Dies(tmp_path / "computed.txt"))
+    learn(tmp_path / "run", settings, CountingEMT(tmp_path / "computed.txt"))
+    assert len((tmp_path / "computed.txt").read_text().split()) == 12
 
 
 def test_labelled_frames_to_begin_with(tmp_path: Path) -> None:

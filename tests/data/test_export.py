@@ -14,6 +14,7 @@ from ase.io import read, write
 import eip
 from eip.data import Frame, FrameStore, read_frames, write_store
 from eip.data.export import Exported, export, form_of
+from eip.data.labels import Labels, RememberedLabels
 from eip.errors import InputError
 
 Make = Callable[..., Frame]
@@ -126,6 +127,22 @@ def test_charges_are_kept_through_a_store(tmp_path: Path) -> None:
         found = [atoms.info for atoms in read(back, ":")]
         kept = [{k: v for k, v in i.items() if k in ("charge", "multiplicity")} for i in found]
         assert kept == expected
+
+
+def test_what_eip_writes_is_not_scaled_by_the_units_of_others(
+    tmp_path: Path, source: Path, frames: list[Frame]
+) -> None:
+    export([source], tmp_path / "own.xyz", "extxyz")
+    for given in ({"energy_unit": "kcal/mol"}, {"forces_unit": "Hartree/Bohr"},
+                  {"stress_unit": "GPa"}, {"length_unit": "Bohr"}):  # fmt: skip
+        with pytest.raises(InputError, match="the file declares"):
+            list(read_frames(tmp_path / "own.xyz", Labels(**given)))
+    # Those of a model's training data are a guess, and the file knows better.
+    guess = RememberedLabels(energy_unit="Hartree", length_unit="Bohr", stress_sign="vasp")
+    assert same(list(read_frames(tmp_path / "own.xyz", guess)), frames)
+    (tmp_path / "theirs.xyz").write_text("1\nProperties=species:S:1:pos:R:3 energy=-1.0\nN 0 0 0\n")
+    (theirs,) = read_frames(tmp_path / "theirs.xyz", guess)
+    assert theirs.energy == pytest.approx(-27.2114, rel=1e-4)
 
 
 def test_lone_atoms_stay_lone_atoms(tmp_path: Path, source: Path, make: Make) -> None:

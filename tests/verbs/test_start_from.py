@@ -117,6 +117,23 @@ def test_what_does_not_fit_is_refused(
         trained(tmp_path, train, *options)
 
 
+def test_another_model_under_the_name_is_not_gone_on_with(begun: Path, tmp_path: Path) -> None:
+    train, named = frames(tmp_path / "train.xyz"), tmp_path / "start.eip"
+    named.write_bytes(begun.read_bytes())
+    text = CONFIG.format(run=tmp_path / "run", train=train, rate=NOTHING)
+    (tmp_path / "config.yaml").write_text(text)
+    config = load_config(tmp_path / "config.yaml", [f"model.start_from={named}"])
+    eip.train(config, progress=False)
+    other = eip.load(begun)
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    eip.save(other, named)
+    with pytest.raises(InputError, match=r"start\.eip \(model\.start_from\) has changed since"):
+        eip.train(config, resume=True, progress=False)
+    named.write_bytes(begun.read_bytes())
+    assert eip.train(config, resume=True, progress=False).model is not None
+
+
 def test_the_command_line_takes_it(begun: Path, tmp_path: Path) -> None:
     train = frames(tmp_path / "train.xyz")
     text = CONFIG.format(run=tmp_path / "run", train=train, rate=NOTHING)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import iread, read, write
+from ase.io import read, write
 from rich.console import Console
 from rich.progress import track
 
@@ -32,12 +32,21 @@ from eip.data.labels import OWN_UNITS
 from eip.data.structures import keep_beside
 from eip.errors import InputError, full_disk
 from eip.executors import Outcome, Pool
-from eip.files import load_arrays, replacing, save_arrays, warn_unchecked, write_whole
+from eip.files import (
+    json_text,
+    load_arrays,
+    replacing,
+    save_arrays,
+    warn_unchecked,
+    write_whole,
+)
 from eip.locks import existing
 from eip.run_folder import RECORD, read_json, with_files, working_in
 
 _LABEL = "label.npz"
 _RESULTS = ("energy", "forces", "stress")
+#: Keys of the frames in the file, by name.
+_WRITTEN = "written.json"
 #: The record of an earlier version.
 _EARLIER = "labeler.json"
 #: Bytes; with less a disk is full.
@@ -140,13 +149,15 @@ def check_same_method(
     Raises:
         InputError: if the label is another than it was, or cannot be made any more.
     """
+    if not any(map(has_label, scratch.glob("c*"))):
+        return
+    says = f"{', '.join(files)} changed since the labels in {scratch} were computed"
+    remedy = "put that back, or begin anew elsewhere: labels of two methods do not go together"
     named = ((scratch / content_key(atoms), atoms) for atoms in structures)
     known, atoms = next((one for one in named if has_label(one[0])), (None, None))
     if known is None or atoms is None:
-        return
+        raise InputError(f"{says}, and none of them is of a structure that is there now; {remedy}")
     was = read_label(atoms, known)
-    says = f"{', '.join(files)} changed since the labels in {scratch} were computed"
-    remedy = "put that back, or begin anew elsewhere: labels of two methods do not go together"
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".again.") as again:
         try:
             now = labeler.label(atoms, Path(again))
@@ -156,7 +167,9 @@ def check_same_method(
                 + remedy
             ) from failure
     energy = abs(now.get_potential_energy() - was.get_potential_energy()) / len(atoms)
-    force = float(np.abs(now.get_forces() - was.get_forces()).max())
+    # Of fixed atoms, too: a label has theirs.
+    forces = [label.get_forces(apply_constraint=False) for label in (now, was)]
+    force = float(np.abs(forces[0] - forces[1]).max())
     if energy > _SAME_ENERGY or force > _SAME_FORCE:
         raise InputError(
             f"{says}, and with it the method: {known.name}, labelled anew, has an energy that "
@@ -213,16 +226,20 @@ class Labelling:
     scratch: Path
 
 
-def _check_ours(out: Path, keys: frozenset[str]) -> None:
-    """Raises an InputError if a file holds labels of structures that are not asked for."""
-    try:
-        others = [k for k, atoms in enumerate(iread(out, ":")) if content_key(atoms) not in keys]
-    except Exception as error:  # whatever a reader raises of what is no frame
-        raise InputError(f"{out} is there already and cannot be read ({error!r})") from error
+def _check_ours(out: Path, scratch: Path, keys: Mapping[str, str]) -> None:
+    """Raises an InputError if a file holds labels of structures that are not asked for.
+
+    Args:
+        keys: of what is asked for, by name.
+    """
+    kept = scratch / _WRITTEN
+    written: dict[str, str] = read_json(kept) if kept.is_file() and out.exists() else {}
+    asked = set(keys.values())
+    others = [name for name, key in written.items() if key not in asked]
     if others:
         raise InputError(
             f"{out} holds {len(others)} labelled frames of other structures (the first: "
-            f"#{others[0]}), which would be lost: name another output"
+            f"{others[0]}), which would be lost: name another output"
         )
 
 
@@ -271,8 +288,7 @@ def label_frames(
         except InputError as refused:
             raise InputError(f"{name}: {refused}") from refused
     keys = {name: content_key(atoms) for name, atoms in structures.items()}
-    if out.exists():
-        _check_ours(out, frozenset(keys.values()))
+    _check_ours(out, scratch, keys)
     names = {key: name for name, key in reversed(keys.items())}
     tasks = {key: (made, structures[name], scratch / key) for key, name in names.items()}
     reasons: dict[str, str] = {}
@@ -332,6 +348,8 @@ def label_frames(
                 frame.info["method"] = made.name
         with replacing(out) as temporary:
             write(temporary, written, format="extxyz")
+        inside = {name: key for name, key in keys.items() if key in labels}
+        write_whole(scratch / _WRITTEN, json_text(inside))
     failed = {name: reasons[key] for name, key in keys.items() if key in reasons}
     return Labelling(len(written), failed, scratch)
 

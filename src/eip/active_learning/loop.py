@@ -195,7 +195,7 @@ class LearningRun:
         settings, folder = self.settings, self._path(index)
         train, validation, labels = self._frames(index)
         self._spend("other")
-        model = self._trained(index)
+        model = self._trained(index) if train else self._taken_over(index)
         self._spend("training")
 
         outcomes = self._explore(index, model)
@@ -268,9 +268,6 @@ class LearningRun:
 
     def _frames(self, index: int) -> tuple[list[Atoms], list[Atoms], int]:
         """What a generation trains on and validates with, on disk, too; labels spent up to it."""
-        if index == 0 and self._has_no_frames:
-            self.say(f"Generation 0: explores by {self.first}; no labels so far.")
-            return [], [], 0
         # What was selected in generations before this one is trained on.
         known = index - 1 if self._overlaps(index) else index
         if known == index:
@@ -287,10 +284,13 @@ class LearningRun:
         disbelieved = {k: f"label not believed: {r}" for k, r in reasons.items() if r is not None}
         self.ledger.use(believed, index, disbelieved)
         train, validation = self._training_set(index)
-        for path, frames in zip(self._files(index), (train, validation), strict=True):
-            write_frames(frames, path)
         labels = sum(c.used_in <= index for c in self.ledger.candidates("used"))
         labels += sum(c.checks for c in labelled)
+        if not train:
+            self.say(f"Generation {index}: explores by {self.first}; {labels} labels so far.")
+            return train, validation, labels
+        for path, frames in zip(self._files(index), (train, validation), strict=True):
+            write_frames(frames, path)
         self.say(
             f"Generation {index}: training on {len(train)} frames, validating on "
             f"{len(validation)}; {labels} labels so far."
@@ -306,9 +306,6 @@ class LearningRun:
         folder, before, files = self._path(index), self._path(index - 1), self._files(index)
         model = folder / "model" / "model.eip"
         if model.is_file():
-            return model
-        if index == 0 and self._has_no_frames:
-            self._take_over(model)
             return model
         begun_with = before / files[0].name
         if (
@@ -331,7 +328,15 @@ class LearningRun:
             return written_frames(self._files(0)[0])
         first = self._path(0) / EXPLORED
         runs = [w.name for w in walkers_of(self.starts, self.settings, 0) if not w.udd]
-        return [atoms for name in runs for atoms, _, _ in frames_of(first / name)]
+        frames = [atoms for name in runs for atoms, _, _ in frames_of(first / name)]
+        if not frames:
+            raise InputError(
+                f"{first}: no frame of the first dynamics has forces and uncertainties that are "
+                f"numbers: {self.first} cannot be explored by from these starts"
+            )
+        # Some may have collapsed: what forces usually are is said by the others.
+        sizes = np.array([np.square(of.get_forces(apply_constraint=False)).mean() for of in frames])
+        return [frames[k] for k in np.flatnonzero(sizes <= np.median(sizes))]
 
     def _stop(self, index: int, stable: bool, found: Explored, verdict: str) -> str:
         """Why the run ends with a generation, before it is known what is worth a label."""
@@ -343,8 +348,11 @@ class LearningRun:
         begun = any(c.state != "proposed" for c in self._own(index))
         return done or ("" if begun else self._out_of_budget(index))
 
-    def _take_over(self, model: Path) -> None:
-        """The model that a run without frames begins with, as its first generation's."""
+    def _taken_over(self, index: int) -> Path:
+        """The model that a run without frames begins with, as a generation's."""
+        model = self._path(index) / "model" / "model.eip"
+        if model.is_file():
+            return model
         assert self.first is not None
         potential = load_model(self.first)
         start = next(iter(self.starts.values()))
@@ -354,10 +362,12 @@ class LearningRun:
                 "not know: begin with labelled frames (data.train) or some that the run makes "
                 "itself (learn.initial)"
             )
-        # Its measures were of other frames.
+        # Its measures were of other frames, and so were the units of its data.
         info = {k: v for k, v in read_model_info(self.first)["info"].items() if k != "metrics"}
+        info.get("config", {}).get("data", {}).pop("labels", None)
         model.parent.mkdir(parents=True, exist_ok=True)
         save_model(potential, model, info)
+        return model
 
     def _converged(self, stable: bool, found: Explored) -> str:
         kind = "udd" if self.settings.udd else "md"
@@ -456,6 +466,10 @@ class LearningRun:
         # Few frames may all fall on one side.
         while len(validation) < (2 if len(train) > 4 else 1) and len(train) > 1:
             validation.append(train.pop())
+        while not train and len(validation) > 1:
+            train.append(validation.pop())
+        if self._has_no_frames and len(train) + len(validation) < 2:
+            return [], []  # too few to train on: the model that it began with goes on
         if not train or not validation:
             raise InputError(
                 f"generation {index} has {len(train)} frames to train on and {len(validation)} to "
@@ -493,10 +507,11 @@ class LearningRun:
             self.ledger.propose(drawn, index, checks=True)
             own = self._checks(index)
         fresh = [c.key for c in own if c.state == "proposed"]
+        begun = [c.key for c in own if c.state in ("selected", "submitted")]
         if self.settings.max_labels is not None:
-            fresh = fresh[: max(0, self.settings.max_labels - self._labels())]
+            fresh = fresh[: max(0, self.settings.max_labels - self._labels() - len(begun))]
         self.ledger.select(fresh)
-        keys = [c.key for c in own if c.state in ("selected", "submitted")] + fresh
+        keys = begun + fresh
         self._spend("other")
         if keys:
             self._label(keys)

@@ -55,7 +55,11 @@ def window(
     run began with: in bounds that follow σ itself, a potential that has seen wild frames would
     find nothing uncertain any more.
     """
-    rms = float(np.sqrt(np.mean(np.concatenate([a.get_forces() for a in frames]) ** 2)))
+    rms = float(
+        np.sqrt(
+            np.mean(np.concatenate([a.get_forces(apply_constraint=False) for a in frames]) ** 2)
+        )
+    )
     if lower is None:
         lower = _LOWER * rms if target is None else min(_LOWER * rms, target)
     return Window(lower, upper if upper is not None else max(rms, 2.0 * lower))

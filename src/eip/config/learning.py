@@ -51,6 +51,11 @@ class LearningConfig(Config):
                 "learn.hover is an extrapolation grade, which no potential has with "
                 "model.latent_distance false"
             )
+        if isinstance(self.data.validation, list) and not self.data.train:
+            raise ValueError(
+                "data.validation names files, and data.train none: without labelled frames to "
+                "begin with a learning run holds back a share of its own (learn.validation)"
+            )
         if self.learn.initial == 0 and not (self.data.train or self.model.start_from):
             raise ValueError(
                 "nothing to begin with: learn.initial is 0, data.train is empty, and no "

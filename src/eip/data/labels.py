@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,7 +38,12 @@ UNIT_NAMES: dict[str, tuple[str, ...]] = {
     "virial": ("virial_unit", "virial_units", "virials_unit"),
 }
 #: What files say that eIP writes: read under the units of another source, they are refused.
-OWN_UNITS = {"energy_unit": "eV", "length_unit": "Ang", "forces_unit": "eV/Ang"}
+OWN_UNITS = {
+    "energy_unit": "eV",
+    "length_unit": "Ang",
+    "forces_unit": "eV/Ang",
+    "stress_unit": "eV/Ang^3",
+}
 #: Under which names files say what material a frame is of.
 GROUP_NAMES: tuple[str, ...] = ("material_id", "mp_id", "mptrj_traj_id")
 #: The group key that makes of each file a group.
@@ -106,6 +111,9 @@ class Labels(LabelKeys):
         InputError: on an unknown unit, sign or element.
     """
 
+    #: Whether a unit that a file declares counts before these.
+    yielding: ClassVar[bool] = False
+
     group: str | None = Field(
         None,
         description="key of what frames share that must not be split; file for the file itself; "
@@ -120,7 +128,8 @@ class Labels(LabelKeys):
     def fingerprint(self) -> dict[str, Any]:
         """What `store.cache.fingerprints` are made of: the first six always, as of old."""
         always = ("energy", "forces", "stress", "energy_unit", "length_unit", "group")
-        return {name: getattr(self, name) for name in always} | self.given()
+        found = {name: getattr(self, name) for name in always} | self.given()
+        return found | ({"yielding": True} if self.yielding and self.given() else {})
 
     def candidates(
         self, names: Iterable[str], *, extra: Mapping[str, tuple[str, ...]] | None = None
@@ -236,3 +245,10 @@ def _same(one: Any, other: Any) -> bool:
         return bool(np.allclose(one, other, rtol=1e-6, atol=1e-9))
     except (TypeError, ValueError):
         return False
+
+
+class RememberedLabels(Labels):
+    """Those of the data that a model was trained on: a guess for other files, which know better
+    where they declare units of their own."""
+
+    yielding: ClassVar[bool] = True

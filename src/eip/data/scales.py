@@ -59,7 +59,11 @@ def scales(
         InputError: if the file and the user contradict each other, the file's unit is unknown and
             the user gave none, or nobody gave a unit where one is needed.
     """
-    own = {kind: _factor(kind, getattr(labels, f"{kind}_unit"), declared, where) for kind in UNITS}
+    given = {
+        kind: None if labels.yielding and declared.get(kind) else getattr(labels, f"{kind}_unit")
+        for kind in UNITS
+    }
+    own = {kind: _factor(kind, given[kind], declared, where) for kind in UNITS}
     if own["energy"] is None and forbid_default:
         raise InputError(f"{where}: {forbid_default}")
     energy = 1.0 if own["energy"] is None else own["energy"]
@@ -71,10 +75,11 @@ def scales(
         if said is not None:
             factors[kind] = said
         elif _is_guess(energy, length):
-            factors[kind] = _ask(kind, labels.energy_unit or declared["energy"], power)
+            factors[kind] = _ask(kind, given["energy"] or declared["energy"], power)
         else:
             factors[kind] = energy / length**power
-    sign = -1.0 if labels.stress_sign == "vasp" else 1.0
+    theirs = labels.yielding and "stress" in declared
+    sign = -1.0 if labels.stress_sign == "vasp" and not theirs else 1.0
     stress = factors["stress"]
     return Scales(
         energy,

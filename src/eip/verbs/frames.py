@@ -23,6 +23,7 @@ from eip.data import (
 )
 from eip.data.dataset import Batch
 from eip.data.kept import kept_frames
+from eip.data.labels import RememberedLabels
 from eip.errors import InputError, MissingLabel
 from eip.potential import Potential
 
@@ -137,5 +138,7 @@ def some_batches(dataset: GraphDataset, potential: Potential) -> Iterator[Batch]
 
 
 def labels_of(info: dict[str, Any]) -> Labels:
-    """Keys and units that the model's training data had."""
-    return Labels(**info.get("info", {}).get("config", {}).get("data", {}).get("labels", {}))
+    """Keys and units that the model's training data had, for files that declare none."""
+    return RememberedLabels(
+        **info.get("info", {}).get("config", {}).get("data", {}).get("labels", {})
+    )

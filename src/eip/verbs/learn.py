@@ -23,8 +23,9 @@ from eip.data import FrameStore, open_frames, read_structures, split_indices
 from eip.data.kept import kept_frames
 from eip.errors import InputError
 from eip.executors import Pool
-from eip.files import write_whole
+from eip.files import to_json, write_whole
 from eip.kernels.choice import using
+from eip.model_file import load_model, read_model_info, save_model
 from eip.run_folder import RunFolder, read_json
 from eip.verbs.learning_report import write_report
 from eip.verbs.learning_tables import result_table
@@ -65,7 +66,7 @@ def learn(
     def edited(files: Mapping[str, Sequence[str]]) -> None:
         # A start is named by its file: an edited one is another start of the same name.
         if method := files.get("learn.labeler_options"):
-            known = Ledger(folder / "ledger.db").candidates("labelled", "used")
+            known = Ledger(folder / "ledger.db").candidates("submitted", "labelled", "used")
             check_same_method(labeler, (c.atoms for c in known), folder / "labels", method)
 
     with (
@@ -233,4 +234,15 @@ def _train(
     run = train(own, resume=True, progress=progress)
     if run.model is None:
         raise InterruptedError("stopped while training")
+    _remember(run.model, config.data)
     return run.model
+
+
+def _remember(model: Path, asked: DataConfig) -> None:
+    """The user's keys and units go with the model, which was trained on files of our own."""
+    info = read_model_info(model)["info"]
+    data = info.get("config", {}).get("data", {})
+    given = {key: to_json(asked.to_dict()[key]) for key in ("labels", "group_key")}
+    if any(data.get(key) != value for key, value in given.items()):
+        data |= given
+        save_model(load_model(model), model, info)

@@ -76,6 +76,14 @@ def run_of(
         kept = folder / "config.yaml"
         return _asked(load_config(kept, root=root)) if kept.is_file() else None
 
+    def changed(files: Mapping[str, Sequence[str]]) -> None:
+        if model := files.get("model.start_from"):
+            raise InputError(
+                f"{model[0]} (model.start_from) has changed since the run in {folder} was begun "
+                "with it; put it back, or choose another run_dir"
+            )
+        edited(files)
+
     smallest = {"data": {"train": ["x"]}}
     if issubclass(root, LearningConfig):
         smallest["learn"] = {"starts": ["x"]}
@@ -91,7 +99,7 @@ def run_of(
         makes=_MAKES[verb],
         scratch=(*_MAKES["train"], "data") if verb == "train" else ("data",),
         remedy="choose another run_dir",
-        edited=edited,
+        edited=changed,
         patience=_PATIENCE if resume else 0.0,
     )
 
@@ -119,6 +127,8 @@ def _asked(config: Config) -> dict[str, Any]:
     for key in ("train", "validation", "test", "ood"):
         if isinstance(files := values[f"data.{key}"], list):
             values[f"data.{key}"] = "files" if files else "none"
+    if config.model.start_from is not None:
+        values["model.start_from"] = file_identity(config.model.start_from)
     if isinstance(config, LearningConfig):
         values["learn.starts"] = [file_identity(path) for path in config.learn.starts]
         values["learn.labeler_options"] = with_files(config.learn.labeler_options)
