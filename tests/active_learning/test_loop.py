@@ -33,6 +33,7 @@ from eip.active_learning.settings import LearningSettings
 from eip.active_learning.tasks import read_tasks
 from eip.errors import InputError
 from eip.model_file import save_model
+from eip.simulation.proposal import FlatUncertainty
 from eip.uncertainty.calibrated import CalibratedPotential
 from eip.uncertainty.calibration import fit_calibration
 from eip.uncertainty.evidential import EvidentialPotential
@@ -164,6 +165,30 @@ def test_md_and_udd_run_from_each_start_at_each_temperature(tmp_path: Path) -> N
         assert (folder / "trajectory.xyz").is_file()
         assert (folder / "udd.json").is_file() == run["udd"]
     assert result.generations[0].seen == {"md": 22, "udd": 22}
+
+
+def test_where_sigma_is_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a perfect crystal by symmetry; where it is everywhere, nothing drives a run."""
+
+    def crystal() -> dict[str, Atoms]:
+        return {"copper": bulk("Cu", cubic=True)}
+
+    settings = QUICK.replace(generations=1)
+    (tmp_path / "crystal").mkdir()
+    runs = learn(tmp_path / "crystal", settings, starts=crystal).generations[0]
+    driven = tmp_path / "crystal" / runs.run_folder("copper-300K-udd")
+    assert (driven / "udd.json").is_file()
+
+    def flat(*arguments: object, **named: object) -> None:
+        raise FlatUncertainty("its gradient is zero")
+
+    monkeypatch.setattr("eip.active_learning.exploration.propose_udd", flat)
+    (tmp_path / "flat").mkdir()
+    with pytest.warns(UserWarning, match="copper-300K-udd runs without a bias"):
+        found = learn(tmp_path / "flat", settings, starts=crystal).generations[0]
+    assert [run["ending"] for run in found.runs] == ["finished"] * 2
+    folder = tmp_path / "flat" / found.run_folder("copper-300K-udd")
+    assert (folder / "trajectory.xyz").is_file() and not (folder / "udd.json").is_file()
 
 
 def test_replicas_differ_and_may_share_their_calls(tmp_path: Path) -> None:

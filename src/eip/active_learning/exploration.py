@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -19,9 +21,12 @@ from eip.potential import Potential
 from eip.run_folder import read_json
 from eip.signals import Terminated
 from eip.simulation import DynamicsSettings, Together, UDDParameters, propose_udd, run_dynamics
+from eip.simulation.proposal import FlatUncertainty
 
 #: Seconds; a worker on another machine outlives its killed parent a while.
 _PATIENCE = 150.0
+#: How many structures near a start are asked where σ is flat at the start, and Å between them.
+_NEAR, _RATTLE = 4, 0.05
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def _biases(
     potential: Potential, walkers: Sequence[Walker], folder: Path
 ) -> dict[str, UDDParameters | None]:
     """Of each walker: what its run began with, or what is proposed for its start."""
-    proposed: dict[tuple[int, float], UDDParameters] = {}
+    proposed: dict[tuple[int, float], UDDParameters | None] = {}
     found: dict[str, UDDParameters | None] = {}
     for walker in walkers:
         begun = folder / walker.name / "udd.json"
@@ -139,15 +144,34 @@ def _biases(
             values = read_json(begun)
             found[walker.name] = UDDParameters.from_dict(values)
         else:
-            start, temperature = walker.start, walker.settings.temperature
-            key = id(start), temperature  # replicas have one start
+            key = id(walker.start), walker.settings.temperature  # replicas have one start
             if key not in proposed:
-                proposal = propose_udd(
-                    potential, start, temperature, fraction=walker.push, **walker.more
-                )
-                proposed[key] = proposal.parameters
+                proposed[key] = _proposed(potential, walker)
             found[walker.name] = proposed[key]
     return found
+
+
+def _proposed(potential: Potential, walker: Walker) -> UDDParameters | None:
+    """By the start, or what is near it where σ is flat there; None where it is flat there, too."""
+    near = []
+    for seed in range(_NEAR):
+        near.append(walker.start.copy())
+        near[-1].set_constraint()
+        near[-1].rattle(_RATTLE, seed=seed)
+    for frames in ([walker.start], near):
+        with suppress(FlatUncertainty):
+            return propose_udd(
+                potential,
+                frames,
+                walker.settings.temperature,
+                fraction=walker.push,
+                **walker.more,
+            ).parameters
+    warnings.warn(
+        f"{walker.name} runs without a bias: σ is the same for all structures near its start",
+        stacklevel=2,
+    )
+    return None
 
 
 def _run(

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from eip.active_learning.names import LABELERS
 from eip.settings import Settings
-from eip.settings.values import MOST, Count, Seed, Temperatures, one_of
+from eip.settings.values import (
+    MOST,
+    Count,
+    Options,
+    PerhapsPath,
+    Seed,
+    Temperatures,
+    one_of,
+)
 
 Selection = Literal["uncertainty", "window", "random"]
 
@@ -22,12 +30,12 @@ class ReferenceSettings(Settings):
         description="reference method: xtb (GFN2-xTB), cp2k, pyscf, ase (any calculator), model, "
         "or what an installed package adds",
     )
-    labeler_options: dict[str, Any] = Field(
+    labeler_options: Options = Field(
         {}, description="of the labeler, as {method: GFN1-xTB} or {calculator: 'calc.py:make'}"
     )
     max_force: float = Field(50.0, gt=0, description="eV/Å, of a label believed")
     max_net_force: float = Field(0.5, gt=0, description="eV/Å, of the sum of a label's forces")
-    executor: str = Field(
+    executor: PerhapsPath = Field(
         "processes", description="processes, serial or parsl:site.py (Slurm, PBS, Kubernetes)"
     )
     workers: int = Field(1, ge=1, le=1024, description="processes that explore and label")

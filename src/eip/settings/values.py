@@ -107,6 +107,32 @@ def one_of(registry: Registry) -> AfterValidator:
 
 
 #: Relative to the file that names it.
+def _perhaps_below_config(value: Any, info: Any) -> Any:
+    """Text that names a file beside the configuration, as a path ("calc.py:make" likewise)."""
+    base = (info.context or {}).get("base")
+    if base is None or not isinstance(value, str):
+        return value
+    for before, name, after in (("", value, ""), _around_colon(value)):
+        if name and not Path(name).is_absolute() and (Path(base) / name).is_file():
+            return f"{before}{os.path.abspath(Path(base) / name)}{after}"
+    return value
+
+
+def _around_colon(value: str) -> tuple[str, str, str]:
+    """The file of "parsl:site.py" or of "calc.py:make", and what stands before and after it."""
+    one, colon, other = value.rpartition(":")
+    return (f"{one}{colon}", other, "") if other.endswith(".py") else ("", one, f"{colon}{other}")
+
+
+#: Text that may name a file, which is looked for beside the configuration first.
+PerhapsPath = Annotated[str, AfterValidator(_perhaps_below_config)]
+#: Options whose values may name files likewise.
+Options = Annotated[
+    dict[str, Any],
+    AfterValidator(
+        lambda given, info: {k: _perhaps_below_config(v, info) for k, v in given.items()}
+    ),
+]
 ConfigPath = Annotated[Path, AfterValidator(_below_config)]
 Files = Annotated[list[ConfigPath], _one_or(str | list[str])]
 Validation = Annotated[

@@ -79,6 +79,10 @@ class UDDProposal:
         )
 
 
+class FlatUncertainty(InputError):
+    """σ does not change where it was asked, so nothing can be driven by it."""
+
+
 def propose_udd(
     potential: Potential,
     frames: Atoms | Iterable[Any],
@@ -123,7 +127,7 @@ def propose_udd(
     steepest = np.array([g for _, g, _ in looked])
     force_rms = math.sqrt(np.average([f for _, _, f in looked], weights=n_atoms))
     if not (steepest.max() > 0 and np.isfinite(steepest).all()):
-        raise InputError(
+        raise FlatUncertainty(
             f"UDD cannot follow this σ: its gradient over {len(structures)} structure(s) is "
             f"{'zero' if np.isfinite(steepest).all() else 'not finite'}"
         )
