@@ -63,6 +63,9 @@ def test_the_bound_is_that_of_the_worst_of_ten_with_nine_tenths_confidence(
     assert check.force_rmse == pytest.approx(math.sqrt(np.mean(np.square(errors))), rel=1e-3)
     assert check.energy_mae_per_atom == pytest.approx(0.055, rel=1e-3)
     assert check.coverage_80 is None  # nobody calibrated it
+    moved = check_of(potential, labelled(potential, errors), 0, 0.9, shifted=True)
+    assert moved is not None and moved.energy_mae_per_atom < check.energy_mae_per_atom
+    assert ", but for a constant, by" in str(moved) and "constant" not in str(check)
     half = check_of(potential, labelled(potential, errors), 0, 0.5)
     assert half is not None and half.bound == pytest.approx(0.06, rel=1e-3)
 

@@ -46,6 +46,8 @@ class Check:
         bound: eV/Å; None: n is too small to state one, or too many failed.
         force_rmse, force_mae: over all components, eV/Å.
         energy_mae_per_atom: eV.
+        shifted: whether that is of energies less their mean error: a potential that was trained on
+            none of these labels knows nothing of their zero.
         coverage_80: share of the components within intervals of 80 %; None without σ.
         extrapolating: share of the atoms with an extrapolation grade above 1; None without one.
     """
@@ -59,6 +61,7 @@ class Check:
     energy_mae_per_atom: float
     coverage_80: float | None
     extrapolating: float | None
+    shifted: bool = False
 
     def missing(self, target: float) -> list[str]:
         """What keeps the potential from being good enough; empty: it is.
@@ -89,7 +92,8 @@ class Check:
         if self.bound is not None:
             said += f" (one frame by no more than {_mev(self.bound)} with "
             said += f"{self.confidence:.0%} confidence)"
-        said += f", energies by {1e3 * self.energy_mae_per_atom:.2g} meV an atom"
+        but = ", but for a constant," if self.shifted else ""
+        said += f", energies{but} by {1e3 * self.energy_mae_per_atom:.2g} meV an atom"
         if self.coverage_80 is not None:
             said += f", intervals of 80 % hold {self.coverage_80:.0%}"
         if self.extrapolating is not None:
@@ -105,15 +109,21 @@ def _mev(force: float) -> str:
 
 
 def check_of(
-    potential: Potential, labelled: Sequence[Atoms], failed: int, confidence: float
+    potential: Potential,
+    labelled: Sequence[Atoms],
+    failed: int,
+    confidence: float,
+    *,
+    shifted: bool = False,
 ) -> Check | None:
-    """Of frames with labels; None where there are none."""
+    """Of frames with labels; None where there are none. See `Check`."""
     if not labelled:
         return None
     evaluation = evaluate(potential, _batches(labelled, potential.cutoff), progress=False)
     found = compute_metrics(evaluation)
     squares = np.square(evaluation.force_error).mean(axis=1)
     of_frame = np.sqrt(np.bincount(evaluation.frame, squares) / evaluation.n_atoms)
+    energy = evaluation.energy_error[:, 0] / evaluation.n_atoms
     bound = conformal_quantile(np.array([*of_frame, *[math.inf] * failed]), confidence)
 
     def known(name: str) -> float | None:
@@ -126,7 +136,8 @@ def check_of(
         bound=bound if math.isfinite(bound) else None,
         force_rmse=found["force_rmse"],
         force_mae=found["force_mae"],
-        energy_mae_per_atom=found["energy_mae_per_atom"],
+        energy_mae_per_atom=float(np.abs(energy - energy.mean() * shifted).mean()),
+        shifted=shifted,
         # What nobody calibrated promises nothing.
         coverage_80=None if evaluation.interval is None else known("coverage_80"),
         extrapolating=known("extrapolating"),

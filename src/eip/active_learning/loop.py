@@ -206,7 +206,7 @@ class LearningRun:
         bounds = window(self._first_frames(), settings.lower, settings.upper, settings.target)
         starts = {w.name: w.start for w in walkers_of(self.starts, settings, index)}
         found = explored(folder / EXPLORED, outcomes, starts, bounds, settings, index)
-        check = self._check(index, potential, found.drawn)
+        check = self._check(index, potential, found.drawn, untrained=not train)
         stable = all(o.ending == "finished" for o in outcomes if not o.udd)
         verdict = self._verdict(index, check, len(train), stable)
         stop = self._stop(index, stable, found, verdict)
@@ -498,7 +498,9 @@ class LearningRun:
                 found |= {one.name: one for one in outcome.value}
         return [found[w.name] for w in walkers]
 
-    def _check(self, index: int, potential: Potential, drawn: Sequence[Proposal]) -> Check | None:
+    def _check(
+        self, index: int, potential: Potential, drawn: Sequence[Proposal], *, untrained: bool
+    ) -> Check | None:
         """Labels frames of MD that nothing is trained on, and what they say of the potential."""
         if self.settings.target is None:
             return None
@@ -519,7 +521,7 @@ class LearningRun:
         write_frames(every, self.folder / "checks.xyz")
         labelled = [c.atoms for c in self._checks(index) if c.state == "labelled"]
         failed = sum(c.state == "rejected" for c in self._checks(index))
-        return check_of(potential, labelled, failed, self.settings.confidence)
+        return check_of(potential, labelled, failed, self.settings.confidence, shifted=untrained)
 
     def _checks(self, index: int) -> list[Candidate]:
         return [c for c in self.ledger.candidates(generation=index) if c.checks]
