@@ -950,6 +950,27 @@ def test_it_does_not_end_with_labels_that_nothing_was_trained_on(tmp_path: Path)
     assert not Ledger(tmp_path / "ledger.db").candidates("labelled")
 
 
+def test_fewer_generations_change_no_training_that_has_begun(tmp_path: Path) -> None:
+    def stopped(task: TrainingTask) -> Path:
+        model = train(task)
+        if task.run_dir.parent.name == "generation-002":
+            raise InterruptedError
+        return model
+
+    labeler = CountingEMT(tmp_path / "computed.txt")
+    folder, second = tmp_path / "run", tmp_path / "run/generation-002"
+    with pytest.raises(InterruptedError):
+        LearningRun(folder, LATE, start(), labeler, stopped, progress=False).run()
+    begun = (second / "train.xyz").read_bytes()
+    fewer = LATE.model_copy(update={"generations": 3})
+    result = LearningRun(folder, fewer, start(), labeler, train, progress=False).run()
+    assert (second / "train.xyz").read_bytes() == begun
+    # It had not waited for the labels before it: one more generation is trained on them.
+    last = result.generations[-1]
+    assert last.generation == 3 and last.labels == result.labels
+    assert not Ledger(folder / "ledger.db").candidates("labelled")
+
+
 def test_workers_label_while_a_training_runs(tmp_path: Path) -> None:
     """The training itself waits for the labels of the generation before: it would for ever."""
     (tmp_path / "emt.py").write_text("from ase.calculators.emt import EMT as make\n")

@@ -277,6 +277,8 @@ class LearningRun:
         # Not those of this very generation: it may have been stopped while labelling.
         labelled = [c for c in self.ledger.candidates("labelled") if c.generation < index]
         fresh = [c for c in labelled if not c.checks and c.generation < known]
+        if all(path.is_file() for path in self._files(index)):
+            fresh = []  # its training has begun, with fewer generations ahead or more
         limits = self._limits(known)
         # The first ones came before there was a scale to hold them against.
         reasons = {c.key: check_label(c.atoms, limits) for c in fresh}
