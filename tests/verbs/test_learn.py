@@ -224,6 +224,8 @@ def test_a_run_without_a_label_explores_by_the_model_that_it_starts_from(
     assert (first["training_frames"], first["labels"], first["selected"]) == (0, 0, 4)
     assert second["training_frames"] + second["validation_frames"] == 4 == second["labels"]
     assert not (folder / "bare/generation-000/train.xyz").exists()
+    row = "| 0 | 0 | – |"
+    assert row in (folder / "bare/learning.md").read_text()
     taken = eip.load(folder / "bare/generation-000/model/model.eip")
     start = read(folder / "start.xyz")
     expected = eip.load(cheap).predict(start)

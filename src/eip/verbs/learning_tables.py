@@ -39,7 +39,7 @@ def rows(result: LearningResult) -> list[list[str]]:
             [
                 str(g.generation),
                 str(g.labels),
-                f"{1000 * g.metrics.get('force_mae', float('nan')):.1f}",
+                f"{1000 * g.metrics['force_mae']:.1f}" if "force_mae" in g.metrics else "–",
                 f"{sum(r['ending'] == 'finished' for r in md)} of {len(md)}",
                 f"{g.stable_ps:.3g}",
                 share("md"),
