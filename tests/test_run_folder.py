@@ -148,6 +148,34 @@ def test_files_are_the_same_by_name_or_by_content(tmp_path: Path) -> None:
     assert file_identity("xtb:make") == {"file": "xtb:make"}
 
 
+def test_a_file_that_is_gone_is_remembered(tmp_path: Path) -> None:
+    file, content = tmp_path / "start.eip", {}
+    for text in ("one", "other"):
+        file.write_text(text)
+        content[text] = {"model.start_from": file_identity(file)}
+    file.unlink()
+    gone = {"model.start_from": file_identity(file)}
+    run(tmp_path / "run", ASKED | content["one"])
+    assert run(tmp_path / "run", ASKED | gone, resume=True)
+    told: list[Any] = []
+    assert run(tmp_path / "run", ASKED | content["one"], resume=True, edited=told.append)
+    assert not told
+    run(tmp_path / "run", ASKED | content["other"], resume=True, edited=told.append)
+    assert told == [{"model.start_from": [str(file)]}]
+
+
+def test_modules_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "calc.py").write_text("from settings1 import METHOD\nimport numpy\n")
+    alone = file_identity(f"{tmp_path / 'calc.py'}:make")
+    (tmp_path / "settings1.py").write_text("import deeper\nMETHOD = 1\n")
+    one = file_identity(f"{tmp_path / 'calc.py'}:make")
+    (tmp_path / "deeper.py").write_text("import calc  # a circle\n")
+    two = file_identity(f"{tmp_path / 'calc.py'}:make")
+    (tmp_path / "deeper.py").write_text("def (\n")
+    three = file_identity(f"{tmp_path / 'calc.py'}:make")
+    assert len({of["sha256"] for of in (alone, one, two, three)}) == 4
+
+
 def test_what_an_earlier_version_kept_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.ckpt").touch()

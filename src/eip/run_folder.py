@@ -11,6 +11,7 @@ is, or on where a file that was asked for is: of files, names and contents are c
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
@@ -182,8 +183,9 @@ def working_in(
             for stray in path.iterdir():
                 if _STRAY.fullmatch(stray.name) and stray.is_file():
                     stray.unlink(missing_ok=True)
-            if record is None or record["asked"] != now or record["verb"] != verb:
-                _write_record(path, verb, now)
+            kept = _with_sums(now, before) if before and begun else now
+            if record is None or record["asked"] != kept or record["verb"] != verb:
+                _write_record(path, verb, kept)
             try:
                 yield RunFolder(path, verb, now, begun)
             except Exception:
@@ -274,6 +276,16 @@ def _edited(before: Asked, now: Asked) -> dict[str, list[str]]:
     return found
 
 
+def _with_sums(now: Any, before: Any) -> Any:
+    """What is asked, with the sums of files that are gone as they were known before."""
+    if not isinstance(now, Mapping) or not isinstance(before, Mapping):
+        return now
+    if "file" in now:
+        same = now["file"] == before.get("file") and "sha256" not in now
+        return {**before, **now} if same else now
+    return {key: _with_sums(value, before.get(key)) for key, value in now.items()}
+
+
 def _files_in(value: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(value, Mapping):
         if "file" in value:
@@ -301,9 +313,38 @@ def file_identity(given: str | Path) -> dict[str, str]:
     text = str(given)
     for name in (text, text.rpartition(":")[0]):
         if name and (path := Path(name).expanduser()).is_file():
-            with path.open("rb") as file:
-                return {"file": text, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+            return {"file": text, "sha256": _digest(path)}
     return {"file": text}
+
+
+def _digest(path: Path) -> str:
+    """Of the content of a file; of a Python file with the modules beside it that it imports."""
+    digest = hashlib.sha256(path.read_bytes())
+    for module in _imported_from_beside(path) if path.suffix == ".py" else ():
+        digest.update(module.read_bytes())
+    return digest.hexdigest()
+
+
+def _imported_from_beside(path: Path) -> list[Path]:
+    """Files in the same folder, or where the process works, that a Python file imports, and so
+    on."""
+    seen, open_ = {path.resolve()}, [path]
+    while open_:
+        try:
+            nodes = list(ast.walk(ast.parse(open_.pop().read_bytes())))
+        except (SyntaxError, ValueError):  # whoever runs it will say so
+            continue
+        names = [
+            alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
+        ]
+        names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+        for name in filter(None, names):
+            for folder in (path.parent, Path()):
+                found = (folder / f"{name.split('.')[0]}.py").resolve()
+                if found.is_file() and found not in seen:
+                    seen.add(found)
+                    open_.append(found)
+    return sorted(seen - {path.resolve()})
 
 
 def with_files(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -209,12 +209,19 @@ def test_a_run_without_a_label_explores_by_the_model_that_it_starts_from(
     network = {"force_scale": 1.0, "channels": 8, "interactions": 1, "cutoff": 3.5}
     energies = {1: 0.0, 6: 0.0, 8: 0.0}
     eip.save(
-        new_network("none", elements=[1, 6, 8], element_energies=energies, backbone="painn",
+        new_network("none", elements=[1, 6, 8], element_energies=energies, backbone="cartesian_ace",
                     radial_functions=6, **network),
         sure,
     )  # fmt: skip
-    code, _, said = run(*asked, "--set", f"model.start_from={sure}")
-    assert code == 2 and "sure.eip says no uncertainty of forces" in said
+    for more in ((), ("--dry-run",)):
+        code, _, said = run(*asked, "--set", f"model.start_from={sure}", *more)
+        assert code == 2 and "sure.eip says no uncertainty of forces" in said
+        named = f"model.start_from={folder / 'none.eip'}"
+        code, _, said = run(*asked, "--set", named, *more)
+        assert code == 2 and "none.eip: no such model file" in said
+        wider = ("--set", f"model.start_from={cheap}", "--set", "model.channels=16")
+        code, _, said = run(*asked, *wider, *more)
+        assert code == 2 and "model.backbone asks for" in said
     asked = (*asked, "--set", f"model.start_from={cheap}")
     code, out, said = run(*asked, "--dry-run")
     assert code == 0 and "exploring" in out, said

@@ -357,13 +357,7 @@ class LearningRun:
             return model
         assert self.first is not None
         potential = load_model(self.first)
-        start = next(iter(self.starts.values()))
-        if potential.predict(start).force_uncertainty is None:
-            raise InputError(
-                f"{self.first} says no uncertainty of forces, so nothing can be found that it does "
-                "not know: begin with labelled frames (data.train) or some that the run makes "
-                "itself (learn.initial)"
-            )
+        must_say_uncertainty(potential, self.first, next(iter(self.starts.values())))
         # Its measures were of other frames, and so were the units of its data.
         info = {k: v for k, v in read_model_info(self.first)["info"].items() if k != "metrics"}
         info.get("config", {}).get("data", {}).pop("labels", None)
@@ -743,6 +737,16 @@ class LearningRun:
         self._seconds[name] += now - self._mark
         self._mark = now
         write_whole(self.folder / "time.json", json_text(self._seconds))
+
+
+def must_say_uncertainty(potential: Potential, model: Path, start: Atoms) -> None:
+    """Raises an InputError if a model cannot be explored by."""
+    if potential.predict(start).force_uncertainty is None:
+        raise InputError(
+            f"{model} says no uncertainty of forces, so nothing can be found that it does not "
+            "know: begin with labelled frames (data.train) or some that the run makes itself "
+            "(learn.initial)"
+        )
 
 
 def _nothing_to_label(found: Explored, bounds: Window) -> str:

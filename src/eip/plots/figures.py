@@ -171,7 +171,7 @@ def learning(
     figure = new_figure(1, 4, size=(16.5, 3.6))
     curve, stable, share, time = figure.axes
     curve.plot(np.asarray(labels), np.asarray(force_mae), "o-", color=COLORS[0])
-    curve.set(xlabel="labels", ylabel="force MAE, test (meV/Å)", ylim=(0, None))
+    curve.set(xlabel="labels", ylabel="force MAE (meV/Å)", ylim=(0, None))
     generations = np.arange(len(np.asarray(stable_ps)))
     stable.bar(generations, np.asarray(stable_ps), color=COLORS[2])
     stable.set(xlabel="generation", ylabel="shortest run of MD (ps)", xticks=generations)

@@ -15,7 +15,7 @@ from eip.active_learning.fragments import kept_whole, typical_size
 from eip.active_learning.labelers import make_labeler
 from eip.active_learning.labelling import check_same_method
 from eip.active_learning.ledger import Ledger
-from eip.active_learning.loop import LearningRun, TrainingTask
+from eip.active_learning.loop import LearningRun, TrainingTask, must_say_uncertainty
 from eip.active_learning.price import Price
 from eip.active_learning.results import LearningResult
 from eip.config import Config, DataConfig, LearningConfig, config_yaml
@@ -27,9 +27,12 @@ from eip.files import to_json, write_whole
 from eip.kernels.choice import using
 from eip.model_file import load_model, read_model_info, save_model
 from eip.run_folder import RunFolder, read_json
+from eip.simulation.calculator import check_elements
+from eip.uncertainty.attached import AttachedPotential
 from eip.verbs.learning_report import write_report
 from eip.verbs.learning_tables import result_table
 from eip.verbs.messages import Log, silent
+from eip.verbs.networks import as_begun, network_to_continue
 from eip.verbs.runs import configured, run_of
 from eip.verbs.train import train
 
@@ -62,9 +65,11 @@ def learn(
     starts = _starts(config)
     labeler = make_labeler(settings.labeler, **settings.labeler_options)
     Pool(settings.executor, settings.workers, retries=settings.retries)  # refused before all else
+    _check_first(config, starts)
 
     def edited(files: Mapping[str, Sequence[str]]) -> None:
-        # A start is named by its file: an edited one is another start of the same name.
+        for start in files.get("learn.starts", ()):
+            log(f"{start} has changed since the run was begun: new dynamics start from what it is.")
         if method := files.get("learn.labeler_options"):
             known = Ledger(folder / "ledger.db").candidates("submitted", "labelled", "used")
             check_same_method(labeler, (c.atoms for c in known), folder / "labels", method)
@@ -102,6 +107,7 @@ def plan(config: LearningConfig) -> Table:
     settings, starts = config.learn, _starts(config)
     labeler = make_labeler(settings.labeler, **settings.labeler_options)
     Pool(settings.executor, settings.workers, retries=settings.retries)  # refused before all else
+    _check_first(config, starts)
     base = _base(config, _stores(config))
     walkers = walkers_of(starts, settings, 0)
     table = Table(title="the plan", show_header=False)
@@ -170,6 +176,19 @@ def _starts(config: LearningConfig) -> dict[str, Atoms]:
                 raise InputError(f"two starts are named {name}: rename {path}")
             out[name] = atoms
     return out
+
+
+def _check_first(config: LearningConfig, starts: Mapping[str, Atoms]) -> None:
+    """Before a label is paid for: can training start from the model that it is to start from?"""
+    path = config.model.start_from
+    if path is None:
+        return
+    if as_begun(config).model.uncertainty != AttachedPotential.kind:
+        network_to_continue(config, path)
+    potential = load_model(path, device="cpu")
+    check_elements(potential, [int(z) for atoms in starts.values() for z in atoms.numbers])
+    if not (config.learn.initial or config.data.train):
+        must_say_uncertainty(potential, path, next(iter(starts.values())))
 
 
 def _stores(config: LearningConfig, run: RunFolder | None = None) -> dict[str, FrameStore]:

@@ -83,6 +83,28 @@ def fresh_network(
         ).to(getattr(torch, model.dtype))
 
 
+def network_to_continue(config: Config, path: Path) -> NetworkPotential:
+    """The network of a model that training is to start from.
+
+    Raises:
+        InputError: if the model is no network of eIP's own, or its backbone is another than is
+            asked for.
+    """
+    model = config.model
+    begun = bare_network(load_model(path, device="cpu"))
+    if not isinstance(begun, NetworkPotential):
+        raise InputError(f"{path} is no network of eIP's own: training cannot start from it")
+    has = begun.backbone_settings.to_dict()
+    asked = {key: value for key, value in model.backbone.to_dict().items() if value is not None}
+    differs = any(has.get(key) != value for key, value in asked.items())
+    if model.backbone != ModelConfig().backbone and differs:
+        raise InputError(
+            f"{path} has the backbone {has}, and model.backbone asks for {asked}: without that key "
+            "training goes on with what the model has"
+        )
+    return begun
+
+
 def continued_network(
     config: Config,
     path: Path,
@@ -97,18 +119,7 @@ def continued_network(
         InputError: if the model is no network of eIP's own, its backbone is another than is asked
             for, or it lacks an element of the frames.
     """
-    model = config.model
-    begun = bare_network(load_model(path, device="cpu"))
-    if not isinstance(begun, NetworkPotential):
-        raise InputError(f"{path} is no network of eIP's own: training cannot start from it")
-    has = begun.backbone_settings.to_dict()
-    asked = {key: value for key, value in model.backbone.to_dict().items() if value is not None}
-    differs = any(has.get(key) != value for key, value in asked.items())
-    if model.backbone != ModelConfig().backbone and differs:
-        raise InputError(
-            f"{path} has the backbone {has}, and model.backbone asks for {asked}: without that key "
-            "training goes on with what the model has"
-        )
+    model, begun = config.model, network_to_continue(config, path)
     needed = summarize(store, indices).elements
     known = [chemical_symbols[z] for z in begun.elements]
     if missing := [symbol for symbol in needed if symbol not in known]:
