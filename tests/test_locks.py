@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from eip.errors import InputError
-from eip.locks import LOCK, LockWarning, _only_here, locked
+from eip.locks import LOCK, LockWarning, _only_here, is_held, locked
 
 HOLDS = """
 import sys, time
@@ -23,6 +23,17 @@ with locked(sys.argv[1]):
     print("has it", flush=True)
     time.sleep(600)
 """
+
+
+def test_whether_a_folder_is_held(tmp_path: Path) -> None:
+    assert not is_held(tmp_path)
+    with locked(tmp_path):
+        assert is_held(tmp_path)
+    assert not is_held(tmp_path)
+    (tmp_path / LOCK).touch()  # left by a kill
+    assert not is_held(tmp_path)
+    with locked(tmp_path):
+        assert is_held(tmp_path)
 
 
 def holder(folder: Path) -> subprocess.Popen[str]:

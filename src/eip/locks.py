@@ -64,6 +64,21 @@ def locked(folder: str | os.PathLike[str], patience: float = 0.0) -> Iterator[No
             _remove_empty(folder, there)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process has the folder, on this machine or another; true where nobody can say."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def existing(path: Path) -> Path:
     """The path, or the nearest folder round it that there is."""
     return next(folder for folder in _with_parents(path) if folder.exists())

@@ -8,6 +8,7 @@ from typing import Any
 
 from eip.active_learning.ledger import Ledger
 from eip.errors import InputError
+from eip.locks import is_held
 from eip.run_folder import read_json
 
 #: In the folder of a generation, that of its dynamics.
@@ -146,7 +147,7 @@ def status(folder: str | Path) -> dict[str, Any]:
     counts, rejected = ledger.counts(), ledger.candidates("rejected")
     done = sorted(folder.glob("generation-*/generation.json"))
     begun = sorted(folder.glob("generation-*"))
-    stage = "labelling the initial frames"
+    stage = "before the first training"
     if begun:
         current = begun[-1]
         if (current / "generation.json").is_file():
@@ -164,11 +165,16 @@ def status(folder: str | Path) -> dict[str, Any]:
         reasons[candidate.reason] = reasons.get(candidate.reason, 0) + 1
     outcome = folder / "learning.json"
     last = read_json(outcome) if outcome.is_file() else {}
+    ended = last.get("reason", "going on") != "going on"
     return {
         "stage": stage,
         "candidates": counts,
         "rejected because": reasons,
         "generations complete": len(done),
-        "outcome": last.get("reason", "going on"),
+        "outcome": last["reason"] if ended else _is_going_on(folder),
         "seconds": read_json(folder / "time.json") if (folder / "time.json").is_file() else {},
     }
+
+
+def _is_going_on(folder: Path) -> str:
+    return "going on" if is_held(folder) else "no process is at work: go on with --resume"
