@@ -319,7 +319,8 @@ def file_identity(given: str | Path) -> dict[str, str]:
 
 def _digest(path: Path) -> str:
     """Of the content of a file; of a Python file with the modules beside it that it imports."""
-    digest = hashlib.sha256(path.read_bytes())
+    with path.open("rb") as file:  # which may be larger than memory
+        digest = hashlib.file_digest(file, "sha256")
     for module in _imported_from_beside(path) if path.suffix == ".py" else ():
         digest.update(module.read_bytes())
     return digest.hexdigest()

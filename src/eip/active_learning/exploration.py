@@ -153,16 +153,11 @@ def _biases(
 
 def _proposed(potential: Potential, walker: Walker) -> UDDParameters | None:
     """By the start, or what is near it where σ is flat there; None where it is flat there, too."""
-    near = []
-    for seed in range(_NEAR):
-        near.append(walker.start.copy())
-        near[-1].set_constraint()
-        near[-1].rattle(_RATTLE, seed=seed)
-    for frames in ([walker.start], near):
+    for frames in (lambda: [walker.start], lambda: _near(walker.start)):
         with suppress(FlatUncertainty):
             return propose_udd(
                 potential,
-                frames,
+                frames(),
                 walker.settings.temperature,
                 fraction=walker.push,
                 **walker.more,
@@ -172,6 +167,15 @@ def _proposed(potential: Potential, walker: Walker) -> UDDParameters | None:
         stacklevel=2,
     )
     return None
+
+
+def _near(start: Atoms) -> list[Atoms]:
+    """Rattled, whatever is held."""
+    found = [start.copy() for _ in range(_NEAR)]
+    for seed, atoms in enumerate(found):
+        atoms.set_constraint()
+        atoms.rattle(_RATTLE, seed=seed)
+    return found
 
 
 def _run(

@@ -305,15 +305,16 @@ class LearningRun:
 
     def _trained(self, index: int) -> Path:
         """The potential of a generation; that of the one before where nothing has come since."""
-        folder, before, files = self._path(index), self._path(index - 1), self._files(index)
+        folder, before = self._path(index), self._path(index - 1)
+        files, earlier = self._files(index), self._files(index - 1)
         model = folder / "model" / "model.eip"
         if model.is_file():
             return model
-        begun_with = before / files[0].name
-        if (
-            index
-            and begun_with.is_file()
-            and all(f.read_bytes() == (before / f.name).read_bytes() for f in files)
+        # The first ones may have had none.
+        trained = index and all(path.is_file() for path in earlier)
+        if trained and all(
+            one.read_bytes() == other.read_bytes()
+            for one, other in zip(files, earlier, strict=True)
         ):
             self.say(f"Generation {index}: nothing new to train on; the potential stays.")
             model.parent.mkdir(exist_ok=True)

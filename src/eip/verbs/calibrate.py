@@ -34,7 +34,7 @@ from eip.uncertainty.latent_distance import (
 )
 from eip.verbs.arguments import as_paths
 from eip.verbs.evaluate import knows_no_energies
-from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled, some_batches
+from eip.verbs.frames import config_of, dataset_for, labels_of, loader, open_labelled, some_batches
 from eip.verbs.messages import (
     TRAINING_GIVES,
     Log,
@@ -101,12 +101,12 @@ def calibrate(
         potential.potential = _guarded(potential.potential, store, trained, log)
     else:
         potential = _guarded(potential, store, trained, log)
-        if trained is not None and not knows_no_energies(_config_of(info)):
+        if trained is not None and not knows_no_energies(config_of(info)):
             potential = _with_energy_error(potential, trained, store, log)
     found = evaluation.evaluate(potential, loader(dataset_for(store, potential)), progress=progress)
     calibrated = evaluation.calibrate(potential, found, method=cast(Method, method))
     log(calibration_text(calibrated))
-    seen = {Path(f).resolve() for f in _config_of(info).get("data", {}).get("train", ())}
+    seen = {Path(f).resolve() for f in config_of(info).get("data", {}).get("train", ())}
     again = [file for file in files if file.resolve() in seen]
     for doubt in _doubts(found.n_frames, found.extrapolation_grade, again):
         warnings.warn(doubt, DataWarning, stacklevel=2)
@@ -119,11 +119,6 @@ def calibrate(
     kept["metrics"] = {k: v for k, v in kept.get("metrics", {}).items() if _is_free_of_scale(k)}
     save_model(calibrated, target, kept)
     return target
-
-
-def _config_of(info: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration of a model's training, as far as it is known."""
-    return cast(Mapping[str, Any], info.get("info", {}).get("config", {}))
 
 
 def _doubts(

@@ -18,7 +18,7 @@ from eip.evaluation.report import REPORT_FILES
 from eip.model_file import load_model, read_model_info
 from eip.run_folder import clear, file_identity, working_in
 from eip.verbs.arguments import as_paths
-from eip.verbs.frames import dataset_for, labels_of, loader, open_labelled
+from eip.verbs.frames import config_of, dataset_for, labels_of, loader, open_labelled
 from eip.verbs.messages import Log, sentence, silent
 from eip.verbs.scan import SCAN_FILES
 from eip.verbs.scan import scan as scan_potential
@@ -84,10 +84,7 @@ def evaluate(
             log(summarize(store).table())
             frames = loader(dataset_for(store, potential))
             evaluations.append(evaluation.evaluate(potential, frames, progress=progress))
-        if (
-            knows_no_energies(info.get("info", {}).get("config", {}))
-            and np.isfinite(evaluations[0].energy_true).any()
-        ):
+        if knows_no_energies(config_of(info)) and np.isfinite(evaluations[0].energy_true).any():
             log(NO_ENERGIES)
             evaluations = [without_energies(found) for found in evaluations]
         elif potential.undetermined:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -137,8 +137,11 @@ def some_batches(dataset: GraphDataset, potential: Potential) -> Iterator[Batch]
         yield batch.to(potential.device)
 
 
-def labels_of(info: dict[str, Any]) -> Labels:
+def config_of(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a model's training, as far as its file says it."""
+    return dict(info.get("info", {}).get("config", {}))
+
+
+def labels_of(info: Mapping[str, Any]) -> Labels:
     """Keys and units that the model's training data had, for files that declare none."""
-    return RememberedLabels(
-        **info.get("info", {}).get("config", {}).get("data", {}).get("labels", {})
-    )
+    return RememberedLabels(**config_of(info).get("data", {}).get("labels", {}))

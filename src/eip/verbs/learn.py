@@ -183,9 +183,9 @@ def _check_first(config: LearningConfig, starts: Mapping[str, Atoms]) -> None:
     path = config.model.start_from
     if path is None:
         return
-    if as_begun(config).model.uncertainty != AttachedPotential.kind:
-        network_to_continue(config, path)
     potential = load_model(path, device="cpu")
+    if as_begun(config).model.uncertainty != AttachedPotential.kind:
+        network_to_continue(config, path, potential)
     check_elements(potential, [int(z) for atoms in starts.values() for z in atoms.numbers])
     if not (config.learn.initial or config.data.train):
         must_say_uncertainty(potential, path, next(iter(starts.values())))

@@ -83,15 +83,18 @@ def fresh_network(
         ).to(getattr(torch, model.dtype))
 
 
-def network_to_continue(config: Config, path: Path) -> NetworkPotential:
+def network_to_continue(config: Config, path: Path, potential: Potential) -> NetworkPotential:
     """The network of a model that training is to start from.
+
+    Args:
+        path, potential: its file and what is in it.
 
     Raises:
         InputError: if the model is no network of eIP's own, or its backbone is another than is
             asked for.
     """
     model = config.model
-    begun = bare_network(load_model(path, device="cpu"))
+    begun = bare_network(potential)
     if not isinstance(begun, NetworkPotential):
         raise InputError(f"{path} is no network of eIP's own: training cannot start from it")
     has = begun.backbone_settings.to_dict()
@@ -119,7 +122,8 @@ def continued_network(
         InputError: if the model is no network of eIP's own, its backbone is another than is asked
             for, or it lacks an element of the frames.
     """
-    model, begun = config.model, network_to_continue(config, path)
+    model = config.model
+    begun = network_to_continue(config, path, load_model(path, device="cpu"))
     needed = summarize(store, indices).elements
     known = [chemical_symbols[z] for z in begun.elements]
     if missing := [symbol for symbol in needed if symbol not in known]:
