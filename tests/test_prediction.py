@@ -60,6 +60,7 @@ class Labelled:
     energy: Tensor
     forces: Tensor
     sources: tuple[str, ...]
+    stress: Tensor | None = None
 
 
 def charging() -> Potential:
