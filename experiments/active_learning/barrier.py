@@ -11,6 +11,7 @@ angle and rattled by 0.03 Å ("barrier": those of 60 to 120°; "other side": tho
 300 K never comes there within such runs: the reference's own does not either.
 
     random        MD, frames taken at random
+    many          the same, 90 a generation, two generations, runs of 5 ps
     md            MD, frames by uncertainty
     two heats     the same, at 300 and 900 K
     udd           MD and UDD, frames by uncertainty
@@ -51,6 +52,10 @@ INITIAL, LABELS, GENERATIONS = 20, 15, 6
 #: What differs between the strategies, of `learn`.
 STRATEGIES: dict[str, dict[str, Any]] = {
     "random": {"selection": "random", "udd": False},
+    "many": {
+        **{"selection": "random", "udd": False},
+        **{"labels": 90, "generations": 3, "length_ps": 5.0},
+    },
     "md": {"udd": False},
     "two heats": {"udd": False, "temperatures": [300.0, 900.0]},
     "udd": {},

@@ -22,6 +22,7 @@ from ase.io import write
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from eip import plots
+from eip.data.labels import OWN_UNITS
 from eip.evaluation.metrics import (
     METRIC_KEYS,
     calibration_curve,
@@ -47,6 +48,7 @@ PREDICTION_KEYS: dict[str, str] = {
     "stress": "reference stress, eV/Å³ (absent where not all frames have one)",
     "force_error": "mean_a |f_true - f_pred| of the atom, eV/Å (absent without labels)",
     "source": "where the frame was read",
+    **{key: f"of what the file holds: {unit}" for key, unit in OWN_UNITS.items()},
     **{
         _key(of): f"predicted: {of.about}, {of.unit}"
         for of in quantities(Prediction)
@@ -181,6 +183,7 @@ def prediction_frames(evaluation: Evaluation) -> Iterator[Atoms]:
                 atoms.info[_key(of)] = np.array(values[index]) if of.shape else float(values[index])
         if evaluation.sources:
             atoms.info["source"] = evaluation.sources[index]
+        atoms.info |= OWN_UNITS
         yield atoms
 
 

@@ -21,7 +21,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixConstraint
 from ase.io.extxyz import write_xyz
 
-from eip.data.labels import COMMON_NAMES
+from eip.data.labels import COMMON_NAMES, OWN_UNITS, UNIT_NAMES
 from eip.errors import InputError
 from eip.files import load_arrays, save_arrays, warn_unchecked
 from eip.prediction import Prediction, Quantity, quantities
@@ -52,7 +52,7 @@ CHECKPOINT_FORMAT = 1
 
 _NOT_OF_THE_START = frozenset(
     (
-        *(name for names in COMMON_NAMES.values() for name in names),
+        *(name for names in (COMMON_NAMES | UNIT_NAMES).values() for name in names),
         *(name for of in quantities(Prediction) if not of.internal for name in of.names),
         *(alias for of in quantities(Prediction) for alias in of.aliases),
         *("step", "time_fs", "temperature", "properties", "lattice", "pbc"),
@@ -151,7 +151,7 @@ def labelled(
         name: results[name] for of in described if of.filed for name in of.ase if name in results
     }
     frame.calc = SinglePointCalculator(frame, **labels)
-    frame.info.update(info)
+    frame.info |= {**info, **OWN_UNITS}
     add_predicted(frame, results, described)
     return frame
 

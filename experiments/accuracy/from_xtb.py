@@ -1,0 +1,151 @@
+"""What is a cheap level of theory worth as a start, at home and away? GFN2-xTB, then the data's.
+
+    python experiments/accuracy/from_xtb.py acac --seeds 0 1 2     # → from_xtb.json
+    python experiments/accuracy/from_xtb.py 3bpa --seeds 0
+
+Nothing of the data's method is used but the training frames that `run.py` trains on. Frames of
+GFN2-xTB's own dynamics (tblite) at four temperatures, begun with training frames, make a first
+potential, which every seed shares; its weights are where training on the data begins
+(`model.start_from`), with an effort as `eip train` has it. Tested as in `run.py`. What was begun is
+gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms, units
+from ase.io import write
+from ase.md.langevin import Langevin
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from run import SPLITS
+
+import eip
+from eip.config import Config
+from eip.data import FrameStore
+
+HERE = Path(__file__).parent
+#: K; every fifth of the frames of a temperature is 20 fs from the one before.
+TEMPERATURES = (300.0, 600.0, 900.0, 1200.0)
+MEASURES = (
+    *("force_mae", "force_rmse", "energy_mae_per_atom", "spearman_atom", "roc_auc_atom"),
+    *("coverage_80",),
+)
+
+
+def dynamics(start: Atoms, temperature: float, count: int, seed: int) -> list[Atoms]:
+    """Frames of GFN2-xTB, 20 fs apart, labelled by it."""
+    from tblite.ase import TBLite
+
+    atoms = Atoms(start.numbers, start.positions)
+    atoms.calc = TBLite(method="GFN2-xTB", verbosity=0)
+    rng = np.random.default_rng(seed)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
+    run = Langevin(
+        atoms, 0.5 * units.fs, temperature_K=temperature, friction=0.02 / units.fs, rng=rng
+    )
+    run.run(400)
+    frames = []
+    for _ in range(count):
+        run.run(40)
+        frame = Atoms(atoms.numbers, atoms.positions.copy())
+        frame.info["energy"] = atoms.get_potential_energy()
+        frame.arrays["forces"] = atoms.get_forces()
+        frames.append(frame)
+    return frames
+
+
+def cheap_frames(store: FrameStore, indices: np.ndarray, count: int, path: Path) -> Path:
+    if not path.exists():
+        began, frames = time.monotonic(), []
+        chosen = np.random.default_rng(0).choice(indices, len(TEMPERATURES), replace=False)
+        for seed, (index, temperature) in enumerate(zip(chosen, TEMPERATURES, strict=True)):
+            start = store[int(index)].to_atoms()
+            frames += dynamics(start, temperature, count // len(TEMPERATURES), seed)
+        made = path.with_name(f"part-{path.name}")
+        write(made, frames)
+        made.rename(path)
+        print(f"{len(frames)} frames of GFN2-xTB in {time.monotonic() - began:.0f} s")
+    return path
+
+
+def written(store: FrameStore, indices: np.ndarray | None, path: Path) -> Path:
+    if not path.exists():
+        chosen = range(len(store)) if indices is None else indices
+        write(path, [store[int(index)].to_atoms() for index in chosen])
+    return path
+
+
+def train(folder: Path, data: dict, start: Path | None, training: dict) -> Path:
+    values = {
+        "run_dir": folder,
+        "data": data,
+        "model": {"start_from": start},
+        "training": {"device": "cpu", **training},
+    }
+    resume = (folder / "run.json").exists()
+    model = eip.train(Config.model_validate(values), resume=resume, progress=False).model
+    assert model is not None
+    return model
+
+
+def errors(model: Path, files: dict[str, Path]) -> dict[str, dict[str, float]]:
+    found = {}
+    for name, path in files.items():
+        measured = eip.evaluate(model, path, model.parent / name, force=True, progress=False)
+        found[name] = {measure: measured[measure] for measure in MEASURES}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", choices=["acac", "3bpa"])
+    parser.add_argument("--data", type=Path, default=HERE.parents[2] / "shared/data")
+    parser.add_argument("--out", type=Path, default=Path("runs/from_xtb"))
+    parser.add_argument("--frames", type=int, default=2000, help="of GFN2-xTB")
+    parser.add_argument("--effort", default="default", help="of the training on the data")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments = parser.parse_args()
+
+    folder = (arguments.out / arguments.dataset).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    split = SPLITS[arguments.dataset](arguments.data, folder / "store")
+    train_file = written(split.store, split.train, folder / "train.xyz")
+    validation = written(split.store, split.validation, folder / "validation.xyz")
+    files = {
+        "home": written(split.test, split.test_indices, folder / "home.xyz"),
+        "away": written(split.ood, split.ood_indices, folder / "away.xyz"),
+    }
+    xtb = cheap_frames(split.store, split.train, arguments.frames, folder / "xtb.xyz")
+    began = time.monotonic()
+    cheap = train(
+        folder / "cheap", {"train": [xtb], "validation": 0.1}, None, {"effort": "default"}
+    )
+    print(f"the first potential: {time.monotonic() - began:.0f} s")
+
+    kept = HERE / "from_xtb.json"
+    results = json.loads(kept.read_text()) if kept.exists() else {}
+    of_set = results.setdefault(arguments.dataset, {"frames_of_xtb": arguments.frames})
+    of_set.setdefault("as it is", errors(cheap, files))
+    data = {"train": [train_file], "validation": [validation]}
+    for name, start in {"begun with xTB's": cheap, "alone": None}.items():
+        for seed in arguments.seeds:
+            runs = of_set.setdefault(arguments.effort, {}).setdefault(name, {})
+            if str(seed) in runs:
+                continue
+            began = time.monotonic()
+            options = {"effort": arguments.effort, "seed": seed}
+            model = train(
+                folder / f"{arguments.effort}-{name.split()[0]}-{seed}", data, start, options
+            )
+            runs[str(seed)] = errors(model, files) | {"seconds": time.monotonic() - began}
+            kept.write_text(json.dumps(results, indent=1) + "\n")
+            print(arguments.dataset, name, seed, json.dumps(runs[str(seed)], indent=1))
+
+
+if __name__ == "__main__":
+    main()
