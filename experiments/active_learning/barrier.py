@@ -30,15 +30,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.build import molecule
 from ase.constraints import FixInternals
 from ase.io import iread, write
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import BFGS
+from reference import calculator, dynamics, labelled
 
-from eip.active_learning.labelers import labelled_copy
 from eip.active_learning.ledger import Ledger
 from eip.config import LearningConfig
 from eip.model_file import load_model
@@ -72,19 +70,6 @@ def acid() -> Atoms:
     return Atoms(made.numbers, made.positions)
 
 
-def _reference() -> Any:
-    from tblite.ase import TBLite
-
-    return TBLite(method="GFN2-xTB", verbosity=0)
-
-
-def _labelled(atoms: Atoms) -> Atoms:
-    found = atoms.copy()
-    found.set_constraint()
-    found.calc = _reference()
-    return labelled_copy(found, found.get_potential_energy(), found.get_forces())
-
-
 def test_sets(folder: Path) -> dict[str, list[Atoms]]:
     """By name, labelled; each carries its angle."""
     path = folder / "test.xyz"
@@ -102,16 +87,10 @@ def test_sets(folder: Path) -> dict[str, list[Atoms]]:
 
 
 def _home() -> list[Atoms]:
-    atoms = acid()
-    atoms.calc = _reference()
     rng = np.random.default_rng(0)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=rng)
-    dynamics = Langevin(atoms, 0.5 * units.fs, temperature_K=300, friction=0.01 / units.fs, rng=rng)
-    frames = []
-    for _ in range(100):
-        dynamics.run(80)
-        frames.append(_labelled(atoms))
-        frames[-1].info |= {"set": "home", "angle": _angle(atoms)}
+    frames = list(dynamics(acid(), 300.0, 100, rng, every=80, timestep_fs=0.5))
+    for frame in frames:
+        frame.info |= {"set": "home", "angle": _angle(frame)}
     return frames
 
 
@@ -121,11 +100,11 @@ def _path() -> list[Atoms]:
     for angle in range(0, 181, 10):
         atoms.set_dihedral(*TORSION, angle, indices=TORSION[:1])
         atoms.set_constraint(FixInternals(dihedrals_deg=[[angle, TORSION]]))
-        atoms.calc = _reference()
+        atoms.calc = calculator()
         BFGS(atoms, logfile=None).run(fmax=0.02, steps=300)
         for _ in range(3):
             moved = Atoms(atoms.numbers, atoms.positions + rng.normal(scale=0.03, size=(5, 3)))
-            frames.append(_labelled(moved))
+            frames.append(labelled(moved))
             frames[-1].info |= {"set": "path", "angle": float(angle)}
         atoms.set_constraint()
     return frames

@@ -25,19 +25,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.io import iread, write
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from reference import dynamics, labelled
 from run import conformers
 from scipy.spatial.distance import cdist
 
 import eip
-from eip.active_learning.labelers import labelled_copy
 from eip.active_learning.selection import descriptors, farthest_points, window
 from eip.config import Config
 from eip.model_file import load_model
@@ -59,36 +58,18 @@ START, ROUND, ROUND_OF_BEGUN = 20, 20, 10
 BEGUN = ", begun with GFN1"
 
 
-def _reference(method: str = "GFN2-xTB") -> Any:
-    from tblite.ase import TBLite
-
-    return TBLite(method=method, verbosity=0)
-
-
-def labelled(atoms: Atoms) -> Atoms:
-    copy = atoms.copy()
-    copy.calc = _reference()
-    return labelled_copy(copy, copy.get_potential_energy(), copy.get_forces())
-
-
-def dynamics(
-    temperature: float, frames: int, seed: int, apart: int = 20, method: str = "GFN2-xTB"
-) -> list[Atoms]:
+def pool_of(
+    temperature: float, frames: int, seed: int, method: str = "GFN2-xTB"
+) -> Iterator[Atoms]:
     """Of both conformers, every 20 fs."""
-    found = []
     for k, start in enumerate(conformers()):
-        atoms = start.copy()
-        atoms.calc = _reference(method)
         rng = np.random.default_rng([seed, k])
-        MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
-        run = Langevin(
-            atoms, units.fs, temperature_K=temperature, friction=0.01 / units.fs, rng=rng
+        own = dynamics(
+            start, temperature, frames // 2, rng, every=20, timestep_fs=1.0, method=method
         )
-        for _ in range(frames // 2):
-            run.run(apart)
-            found.append(labelled_copy(atoms, atoms.get_potential_energy(), atoms.get_forces()))
-            found[-1].info["temperature"] = temperature
-    return found
+        for frame in own:
+            frame.info["temperature"] = temperature
+            yield frame
 
 
 def sets(folder: Path) -> tuple[list[Atoms], list[Atoms]]:
@@ -100,7 +81,7 @@ def sets(folder: Path) -> tuple[list[Atoms], list[Atoms]]:
     }.items():
         path = folder / f"{name}.xyz"
         if not path.exists():
-            write(path, [atoms for part in parts for atoms in dynamics(*part)])
+            write(path, [atoms for part in parts for atoms in pool_of(*part)])
         out.append(list(iread(path)))
     return out[0], out[1]
 
@@ -122,7 +103,7 @@ def begun(folder: Path) -> Path:
     path = folder / "cheap.xyz"
     if not path.exists():
         parts = ((500.0, 300, 4), (800.0, 300, 5))
-        write(path, [a for part in parts for a in dynamics(*part, method="GFN1-xTB")])
+        write(path, [a for part in parts for a in pool_of(*part, method="GFN1-xTB")])
     return trained(folder / "cheap", list(iread(path)), 0)
 
 

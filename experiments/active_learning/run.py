@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.build import molecule
 from ase.io import write
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from reference import dynamics
 
-from eip.active_learning.labelers import labelled_copy
 from eip.active_learning.ledger import Ledger
 from eip.analysis import torsion_entropy
 from eip.config import LearningConfig
@@ -92,20 +90,13 @@ def test_set(folder: Path) -> Path:
     path = folder / "test.xyz"
     if path.exists():
         return path
-    from tblite.ase import TBLite
-
-    frames = []
-    for k, start in enumerate(conformers()):
-        atoms = start.copy()
-        atoms.calc = TBLite(method="GFN2-xTB", verbosity=0)
-        rng = np.random.default_rng(k)
-        MaxwellBoltzmannDistribution(atoms, temperature_K=800, rng=rng)
-        dynamics = Langevin(atoms, 1.0 * units.fs, temperature_K=800, friction=0.01 / units.fs,
-                            rng=rng)  # fmt: skip
-        for _ in range(100):
-            dynamics.run(40)
-            energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-            frames.append(labelled_copy(atoms, energy, forces))
+    frames = [
+        frame
+        for k, start in enumerate(conformers())
+        for frame in dynamics(
+            start, 800.0, 100, np.random.default_rng(k), every=40, timestep_fs=1.0
+        )
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     write(path, frames)
     return path

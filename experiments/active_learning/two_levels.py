@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.build import molecule
 from ase.io import read, write
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from reference import dynamics
 
 import eip
 from eip.config import Config
@@ -34,22 +33,11 @@ CHEAP, COUNTS, TEST = 240, (10, 20, 40), 12
 PBE = {"functional": "PBE", "basis": "def2-svp"}
 
 
-def dynamics(seed: int, count: int) -> list[Atoms]:
-    """Frames of GFN2-xTB at 500 K, 20 fs apart."""
-    from tblite.ase import TBLite
-
-    made = molecule("HCOOH")
-    atoms = Atoms(made.numbers, made.positions)
-    atoms.calc = TBLite(method="GFN2-xTB", verbosity=0)
+def of_xtb(seed: int, count: int) -> list[Atoms]:
+    """Frames of GFN2-xTB at 500 K, 20 fs apart, after 200 fs."""
     rng = np.random.default_rng(seed)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=500, rng=rng)
-    run = Langevin(atoms, 0.5 * units.fs, temperature_K=500, friction=0.01 / units.fs, rng=rng)
-    run.run(400)
-    frames = []
-    for _ in range(count):
-        run.run(40)
-        frames.append(Atoms(atoms.numbers, atoms.positions.copy()))
-    return frames
+    found = dynamics(molecule("HCOOH"), 500.0, 10 + count, rng, every=40, timestep_fs=0.5)
+    return [Atoms(a.numbers, a.positions) for a in found][10:]
 
 
 def labelled(folder: Path) -> dict[str, Path]:
@@ -63,7 +51,7 @@ def labelled(folder: Path) -> dict[str, Path]:
     for name, (seed, count, labeler, options) in asked.items():
         bare, out[name] = folder / f"{name}-bare.xyz", folder / f"{name}.xyz"
         if not bare.exists():
-            write(bare, dynamics(seed, count))
+            write(bare, of_xtb(seed, count))
         if not out[name].exists():
             eip.label(bare, out[name], labeler, options, executor="serial", progress=False)
     return out
