@@ -47,12 +47,20 @@ class RunFolder:
         verb: of the command line, "train" say.
         asked: what makes the result, as in JSON.
         begun: whether there was something worth keeping when it was opened.
+        replaced: names of what gives way to this run when it has its result, see `settle`.
     """
 
     path: Path
     verb: str
     asked: dict[str, Any]
     begun: bool
+    replaced: Sequence[str] = ()
+
+    def settle(self) -> None:
+        """Takes the place of the run that was to be replaced, and of all that it left."""
+        if self.replaced:
+            clear(self.path, (RECORD, *self.replaced))
+            _write_record(self.path, self.verb, self.asked)
 
 
 def read_json(path: Path) -> Any:
@@ -135,8 +143,9 @@ def working_in(
         scratch: those that go after an error, as long as there is nothing else.
         remedy: what a user whose run this is not can do.
         of_the_same: what else, where it is a run of the same verb.
-        replaced: names that go first where such a run, or nothing but them, is in the folder: the
-            user wants it replaced.
+        replaced: names that may go where such a run, or nothing but them, is in the folder: the
+            user wants it replaced. It stays until `RunFolder.settle`, so that a run that fails
+            costs nothing.
         edited: is told, by key, of files of the same name whose content has changed since a run
             that goes on was begun; what it raises leaves the record as it was.
         patience: seconds to wait for another process that is about to end.
@@ -151,9 +160,10 @@ def working_in(
             used, record = _used(path, own), read_record(path)
             if record is not None and record["verb"] != verb and _used(path, None) != [RECORD]:
                 raise InputError(f"{path} holds a run of 'eip {record['verb']}'; {remedy}")
-            if replaced and (record is not None or _all_named(path, used, replaced)):
-                clear(path, (RECORD, *replaced))
-                used, record = _used(path, own), None
+            rest = _others(path, used, replaced)
+            replaces = bool(replaced) and (record is not None or not rest)
+            if replaces:
+                used, record = rest, None
             remedy = remedy if replaced else of_the_same + remedy
             before = record["asked"] if record else earlier() if used else None
             begun = before is not None and (record is None or result())
@@ -184,10 +194,11 @@ def working_in(
                 if _STRAY.fullmatch(stray.name) and stray.is_file():
                     stray.unlink(missing_ok=True)
             kept = _with_sums(now, before) if before and begun else now
-            if record is None or record["asked"] != kept or record["verb"] != verb:
+            new = record is None or record["asked"] != kept or record["verb"] != verb
+            if new and not replaces:
                 _write_record(path, verb, kept)
             try:
-                yield RunFolder(path, verb, now, begun)
+                yield RunFolder(path, verb, now, begun, replaced if replaces else ())
             except Exception:
                 if not begun and not result():
                     clear(path, scratch)
@@ -222,9 +233,10 @@ def clear(folder: Path, patterns: Sequence[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _all_named(folder: Path, used: Sequence[str], patterns: Sequence[str]) -> bool:
+def _others(folder: Path, used: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """What has none of these names, nor is the record."""
     named = {path.name for pattern in patterns for path in folder.glob(pattern)}
-    return named.issuperset(used)
+    return [name for name in used if name not in named | {RECORD}]
 
 
 def _used(folder: Path, own: Sequence[str] | None) -> list[str]:

@@ -196,6 +196,10 @@ def test_compare_shares_networks_and_writes_table_and_plot(
     assert (side / "tensor" / "seed0" / "model.eip").stat().st_mtime_ns == written
     code, _, said = run(*command, "--set", "training.epochs=3")
     assert code == 2 and "training.epochs was 2, now 3" in said
+    code, _, said = run(*command, "--set", "data.test=hot.xyz")
+    assert code == 2 and "the test files have changed since the run was begun" in said
+    code, _, said = run(*command[:-3], "--set", "model.members=3", "--no-progress")
+    assert code == 2 and "model.members was 2, now 3" in said
 
 
 def test_compare_names_what_is_missing(folder: Path, run: Run) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from ase.units import kcal, mol
 
 from eip.data import Labels, LabelWarning, read_frames
+from eip.data.convert import _Conversion, convert
 from eip.errors import InputError
 
 # --- an SCF that did not converge --------------------------------------------------------------
@@ -21,6 +23,10 @@ _VECTORS = """\
      0.0  0.0  8.0     0.0  0.0  0.125
 
 """
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def outcar(steps: list[bool]) -> str:
@@ -115,6 +121,29 @@ def test_an_scf_that_did_not_converge_is_no_label(tmp_path: Path, name: str) -> 
     assert [frame.source.rpartition("#")[2] for frame in kept] == ["0", "2"]
     # Frames that were not asked for are nobody's business.
     assert len(list(read_frames(file, index="2:"))) == 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_steps_that_are_left_out_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, labels = tmp_path / "OUTCAR", Labels(skip_unconverged=True)
+    file.write_text(outcar([True, False, True, False] + 16 * [True]))
+    whole, out = convert([file], tmp_path / "whole", labels).store, tmp_path / "out"
+    saves: list[int] = []
+    with monkeypatch.context() as patch:
+
+        def save(self: _Conversion, *arguments: Any) -> None:
+            kept(self, *arguments)
+            saves.append(1)
+            if len(saves) == 3:
+                raise KeyboardInterrupt
+
+        kept = _Conversion._save
+        patch.setattr(_Conversion, "_save", save)
+        with pytest.raises(KeyboardInterrupt):
+            convert([file], out, labels, checkpoint_s=0.0)
+    assert contents(convert([file], out, labels).store.path) == contents(whole.path)
 
 
 def test_more_ways_of_not_converging(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -188,6 +189,11 @@ def test_what_cannot_be_read_costs_no_earlier_evaluation(frames: Path, tmp_path:
     assert "scans.json" in before
     with pytest.raises(InputError, match=r"nope\.xyz"):
         eip.evaluate(one, [tmp_path / "nope.xyz"], out, force=True, progress=False)
+    lone = Atoms("S")
+    lone.calc = SinglePointCalculator(lone, energy=-1.0)
+    write(tmp_path / "sulfur.xyz", lone)
+    with pytest.raises(InputError, match="holds S, which the potential was not made for"):
+        eip.evaluate(one, [tmp_path / "sulfur.xyz"], out, force=True, progress=False)
     assert names(out) == before
     model(one, energies=(-3.5, -9.5))  # another model of the same name
     with pytest.raises(InputError, match="scan was True, now False"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.db import connect
 from ase.io import read, write
@@ -262,6 +262,21 @@ def test_a_wrong_configuration_is_explained(folder: Path, run: Run) -> None:
     ):
         code, _, said = run("learn", config, "--set", "run_dir=wrong", "--set", change)
         assert code == 2 and re.search(words, " ".join(said.split())), (change, said)
+
+
+def test_stress_is_learnt_where_labels_have_it(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "calc.py").write_text(CALCULATOR)
+    (tmp_path / "learn.yaml").write_text(CONFIG.replace("generations: 2", "generations: 1"))
+    write(tmp_path / "start.xyz", molecule("CH3OH"))
+    asked = ("learn", tmp_path / "learn.yaml", "--set", "training.stress_weight=0.1")
+    for more in ((), ("--dry-run",)):
+        code, _, said = run(*asked, *more)
+        assert code == 2 and "start have no stress: it is not periodic" in said
+    assert not (tmp_path / "run" / "ledger.db").exists()
+    write(tmp_path / "start.xyz", bulk("Cu", cubic=True))
+    assert run(*asked, "--no-progress")[0] == 0
+    metrics = json.loads((tmp_path / "run/generation-000/model/metrics.json").read_text())
+    assert metrics["stress_mae"] >= 0
 
 
 def test_it_goes_on_without_the_files_that_it_began_with(tmp_path: Path) -> None:

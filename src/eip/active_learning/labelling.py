@@ -179,21 +179,20 @@ def check_same_method(
 
 
 def write_frames(frames: Sequence[Atoms], path: Path) -> None:
-    """Extended XYZ with energy and forces alone (stress is not in every method's labels), and the
-    charge and multiplicity that a frame was labelled with.
+    """Extended XYZ with energy and forces, stress where all labels have it, and the charge and
+    multiplicity that a frame was labelled with.
 
     A file that holds just this is left as it is.
     """
+    names = ["energy", "forces"]
+    if all("stress" in atoms.calc.results for atoms in frames):
+        names.append("stress")
     plain = []
     for atoms in frames:
         frame = Atoms(
             numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
         )
-        frame.calc = SinglePointCalculator(
-            frame,
-            energy=atoms.get_potential_energy(),
-            forces=atoms.get_forces(apply_constraint=False),
-        )
+        frame.calc = SinglePointCalculator(frame, **{n: atoms.calc.results[n] for n in names})
         # Whoever labels these frames anew needs to know.
         own = electrons_of(atoms)
         if not own.is_plain(atoms):

@@ -26,6 +26,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -104,6 +105,8 @@ class _Labels:
     outcomes: Iterator[Outcome]
 
 
+#: Seconds of work that are not booked yet while tasks end: so many a kill may cost, at least.
+_BOOKED_S = 10.0
 #: Trains and returns the model file. Raises InterruptedError if the user stopped it.
 Trainer = Callable[[TrainingTask], Path]
 
@@ -163,11 +166,12 @@ class LearningRun:
         self._seconds = self._read("time.json") or {
             name: 0.0 for name in ("training", "exploration", "labelling", "other")
         }
-        self._mark = time.monotonic()
-        self._make_initial_frames()
+        self._stage, self._mark = "other", time.monotonic()
         try:
+            self._make_initial_frames()
             return self._generations()
         finally:
+            self._spend()
             if self._ahead is not None:
                 self._ahead.pool.close()
 
@@ -177,7 +181,7 @@ class LearningRun:
             done = self._read_generation(len(generations))
             generation = done or self._generation(len(generations))
             generations.append(generation)
-            self._spend("other")
+            self._spend()
             result = LearningResult(
                 generations,
                 self._path(generation.generation) / "model" / "model.eip",
@@ -194,12 +198,10 @@ class LearningRun:
     def _generation(self, index: int) -> Generation:
         settings, folder = self.settings, self._path(index)
         train, validation, labels = self._frames(index)
-        self._spend("other")
-        model = self._trained(index) if train else self._taken_over(index)
-        self._spend("training")
-
-        outcomes = self._explore(index, model)
-        self._spend("exploration")
+        with self._timed("training"):
+            model = self._trained(index) if train else self._taken_over(index)
+        with self._timed("exploration"):
+            outcomes = self._explore(index, model)
         self._finish_labels(index - 1)
 
         potential = load_model(model)
@@ -220,7 +222,6 @@ class LearningRun:
                 stop = _nothing_to_label(found, bounds)
         if late:
             stop = ""
-        self._spend("other")
         if selected and not settings.overlap:
             self._label(selected)
         wanted = set(selected)
@@ -449,7 +450,6 @@ class LearningRun:
         proposed = [c.key for c in self.ledger.candidates("proposed", generation=-1)]
         if proposed:
             self.ledger.select(proposed)
-        self._spend("other")
         self._finish_labels(-1)
 
     def _training_set(self, index: int) -> tuple[list[Atoms], list[Atoms]]:
@@ -511,7 +511,6 @@ class LearningRun:
             fresh = fresh[: max(0, self.settings.max_labels - self._labels() - len(begun))]
         self.ledger.select(fresh)
         keys = begun + fresh
-        self._spend("other")
         if keys:
             self._label(keys)
         every = [c.atoms for c in self.ledger.candidates("labelled") if c.checks]
@@ -638,11 +637,10 @@ class LearningRun:
     def _take(self, labels: _Labels) -> None:
         """Enters into the ledger what has become of each, as it comes."""
         limits = self._limits(min(c.generation for c in labels.candidates.values()))
-        self._spend("other")
         lost: dict[str, str] = {}
         done = 0
         words = f"Labelling with {self.labeler.name}"
-        with labels.pool:
+        with self._timed("labelling"), labels.pool:
             for outcome in self._shown(labels.outcomes, words, len(labels.candidates)):
                 key, error = outcome.key, outcome.error
                 if key not in labels.kept:
@@ -666,7 +664,6 @@ class LearningRun:
             )
         for key, reason in lost.items():
             self.ledger.reject(key, reason)
-        self._spend("labelling")
 
     def _limits(self, generation: int) -> LabelLimits:
         """Of a label that is believed; energies by what earlier generations have found.
@@ -691,12 +688,14 @@ class LearningRun:
         return Pool(s.executor, s.workers, retries=s.retries)
 
     def _shown(self, outcomes: Iterator[Outcome], words: str, total: int) -> Iterator[Outcome]:
-        """With a progress bar, if there are to be some."""
-        if not self.progress:
-            yield from outcomes
-            return
-        console = Console(stderr=True)
-        yield from track(outcomes, words, total=total, console=console, transient=True)
+        """As they come, with a progress bar, if there are to be some; time is booked meanwhile."""
+        if self.progress:
+            console = Console(stderr=True)
+            outcomes = iter(track(outcomes, words, total=total, console=console, transient=True))
+        for outcome in outcomes:
+            yield outcome
+            if time.monotonic() - self._mark > _BOOKED_S:
+                self._spend()
 
     def _note_outcome(self, kind: Kind, outcome: Outcome) -> None:
         self._note(kind, outcome.key, outcome.ended - outcome.seconds, outcome.seconds)
@@ -732,10 +731,21 @@ class LearningRun:
             return target is None or not Check(**done.check).missing(target)
         return bool(self._out_of_budget(done.generation))
 
-    def _spend(self, name: str) -> None:
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Time in here is spent on that, whatever ends it."""
+        self._spend()
+        before, self._stage = self._stage, stage
+        try:
+            yield
+        finally:
+            self._spend()
+            self._stage = before
+
+    def _spend(self) -> None:
         """Books the time since the last booking."""
         now = time.monotonic()
-        self._seconds[name] += now - self._mark
+        self._seconds[self._stage] += now - self._mark
         self._mark = now
         write_whole(self.folder / "time.json", json_text(self._seconds))
 

@@ -92,11 +92,13 @@ def stream_chunks(
             if whole:  # else an error comes next, and the position is past where it is
                 yield chunk, reader.position
         return
-    # Keys that the user named must be in the first frame of some formats: it has to be read.
+    # Keys that the user named must be in the first frame of some formats: it has to be read. And
+    # where steps are left out, the number of a frame is not that of its step.
     named = any(getattr(labels, label) is not None for label in LABELS)
-    frames = read(path, labels, slice(None) if named else slice(start.frame, None))
-    if named:
-        frames = itertools.islice(frames, start.frame, None)
+    every = named or labels.skip_unconverged
+    frames = read(path, labels, slice(None if every else start.frame, None))
+    if every:
+        frames = iter(itertools.islice(frames, start.frame, None))
     number = start.frame
     for chunk, _ in checked(frames):
         number += len(chunk)

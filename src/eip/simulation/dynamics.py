@@ -27,7 +27,7 @@ from eip.signals import deferred_interrupts
 from eip.simulation.bias import UDDParameters, UDDPotential
 from eip.simulation.calculator import BiasedCalculator, Results, as_potential, check_elements
 from eip.simulation.integrators import Integrator, degrees_of_freedom, draw_momenta
-from eip.simulation.monitors import Ending, State, first_ending
+from eip.simulation.monitors import Ending, Snapshot, State, first_ending
 from eip.simulation.proposal import UDDProposal
 from eip.simulation.records import (
     Checkpoint,
@@ -318,7 +318,7 @@ class _Run:
         self.integrator = Integrator(self.atoms, self.settings, dof, rng)
         self.monitors = self.settings.monitors(start)
         # Kept whole, one by step: what led to an ending is of more use than a sparse trajectory.
-        self.approach: deque[State] = deque(maxlen=self.settings.approach_frames)
+        self.approach: deque[Snapshot] = deque(maxlen=self.settings.approach_frames)
 
     def _of_start(self) -> dict[str, np.ndarray]:
         """What dynamics hangs on beside places and momenta."""
@@ -419,7 +419,7 @@ class _Run:
         """The monitors' word; whatever is not collapsed is the new last good state."""
         ending = first_ending(self.monitors, self.state)
         if ending is None or ending.cause != "non_finite":
-            self.approach.append(self.state)
+            self.approach.append(self.state.snapshot())
         if ending is None or ending.kind != "collapsed":
             self.good = self.state
         if ending is None:
@@ -542,7 +542,7 @@ class _Run:
             udd=self.udd.as_dict() if self.udd else None,
         )
 
-    def _frame(self, state: State) -> Atoms:
+    def _frame(self, state: Snapshot) -> Atoms:
         """A state as it is written, with what the start said of itself: its charge, say."""
         own = {"step": state.step, "time_fs": state.time_fs, "temperature": state.temperature}
         info = {**self.about, **own}

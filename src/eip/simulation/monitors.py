@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -45,31 +45,44 @@ class Ending:
     reason: str
 
 
-@dataclass(frozen=True)
-class State:
-    """One step of a run, as the monitors see it.
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """One step of a run, as files hold it.
 
     Attributes:
         step, time_fs: how far the run is.
         atoms: with momenta; positions not wrapped into the cell.
-        graph: pairs up to the potential's cutoff and beyond.
         results: the calculator's (see `eip.simulation.calculator.Calculator`).
-        kinetic: kinetic energy, eV.
         temperature: K, over the degrees of freedom that the ensemble moves.
-        drift: change of energy + kinetic − work of the bias since the start, eV per atom; what
-            NVE conserves, with a bias and without.
         quantities: what the results are.
     """
 
     step: int
     time_fs: float
     atoms: Atoms
-    graph: AtomGraph
     results: Mapping[str, Any]
-    kinetic: float
     temperature: float
-    drift: float
     quantities: tuple[Quantity, ...] = quantities(Prediction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class State(Snapshot):
+    """One step of a run, as the monitors see it.
+
+    Attributes:
+        graph: pairs up to the potential's cutoff and beyond.
+        kinetic: kinetic energy, eV.
+        drift: change of energy + kinetic − work of the bias since the start, eV per atom; what
+            NVE conserves, with a bias and without.
+    """
+
+    graph: AtomGraph
+    kinetic: float
+    drift: float
+
+    def snapshot(self) -> Snapshot:
+        """Without the pairs of atoms, which take many times the room of all else."""
+        return Snapshot(**{field.name: getattr(self, field.name) for field in fields(Snapshot)})
 
     @cached_property
     def lengths(self) -> Float[np.ndarray, "edges"]:

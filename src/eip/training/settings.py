@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from eip.settings import Settings
 from eip.settings.values import Count, Kernels, Seed
@@ -120,6 +120,15 @@ class TrainingSettings(Settings):
         le=1024,
         description="processes that prepare batches; 0: none beside",
     )
+
+    @model_validator(mode="after")
+    def _one_size(self) -> TrainingSettings:
+        given = [
+            n for n in ("batch_size", "max_atoms", "max_edges") if getattr(self, n) is not None
+        ]
+        if len(given) > 1:
+            raise ValueError(f"a step has one size: give {' or '.join(given)}")
+        return self
 
     def epochs_of(self, steps_per_epoch: int) -> int:
         """How many epochs there are, of so many steps each."""

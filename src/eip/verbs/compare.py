@@ -21,7 +21,7 @@ from eip.model_file import load_model, read_model_info
 from eip.uncertainty.methods import compared, method
 from eip.verbs.comparison_tables import Figures, bars, markdown, rich_tables, summary
 from eip.verbs.costs import costs_of
-from eip.verbs.members import plain_config, train_members
+from eip.verbs.members import check_same, plain_config, train_members
 from eip.verbs.memory import test_set
 from eip.verbs.messages import Log, silent
 from eip.verbs.rivals import Rival, check_rivals, rival_rows
@@ -70,7 +70,8 @@ def compare(
             ASE calculator ("file.py:function", "package.module:function").
 
     Raises:
-        InputError: as `eip.train`; if a method or a rival is unknown or there is no test set.
+        InputError: as `eip.train`; if a method or a rival is unknown, there is no test set, or what
+            is in the folder was trained otherwise or measured on other frames.
     """
     config = configured(config, Config)
     if isinstance(methods, str):
@@ -108,6 +109,7 @@ def compare(
         if trained is None:
             raise InterruptedError("stopped while a network was being trained")
         for run, networks in built:
+            check_same(run)
             if not is_trained(run.run_dir):
                 train(run, networks=networks, resume=True, progress=progress)
         plain = folder / "none" / f"seed{seeds[0]}" / "model.eip"

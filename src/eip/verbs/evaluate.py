@@ -65,7 +65,6 @@ def evaluate(
         "labels": labels.given(),
         "scan": scan,
     }
-    # Before the folder is touched: what cannot be read must not cost an earlier evaluation.
     stores = [_open(paths, labels) for paths in (files, ood) if paths]
     written = (*REPORT_FILES, *SCAN_FILES)
     with working_in(
@@ -78,7 +77,7 @@ def evaluate(
         scratch=written,
         of_the_same="replace it with --force (force=True), or ",
         replaced=written if force else (),
-    ):
+    ) as run:
         evaluations = []
         for store in stores:
             log(summarize(store).table())
@@ -90,6 +89,7 @@ def evaluate(
         elif potential.undetermined:
             log(sentence(potential.undetermined))
         metrics = compute_metrics(*evaluations)
+        run.settle()
         clear(folder, written)  # of the model that had this name before, say
         if scan:
             scan_potential(potential, stores[0], folder, log)

@@ -36,12 +36,13 @@ from eip.verbs.networks import as_begun, network_to_continue
 from eip.verbs.runs import configured, run_of
 from eip.verbs.train import train
 
-#: What a run that goes on may be told anew: bounds and where it runs, not what it does.
+#: What a run that goes on may be told anew: bounds and where it runs, not what it does; and that
+#: its labels have no stress after all.
 _FREE_KEYS = frozenset(
-    f"learn.{key}"
-    for key in (
-        *("generations", "max_labels", "max_hours", "target", "confidence"),
-        *("lower", "upper", "executor", "workers", "retries", "together"),
+    (
+        *(f"learn.{key}" for key in ("generations", "max_labels", "max_hours", "target")),
+        *(f"learn.{key}" for key in ("confidence", "lower", "upper", "executor", "workers")),
+        *("learn.retries", "learn.together", "training.stress_weight"),
     )
 )
 
@@ -179,7 +180,14 @@ def _starts(config: LearningConfig) -> dict[str, Atoms]:
 
 
 def _check_first(config: LearningConfig, starts: Mapping[str, Atoms]) -> None:
-    """Before a label is paid for: can training start from the model that it is to start from?"""
+    """Before a label is paid for: can training have the stress that it asks for, and start from the
+    model that it is to start from?"""
+    alone = [name for name, atoms in starts.items() if not atoms.pbc.all()]
+    if config.training.stress_weight and alone:
+        raise InputError(
+            f"training.stress_weight is {config.training.stress_weight:g}, and labels of "
+            f"{alone[0]} have no stress: it is not periodic in three directions"
+        )
     path = config.model.start_from
     if path is None:
         return
@@ -202,7 +210,9 @@ def _stores(config: LearningConfig, run: RunFolder | None = None) -> dict[str, F
         if not paths:
             continue
         labels = data.label_keys()
-        needed = ["energy", "forces"] if name in ("train", "validation") else []
+        needed = []
+        if name in ("train", "validation"):
+            needed = ["energy", "forces"] + ["stress"] * bool(config.training.stress_weight)
         if run is None:
             stores[name] = open_frames(paths, labels, require=needed)
         else:

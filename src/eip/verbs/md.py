@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,13 +94,10 @@ def _md(
             f"Stops where σ of the structure passes {settings.uncertainty_bound:.3g} eV/Å, the "
             "largest of the frames that the model was calibrated on."
         )
-    frames = [atoms for _, atoms in read_structures(start, elements=elements)]
-    try:
-        atoms = frames[frame]
-    except IndexError:
-        raise InputError(f"{start} has {len(frames)} frames, so none with index {frame}") from None
+    atoms = _frame(start, frame, elements)
     bias = None
     if udd is not None:
+        frames = (other for _, other in read_structures(start, elements=elements))
         bias = _bias(potential, atoms, frames, settings, udd, out_dir, resume, log)
     summary = run_dynamics(
         atoms, potential, settings, out_dir, resume=resume, udd=bias, progress=progress
@@ -111,10 +109,23 @@ def _md(
     return summary
 
 
+def _frame(start: str | Path, index: int, elements: tuple[str, ...] | None) -> Atoms:
+    """That frame of the file; nothing is read beyond it, unless it is counted from the end."""
+    count, last = 0, deque[Atoms](maxlen=max(1, -index))
+    for _, atoms in read_structures(start, elements=elements):
+        if count == index:
+            return atoms
+        count += 1
+        last.append(atoms)
+    if -count <= index < 0:
+        return last[0]
+    raise InputError(f"{start} has {count} frames, so none with index {index}")
+
+
 def _bias(
     potential: Potential,
     atoms: Atoms,
-    frames: Sequence[Atoms],
+    frames: Iterable[Atoms],
     settings: DynamicsSettings,
     udd: UDDSettings,
     out_dir: Path,

@@ -12,6 +12,7 @@ from eip.errors import InputError
 from eip.executors import Pool
 from eip.training.processes import launched
 from eip.uncertainty.methods import method
+from eip.verbs.frames import read_sets
 from eip.verbs.messages import Log
 from eip.verbs.runs import is_trained, run_of
 
@@ -50,7 +51,7 @@ def train_members(
     A run that was stopped goes on where it was.
 
     Raises:
-        InputError: if a run folder is of another configuration.
+        InputError: if a run folder is of another configuration, or of other frames.
     """
     if launched() is not None:
         raise InputError(
@@ -63,9 +64,7 @@ def train_members(
 
     missing = [c for c in configs if not is_trained(c.run_dir)]
     for config in configs:
-        if config.run_dir.is_dir():
-            with run_of(config, "train", resume=True):
-                pass  # it is of this configuration
+        check_same(config)
     done = len(configs) - len(missing)
     if parallel > 1 and len(missing) > 1:
         if not _train_at_once(missing, train, parallel, lambda k: tell(done + k)):
@@ -77,6 +76,18 @@ def train_members(
             done += 1
             tell(done)
     return [c.run_dir / "model.eip" for c in configs]
+
+
+def check_same(config: Config) -> None:
+    """Of a run that is there: was it asked for this, and of these frames?
+
+    Raises:
+        InputError: if not.
+    """
+    if config.run_dir.is_dir():
+        with run_of(config, "train", resume=True) as run:
+            if is_trained(run.path):
+                read_sets(config, run.path / "data", begun=True)
 
 
 def _train_at_once(

@@ -16,6 +16,7 @@ from ase import Atoms
 from eip import evaluation
 from eip.active_learning.labelers.calculator import calculator_function
 from eip.config import Config
+from eip.data import FrameStore
 from eip.errors import InputError, did_you_mean
 from eip.evaluation import Evaluation, compute_metrics
 from eip.graph import AtomGraph
@@ -196,8 +197,12 @@ def _potential(
         return CalculatorPotential(calculator_function(name)(), name)
     settings = _settings(name)
     kept = config.run_dir / "rivals" / f"{name}.eip"
-    asked = {"data": config.data.to_dict(), "training": {"energy_weight": 0.0}}
-    if kept.is_file() and read_model_info(kept)["info"].get("config") == asked:
+    asked = {
+        "config": {"data": config.data.to_dict(), "training": {"energy_weight": 0.0}},
+        "seed": config.training.seed,
+        "frames": {n: _content(sets[n][0]) for n in ("train", "validation")},
+    }
+    if kept.is_file() and asked.items() <= read_model_info(kept)["info"].items():
         return load_model(kept)
     store, which = sets["train"]
     if len(which) > MOST:
@@ -211,8 +216,13 @@ def _potential(
         log=log,
     )
     kept.parent.mkdir(parents=True, exist_ok=True)
-    save_model(made.potential, kept, {"config": asked})
+    save_model(made.potential, kept, asked)
     return made.potential
+
+
+def _content(store: FrameStore) -> dict[str, str]:
+    """Sums of what frames hold, wherever they came from."""
+    return {name: value for name, value in store.checksums().items() if name != "source"}
 
 
 def _difference(
