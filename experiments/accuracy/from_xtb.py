@@ -31,6 +31,8 @@ from eip.data import FrameStore
 HERE = Path(__file__).parent
 #: K; every fifth of the frames of a temperature is 20 fs from the one before.
 TEMPERATURES = (300.0, 600.0, 900.0, 1200.0)
+#: What training on the data begins with.
+BEGINNINGS = ("xtb", "nothing")
 MEASURES = (
     *("force_mae", "force_rmse", "energy_mae_per_atom", "spearman_atom", "roc_auc_atom"),
     *("coverage_80",),
@@ -94,11 +96,14 @@ def train(folder: Path, data: dict, start: Path | None, training: dict) -> Path:
 
 
 def errors(model: Path, files: dict[str, Path]) -> dict[str, dict[str, float]]:
-    found = {}
-    for name, path in files.items():
-        measured = eip.evaluate(model, path, model.parent / name, force=True, progress=False)
-        found[name] = {measure: measured[measure] for measure in MEASURES}
-    return found
+    """Of frames like the data's training frames, and of the others."""
+    where = model.parent / "errors"
+    found = eip.evaluate(model, files["home"], where, ood=files["away"], force=True, progress=False)
+    return {
+        "home": {measure: found[measure] for measure in MEASURES},
+        "away": {measure: found[f"{measure}_ood"] for measure in MEASURES}
+        | {"ood_ratio": found["ood_ratio"]},
+    }
 
 
 def main() -> None:
@@ -108,6 +113,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/from_xtb"))
     parser.add_argument("--frames", type=int, default=2000, help="of GFN2-xTB")
     parser.add_argument("--effort", default="default", help="of the training on the data")
+    parser.add_argument("--beginnings", nargs="+", choices=BEGINNINGS, default=[*BEGINNINGS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
 
@@ -132,16 +138,15 @@ def main() -> None:
     of_set = results.setdefault(arguments.dataset, {"frames_of_xtb": arguments.frames})
     of_set.setdefault("as it is", errors(cheap, files))
     data = {"train": [train_file], "validation": [validation]}
-    for name, start in {"begun with xTB's": cheap, "alone": None}.items():
+    for name in arguments.beginnings:
+        start = cheap if name == "xtb" else None
         for seed in arguments.seeds:
             runs = of_set.setdefault(arguments.effort, {}).setdefault(name, {})
             if str(seed) in runs:
                 continue
             began = time.monotonic()
             options = {"effort": arguments.effort, "seed": seed}
-            model = train(
-                folder / f"{arguments.effort}-{name.split()[0]}-{seed}", data, start, options
-            )
+            model = train(folder / f"{arguments.effort}-{name}-{seed}", data, start, options)
             runs[str(seed)] = errors(model, files) | {"seconds": time.monotonic() - began}
             kept.write_text(json.dumps(results, indent=1) + "\n")
             print(arguments.dataset, name, seed, json.dumps(runs[str(seed)], indent=1))

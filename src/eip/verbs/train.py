@@ -24,8 +24,9 @@ from eip.evaluation import calibrate, compute_metrics, evaluate, write_report
 from eip.files import write_whole
 from eip.graph import AtomGraph
 from eip.kernels.choice import using
-from eip.model_file import save_model
+from eip.model_file import read_model_info, save_model
 from eip.potential import Potential, layers
+from eip.run_folder import read_json
 from eip.training import trainer
 from eip.training.processes import launched, rank_zero_first
 from eip.training.trainer import TrainingResult
@@ -46,8 +47,11 @@ from eip.verbs.messages import (
 )
 from eip.verbs.networks import as_begun, assembled, fresh_network
 from eip.verbs.run_logs import plot_training
-from eip.verbs.runs import configured, run_of
+from eip.verbs.runs import configured, is_trained, run_of
 from eip.verbs.unseen import head_of_unseen
+
+#: By which a training is known again, of `TrainingResult`.
+_OF_TRAINING = ("ending", "epochs", "best_epoch", "best_loss")
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,9 @@ def _finished(
 ) -> TrainingRun:
     """Fits what comes after the weights, measures, and writes report and model."""
     run_dir, model = config.run_dir, config.model
+    if (there := _made_before(run_dir, result)) is not None:
+        log("All that comes after is there, too.")
+        return there
     best = fit_after_training(
         model.uncertainty,
         potential,
@@ -248,6 +255,24 @@ def _finished(
     # Last: where there is a model, all is there.
     save_model(best, run_dir / "model.eip", info)
     return TrainingRun(run_dir, run_dir / "model.eip", result, metrics, measured_on)
+
+
+def _made_before(run_dir: Path, result: TrainingResult) -> TrainingRun | None:
+    """What a run that is over has left, of this very training.
+
+    It is not made again: other runs may know the model by the sum of its file.
+    """
+    if not is_trained(run_dir):
+        return None
+    info = read_model_info(run_dir / "model.eip")["info"]
+    if any(info["training"][name] != getattr(result, name) for name in _OF_TRAINING):
+        return None
+    metrics = {
+        name: float("nan") if value is None else value
+        for name, value in read_json(run_dir / "metrics.json").items()
+        if value is None or isinstance(value, int | float)
+    }
+    return TrainingRun(run_dir, run_dir / "model.eip", result, metrics, info["measured_on"])
 
 
 def _show_frames(
