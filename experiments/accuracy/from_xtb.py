@@ -2,6 +2,8 @@
 
     python experiments/accuracy/from_xtb.py acac --seeds 0 1 2     # → from_xtb.json
     python experiments/accuracy/from_xtb.py 3bpa --seeds 0
+    python experiments/accuracy/from_xtb.py acac --effort quick --labels 50 --beginnings xtb
+    python experiments/accuracy/from_xtb.py --table
 
 Nothing of the data's method is used but the training frames that `run.py` trains on. Frames of
 GFN2-xTB's own dynamics (tblite) at four temperatures, begun with training frames, make a first
@@ -31,6 +33,7 @@ from eip.data import FrameStore
 HERE = Path(__file__).parent
 #: K; every fifth of the frames of a temperature is 20 fs from the one before.
 TEMPERATURES = (300.0, 600.0, 900.0, 1200.0)
+SIDES = ("home", "away")
 #: What training on the data begins with.
 BEGINNINGS = ("xtb", "nothing")
 MEASURES = (
@@ -106,21 +109,60 @@ def errors(model: Path, files: dict[str, Path]) -> dict[str, dict[str, float]]:
     }
 
 
+def table(results: dict) -> str:
+    """Force errors at home / away, meV/Å, and what σ is worth there."""
+    lines = [
+        "| data | effort, frames | begun with | seeds | force MAE | force RMSE | Spearman, atoms "
+        "| ROC-AUC | in 80 % interval | OOD ratio |",
+        "|" + "---|" * 10,
+    ]
+    for data, of_set in results.items():
+        for setting, beginnings in of_set.items():
+            if setting in ("frames_of_xtb", "as it is"):
+                continue
+            for name, runs in beginnings.items():
+                cells = []
+                for measure, unit in zip(MEASURES, (1e3, 1e3, None, 1, 1, 1), strict=True):
+                    if unit is not None:
+                        sides = [[unit * r[s][measure] for r in runs.values()] for s in SIDES]
+                        cells.append(" / ".join(_spread(side, unit) for side in sides))
+                ratios = [r["away"]["ood_ratio"] for r in runs.values() if "ood_ratio" in r["away"]]
+                row = [data, setting, name, str(len(runs)), *cells, _spread(ratios, 1)]
+                lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float], unit: float) -> str:
+    digits = 1 if unit > 1 else 2
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}" if values else "–"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("dataset", choices=["acac", "3bpa"])
+    parser.add_argument("dataset", nargs="?", choices=["acac", "3bpa"])
+    parser.add_argument("--table", action="store_true", help="only show what there is")
     parser.add_argument("--data", type=Path, default=HERE.parents[2] / "shared/data")
     parser.add_argument("--out", type=Path, default=Path("runs/from_xtb"))
     parser.add_argument("--frames", type=int, default=2000, help="of GFN2-xTB")
     parser.add_argument("--effort", default="default", help="of the training on the data")
+    parser.add_argument("--labels", type=int, help="train on so many frames of the data only")
     parser.add_argument("--beginnings", nargs="+", choices=BEGINNINGS, default=[*BEGINNINGS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
+    kept = HERE / "from_xtb.json"
+    results = json.loads(kept.read_text()) if kept.exists() else {}
+    if arguments.table:
+        print(table(results))
+        return
+    if arguments.dataset is None:
+        parser.error("which data set?")
 
     folder = (arguments.out / arguments.dataset).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     split = SPLITS[arguments.dataset](arguments.data, folder / "store")
-    train_file = written(split.store, split.train, folder / "train.xyz")
+    chosen = split.train[: arguments.labels]
+    train_file = written(split.store, chosen, folder / f"train-{len(chosen)}.xyz")
     validation = written(split.store, split.validation, folder / "validation.xyz")
     files = {
         "home": written(split.test, split.test_indices, folder / "home.xyz"),
@@ -133,20 +175,21 @@ def main() -> None:
     )
     print(f"the first potential: {time.monotonic() - began:.0f} s")
 
-    kept = HERE / "from_xtb.json"
-    results = json.loads(kept.read_text()) if kept.exists() else {}
     of_set = results.setdefault(arguments.dataset, {"frames_of_xtb": arguments.frames})
     of_set.setdefault("as it is", errors(cheap, files))
     data = {"train": [train_file], "validation": [validation]}
+    setting = arguments.effort if arguments.labels is None else f"{arguments.effort}, {len(chosen)}"
     for name in arguments.beginnings:
         start = cheap if name == "xtb" else None
         for seed in arguments.seeds:
-            runs = of_set.setdefault(arguments.effort, {}).setdefault(name, {})
+            runs = of_set.setdefault(setting, {}).setdefault(name, {})
             if str(seed) in runs:
                 continue
             began = time.monotonic()
             options = {"effort": arguments.effort, "seed": seed}
-            model = train(folder / f"{arguments.effort}-{name}-{seed}", data, start, options)
+            model = train(
+                folder / f"{setting.replace(', ', '-')}-{name}-{seed}", data, start, options
+            )
             runs[str(seed)] = errors(model, files) | {"seconds": time.monotonic() - began}
             kept.write_text(json.dumps(results, indent=1) + "\n")
             print(arguments.dataset, name, seed, json.dumps(runs[str(seed)], indent=1))

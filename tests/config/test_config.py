@@ -134,6 +134,10 @@ def test_validation_refuses_what_is_neither(tmp_path: Path, value: str) -> None:
         ("  element_energies: {No: 1}", r"put No, nobelium, in quotes"),
         ("  labels: {energy_unit: kcal}", r"'data.labels.energy_unit' unknown unit"),
         ("  train: b.xyz", r"line 3: 'data.train' is given twice, first in line 2"),
+        (
+            "training: {max_atoms: 9, max_edges: 9}",
+            r"line 3: training.max_atoms or training.max_edges, not both",
+        ),
         ("  train:\n - [", r"line \d: not valid YAML"),
     ],
 )

@@ -123,11 +123,10 @@ class TrainingSettings(Settings):
 
     @model_validator(mode="after")
     def _one_size(self) -> TrainingSettings:
-        given = [
-            n for n in ("batch_size", "max_atoms", "max_edges") if getattr(self, n) is not None
-        ]
-        if len(given) > 1:
-            raise ValueError(f"a step has one size: give {' or '.join(given)}")
+        if self.max_atoms is not None and self.max_edges is not None:
+            raise ValueError(
+                "training.max_atoms or training.max_edges, not both: a step has one size"
+            )
         return self
 
     def epochs_of(self, steps_per_epoch: int) -> int:
