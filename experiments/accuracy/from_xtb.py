@@ -7,7 +7,7 @@
 
 Nothing of the data's method is used but the training frames that `run.py` trains on. Frames of
 GFN2-xTB's own dynamics (tblite) at four temperatures, begun with training frames, make a first
-potential, which every seed shares; its weights are where training on the data begins
+potential, one for each seed; its weights are where training on the data begins
 (`model.start_from`), with an effort as `eip train` has it. Tested as in `run.py`. What was begun is
 gone on with.
 """
@@ -169,22 +169,22 @@ def main() -> None:
         "away": written(split.ood, split.ood_indices, folder / "away.xyz"),
     }
     xtb = cheap_frames(split.store, split.train, arguments.frames, folder / "xtb.xyz")
-    began = time.monotonic()
-    cheap = train(
-        folder / "cheap", {"train": [xtb], "validation": 0.1}, None, {"effort": "default"}
-    )
-    print(f"the first potential: {time.monotonic() - began:.0f} s")
+
+    def cheap(seed: int) -> Path:
+        options = {"effort": "default", "seed": seed}
+        own = folder / (f"cheap-{seed}" if seed else "cheap")
+        return train(own, {"train": [xtb], "validation": 0.1}, None, options)
 
     of_set = results.setdefault(arguments.dataset, {"frames_of_xtb": arguments.frames})
-    of_set.setdefault("as it is", errors(cheap, files))
+    of_set.setdefault("as it is", errors(cheap(0), files))
     data = {"train": [train_file], "validation": [validation]}
     setting = arguments.effort if arguments.labels is None else f"{arguments.effort}, {len(chosen)}"
     for name in arguments.beginnings:
-        start = cheap if name == "xtb" else None
         for seed in arguments.seeds:
             runs = of_set.setdefault(setting, {}).setdefault(name, {})
             if str(seed) in runs:
                 continue
+            start = cheap(seed) if name == "xtb" else None
             began = time.monotonic()
             options = {"effort": arguments.effort, "seed": seed}
             model = train(
