@@ -268,7 +268,7 @@ def _made_before(run_dir: Path, result: TrainingResult) -> TrainingRun | None:
     if any(info["training"][name] != getattr(result, name) for name in _OF_TRAINING):
         return None
     metrics = {
-        name: float("nan") if value is None else value
+        name: float("nan") if value is None else float(value)
         for name, value in read_json(run_dir / "metrics.json").items()
         if value is None or isinstance(value, int | float)
     }
