@@ -31,7 +31,7 @@ from eip.config import Config
 from eip.data import FrameStore
 
 HERE = Path(__file__).parent
-#: K; every fifth of the frames of a temperature is 20 fs from the one before.
+#: K; of as many frames each.
 TEMPERATURES = (300.0, 600.0, 900.0, 1200.0)
 SIDES = ("home", "away")
 #: What training on the data begins with.

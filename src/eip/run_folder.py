@@ -47,19 +47,18 @@ class RunFolder:
         verb: of the command line, "train" say.
         asked: what makes the result, as in JSON.
         begun: whether there was something worth keeping when it was opened.
-        replaced: names of what gives way to this run when it has its result, see `settle`.
+        replaces: whether another run is there until this one has its result, see `settle`.
     """
 
     path: Path
     verb: str
     asked: dict[str, Any]
     begun: bool
-    replaced: Sequence[str] = ()
+    replaces: bool = False
 
     def settle(self) -> None:
-        """Takes the place of the run that was to be replaced, and of all that it left."""
-        if self.replaced:
-            clear(self.path, (RECORD, *self.replaced))
+        """Takes the place of the run that was to be replaced, whose files are gone by now."""
+        if self.replaces:
             _write_record(self.path, self.verb, self.asked)
 
 
@@ -144,8 +143,8 @@ def working_in(
         remedy: what a user whose run this is not can do.
         of_the_same: what else, where it is a run of the same verb.
         replaced: names that may go where such a run, or nothing but them, is in the folder: the
-            user wants it replaced. It stays until `RunFolder.settle`, so that a run that fails
-            costs nothing.
+            user wants it replaced. Who does so removes it when the new result is made, and calls
+            `RunFolder.settle`: a run that fails costs nothing.
         edited: is told, by key, of files of the same name whose content has changed since a run
             that goes on was begun; what it raises leaves the record as it was.
         patience: seconds to wait for another process that is about to end.
@@ -198,7 +197,7 @@ def working_in(
             if new and not replaces:
                 _write_record(path, verb, kept)
             try:
-                yield RunFolder(path, verb, now, begun, replaced if replaces else ())
+                yield RunFolder(path, verb, now, begun, replaces)
             except Exception:
                 if not begun and not result():
                     clear(path, scratch)

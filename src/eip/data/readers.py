@@ -96,9 +96,9 @@ def stream_chunks(
     # where steps are left out, the number of a frame is not that of its step.
     named = any(getattr(labels, label) is not None for label in LABELS)
     every = named or labels.skip_unconverged
-    frames = read(path, labels, slice(None if every else start.frame, None))
+    frames: Iterator[Frame] = read(path, labels, slice(None if every else start.frame, None))
     if every:
-        frames = iter(itertools.islice(frames, start.frame, None))
+        frames = itertools.islice(frames, start.frame, None)
     number = start.frame
     for chunk, _ in checked(frames):
         number += len(chunk)

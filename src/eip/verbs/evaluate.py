@@ -89,8 +89,8 @@ def evaluate(
         elif potential.undetermined:
             log(sentence(potential.undetermined))
         metrics = compute_metrics(*evaluations)
-        run.settle()
         clear(folder, written)  # of the model that had this name before, say
+        run.settle()
         if scan:
             scan_potential(potential, stores[0], folder, log)
         write_report(
