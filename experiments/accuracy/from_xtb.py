@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms, units
 from ase.io import write
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from run import SPLITS
 
 import eip
@@ -31,9 +29,15 @@ from eip.config import Config
 from eip.data import FrameStore
 
 HERE = Path(__file__).parent
+# Behind this folder, whose run.py is another.
+sys.path.append(str(HERE.parent / "active_learning"))
+from reference import dynamics  # noqa: E402
+
 #: K; of as many frames each.
 TEMPERATURES = (300.0, 600.0, 900.0, 1200.0)
 SIDES = ("home", "away")
+#: Frames, 20 fs apart, before the first that is kept.
+_WARM = 10
 #: What training on the data begins with.
 BEGINNINGS = ("xtb", "nothing")
 MEASURES = (
@@ -42,35 +46,20 @@ MEASURES = (
 )
 
 
-def dynamics(start: Atoms, temperature: float, count: int, seed: int) -> list[Atoms]:
-    """Frames of GFN2-xTB, 20 fs apart, labelled by it."""
-    from tblite.ase import TBLite
-
-    atoms = Atoms(start.numbers, start.positions)
-    atoms.calc = TBLite(method="GFN2-xTB", verbosity=0)
-    rng = np.random.default_rng(seed)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
-    run = Langevin(
-        atoms, 0.5 * units.fs, temperature_K=temperature, friction=0.02 / units.fs, rng=rng
-    )
-    run.run(400)
-    frames = []
-    for _ in range(count):
-        run.run(40)
-        frame = Atoms(atoms.numbers, atoms.positions.copy())
-        frame.info["energy"] = atoms.get_potential_energy()
-        frame.arrays["forces"] = atoms.get_forces()
-        frames.append(frame)
-    return frames
-
-
 def cheap_frames(store: FrameStore, indices: np.ndarray, count: int, path: Path) -> Path:
     if not path.exists():
         began, frames = time.monotonic(), []
         chosen = np.random.default_rng(0).choice(indices, len(TEMPERATURES), replace=False)
         for seed, (index, temperature) in enumerate(zip(chosen, TEMPERATURES, strict=True)):
             start = store[int(index)].to_atoms()
-            frames += dynamics(start, temperature, count // len(TEMPERATURES), seed)
+            own = dynamics(
+                *(start, temperature, _WARM + count // len(TEMPERATURES)),
+                np.random.default_rng(seed),
+                every=40,
+                timestep_fs=0.5,
+                friction_per_fs=0.02,
+            )
+            frames += list(own)[_WARM:]
         made = path.with_name(f"part-{path.name}")
         write(made, frames)
         made.rename(path)

@@ -35,6 +35,7 @@ def dynamics(
     *,
     every: int,
     timestep_fs: float,
+    friction_per_fs: float = 0.01,
     method: str = "GFN2-xTB",
 ) -> Iterator[Atoms]:
     """Labelled frames of Langevin dynamics, K, each so many steps after the last."""
@@ -45,7 +46,7 @@ def dynamics(
         atoms,
         timestep_fs * units.fs,
         temperature_K=temperature,
-        friction=0.01 / units.fs,
+        friction=friction_per_fs / units.fs,
         rng=rng,
     )
     for _ in range(frames):
